@@ -1,0 +1,223 @@
+//! What carries runs from beat to workers, keeps their records and logs, and shares state.
+//!
+//! One trait, [`Broker`], with its delivery semantics in prose; `nats/` (JetStream) and
+//! `embedded/` (sled, in-process) implement it, and `socket/` reaches an embedded one from other
+//! processes of the machine. The contract suite in `tests/contract/` runs against all of them.
+//! Nothing above this module knows which one it has. This module decides nothing about jobs: it
+//! stores, delivers and refuses.
+//!
+//! # Delivery semantics
+//!
+//! * **Publish** returns after the run is stored. A message id (the run id) that the broker
+//!   remembers is a duplicate; it remembers for at least two minutes, not for ever, so the run
+//!   record decides after that. A slot (see [`Slot`]) holds at most one stored run, whether it
+//!   waits, is being executed or is put off: a second is refused, its id not remembered.
+//! * **Pull** hands a run to one worker under a lease. Whoever neither renews nor settles it within
+//!   the lease loses it, and it is delivered again, with `deliveries` one higher. A run that was
+//!   put off ([`Broker::release`]) is not delivered before its delay is over and holds its slot.
+//! * **Settling** is [`Broker::ack`] (the run leaves the broker, its slot is free) or
+//!   [`Broker::release`]. A broker may accept either from a stale holder: brokers do not fence, run
+//!   records do. Change the record by compare-and-set first, settle only after that succeeded, and
+//!   never after the lease has run out.
+//! * **Order** within a queue is that of publishing, repeats and runs put off aside.
+//! * **Values** are changed by compare-and-set on their revision. Watchers see every last value,
+//!   not every value between.
+
+pub mod embedded;
+pub mod nats;
+pub mod socket;
+pub mod types;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::{job::QueueName, run::RunId};
+pub use types::{
+    Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, LogChunk, LogStream, Outgoing,
+    Pending, Published, PullRequest, QueueDepth, Receipt, Revision, Slot,
+};
+
+/// A broker that can be shared between tasks.
+pub type SharedBroker = Arc<dyn Broker>;
+
+/// The current values under a prefix, then every change, until dropped.
+pub type Changes = BoxStream<'static, Result<Change, BrokerError>>;
+
+/// Carries runs, keeps records, shares state. See the module for the semantics.
+#[async_trait]
+pub trait Broker: fmt::Debug + Send + Sync {
+    /// The broker as a user knows it: `NATS at nats://127.0.0.1:4222`.
+    fn describe(&self) -> String;
+
+    /// How long a delivered run may go without renewal.
+    fn lease(&self) -> Duration;
+
+    /// Stores a run. What was stored survives the death of every process involved.
+    async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError>;
+
+    /// Takes up to `request.max` runs. Returns at once with what is there, first by the shares of
+    /// the queues and then whatever else waits; with nothing there it waits for the first, at most
+    /// `request.wait`, and returns an empty list after that or as soon as `stop` is cancelled.
+    /// Never loses a run: what arrived but exceeds `max` goes back at once.
+    async fn pull(
+        &self,
+        request: PullRequest,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Delivery>, BrokerError>;
+
+    /// Starts the lease anew. `Ok` proves only that the broker was reached.
+    async fn renew(&self, receipt: &Receipt) -> Result<(), BrokerError>;
+
+    /// Removes a run for good. Returns after the broker has confirmed it.
+    async fn ack(&self, receipt: &Receipt) -> Result<(), BrokerError>;
+
+    /// Gives a run back, to be delivered again after `delay`.
+    async fn release(&self, receipt: &Receipt, delay: Duration) -> Result<(), BrokerError>;
+
+    /// Up to `limit` stored runs with a sequence of at least `from`, by sequence, whether they wait
+    /// or are being executed.
+    async fn pending(&self, from: u64, limit: usize) -> Result<Vec<Pending>, BrokerError>;
+
+    /// The stored run that occupies `slot` of `run_id`'s job in `queue`, if any.
+    async fn occupant(
+        &self,
+        queue: &QueueName,
+        run_id: &RunId,
+        slot: Slot,
+    ) -> Result<Option<Pending>, BrokerError>;
+
+    /// Removes a stored run that must not be executed. Returns whether it was there.
+    async fn remove(&self, pending: &Pending) -> Result<bool, BrokerError>;
+
+    /// Every queue that the broker knows, by name.
+    async fn queues(&self) -> Result<Vec<QueueDepth>, BrokerError>;
+
+    /// The value of a key.
+    async fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Entry>, BrokerError>;
+
+    /// The value that changed last among the keys under `prefix` (which ends with a dot).
+    async fn latest(&self, bucket: Bucket, prefix: &str) -> Result<Option<Entry>, BrokerError>;
+
+    /// Sets a key, whatever it holds.
+    async fn put(&self, bucket: Bucket, key: &str, value: Vec<u8>)
+    -> Result<Revision, BrokerError>;
+
+    /// Sets a key if its revision is still `expected` (`None`: the key must not exist).
+    async fn compare_and_set(
+        &self,
+        bucket: Bucket,
+        key: &str,
+        expected: Option<Revision>,
+        value: Vec<u8>,
+        durability: Durability,
+    ) -> Result<Cas, BrokerError>;
+
+    /// Removes a key; no error if it is not there.
+    async fn delete(&self, bucket: Bucket, key: &str) -> Result<(), BrokerError>;
+
+    /// The values under `prefix` (empty: all, else ending with a dot), [`Change::Current`] once,
+    /// then every change.
+    async fn watch(&self, bucket: Bucket, prefix: &str) -> Result<Changes, BrokerError>;
+
+    /// Adds output of a run.
+    async fn append_log(&self, run_id: &RunId, chunk: LogChunk) -> Result<u64, BrokerError>;
+
+    /// Drops the chunks of a run's log up to and including `sequence`.
+    async fn trim_log(&self, run_id: &RunId, sequence: u64) -> Result<(), BrokerError>;
+
+    /// Up to `limit` chunks of a run's log with a sequence above `after`, oldest first.
+    async fn read_log(
+        &self,
+        run_id: &RunId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, LogChunk)>, BrokerError>;
+
+    /// Keeps what nobody can execute, for a person to decide.
+    async fn dead_letter(&self, letter: DeadLetter) -> Result<(), BrokerError>;
+
+    /// Up to `limit` dead letters, newest first, with their sequences.
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, BrokerError>;
+}
+
+/// The current values under `prefix`, once.
+pub async fn list(
+    broker: &dyn Broker,
+    bucket: Bucket,
+    prefix: &str,
+) -> Result<Vec<Entry>, BrokerError> {
+    let mut changes = broker.watch(bucket, prefix).await?;
+    let mut entries = std::collections::BTreeMap::new();
+    while let Some(change) = changes.next().await {
+        match change? {
+            Change::Put(entry) => {
+                entries.insert(entry.key.clone(), entry);
+            }
+            Change::Deleted { key } => {
+                entries.remove(&key);
+            }
+            Change::Current => break,
+        }
+    }
+    Ok(entries.into_values().collect())
+}
+
+/// What a broker could not do. Names the broker, the operation and its subject.
+#[derive(Debug, Clone, PartialEq, Eq, Error, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum BrokerError {
+    /// Not reached, or no answer in time. Passing: try again.
+    #[error("{broker} cannot be reached: {operation}: {reason}")]
+    Unreachable {
+        /// [`Broker::describe`].
+        broker: String,
+        /// What was tried, with its subject.
+        operation: String,
+        /// What the transport said.
+        reason: String,
+    },
+    /// Full, or limited: nothing was stored. Passing, once somebody made room.
+    #[error("{broker} has no room: {operation}: {reason}")]
+    Full {
+        /// [`Broker::describe`].
+        broker: String,
+        /// What was tried, with its subject.
+        operation: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// Not allowed for this user.
+    #[error("{broker} does not permit it: {operation}: {reason}")]
+    NotPermitted {
+        /// [`Broker::describe`].
+        broker: String,
+        /// What was tried, with its subject.
+        operation: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// The broker answered with an error that trying again does not mend.
+    #[error("{broker} failed: {operation}: {reason}")]
+    Failed {
+        /// [`Broker::describe`].
+        broker: String,
+        /// What was tried, with its subject.
+        operation: String,
+        /// What the broker said.
+        reason: String,
+    },
+}
+
+impl BrokerError {
+    /// Whether the same call may succeed later without anybody changing anything here.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Full { .. } => true,
+            Self::NotPermitted { .. } | Self::Failed { .. } => false,
+        }
+    }
+}

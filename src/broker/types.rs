@@ -1,0 +1,233 @@
+//! What goes into a broker and comes out of it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{job::QueueName, run::RunId};
+
+/// A run to be published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outgoing {
+    /// Also the message id.
+    pub run_id: RunId,
+    /// The route.
+    pub queue: QueueName,
+    /// What the run occupies while the broker stores it.
+    pub slot: Slot,
+    /// The encoded [`crate::run::RunMessage`].
+    #[serde(with = "base64_bytes")]
+    pub payload: Vec<u8>,
+}
+
+/// What a stored run occupies within its queue and job; an occupied slot refuses a second run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slot {
+    /// The one slot of a job whose runs may not overlap.
+    Job,
+    /// A slot of its own.
+    Run,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Published {
+    /// Stored now.
+    Stored,
+    /// The broker has or had this run already.
+    Duplicate,
+    /// The slot is occupied by this run, another one. Nothing was stored.
+    Occupied(RunId),
+}
+
+/// Which runs a worker wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// The queues in order of preference, each with the part of `max` that is its share.
+    pub shares: Vec<(QueueName, usize)>,
+    /// How many runs can be started now.
+    pub max: usize,
+    /// How long to wait for the first run if there is none.
+    pub wait: Duration,
+}
+
+/// A run handed to a worker under a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Settles or renews this delivery.
+    pub receipt: Receipt,
+    /// Identifies the stored run within the broker.
+    pub sequence: u64,
+    /// Where it came from.
+    pub queue: QueueName,
+    /// How often it was delivered, this time included.
+    pub deliveries: u64,
+    /// The bytes that were published, by whomever.
+    #[serde(with = "base64_bytes")]
+    pub payload: Vec<u8>,
+}
+
+/// The right to settle one delivery. Opaque outside the broker that made it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Receipt(pub(super) String);
+
+/// A stored run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Identifies the stored run within the broker.
+    pub sequence: u64,
+    /// Its route.
+    pub queue: QueueName,
+    /// The bytes that were published, by whomever.
+    #[serde(with = "base64_bytes")]
+    pub payload: Vec<u8>,
+}
+
+/// How full a queue is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueDepth {
+    /// The queue.
+    pub queue: QueueName,
+    /// Runs that can be taken now or are put off.
+    pub waiting: u64,
+    /// Runs that a worker holds.
+    pub running: u64,
+}
+
+/// A group of keys with a life span of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bucket {
+    /// Watermark, definitions, per-job state, requests to workers. Kept.
+    State,
+    /// Run records, by [`RunId::key`]. Kept for seven days after their last change.
+    Runs,
+    /// What workers say of themselves. Forgotten after a minute.
+    Workers,
+}
+
+impl Bucket {
+    /// How long a value is kept after its last change.
+    pub const fn max_age(self) -> Option<Duration> {
+        match self {
+            Self::State => None,
+            Self::Runs => Some(Duration::from_secs(7 * 86_400)),
+            Self::Workers => Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// The version of a value; grows with every change of the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Revision(pub(super) u64);
+
+/// A value with its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The key, dot-separated tokens of `[A-Za-z0-9_-]`.
+    pub key: String,
+    /// The version to compare with.
+    pub revision: Revision,
+    /// The value.
+    #[serde(with = "base64_bytes")]
+    pub value: Vec<u8>,
+}
+
+/// What became of a compare-and-set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cas {
+    /// Done; this is the new version.
+    Done(Revision),
+    /// Somebody else changed it first; nothing was done.
+    Conflict,
+}
+
+/// What a write must survive before it is confirmed. A broker may always do more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// The death of every process involved. For what is harmless to repeat.
+    Crash,
+    /// Also the loss of power, as far as the broker's own settings promise it.
+    Power,
+}
+
+/// Something a watcher sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// A value was there or was set.
+    Put(Entry),
+    /// A key was removed. Not told of keys that expire.
+    Deleted {
+        /// The key.
+        key: String,
+    },
+    /// Everything that was there when the watch began has been seen. Exactly once.
+    Current,
+}
+
+/// Where output came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogStream {
+    /// Standard output of the job.
+    Stdout,
+    /// Standard error of the job.
+    Stderr,
+    /// The worker's own remarks on the run.
+    Worker,
+}
+
+/// A piece of a run's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogChunk {
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// Where it came from.
+    pub stream: LogStream,
+    /// When it was read.
+    pub at: DateTime<Utc>,
+    /// How many bytes the attempt wrote before this piece, all streams together. A gap to the end
+    /// of the piece before means that so many bytes were dropped.
+    pub offset: u64,
+    /// The bytes; not necessarily text, nor whole lines.
+    #[serde(with = "base64_bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// What nobody can execute, with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The run, if it could be understood that far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<RunId>,
+    /// Where it came from.
+    pub queue: QueueName,
+    /// When it was given up.
+    pub at: DateTime<Utc>,
+    /// Why, in words.
+    pub reason: String,
+    /// The original message, cut to 512 KiB.
+    #[serde(with = "base64_bytes")]
+    pub payload: Vec<u8>,
+}
+
+/// Bytes as base64 text, for JSON.
+mod base64_bytes {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,23 @@
+//! The only place that reads the machine's clocks. Everything else is handed an instant.
+
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+
+/// Wall-clock time now. It may step in either direction; never use it to measure a duration.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one reader of the wall clock"
+)]
+pub fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// A monotonic instant, to measure durations on this machine.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one reader of the monotonic clock"
+)]
+pub fn monotonic() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,68 @@
+//! What becomes of a tick that is late, or that meets a run of its own job.
+
+use serde::{Deserialize, Serialize};
+
+use super::Seconds;
+
+/// How ticks turn into runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// When a job that was never seen before runs for the first time.
+    pub first_run: FirstRun,
+    /// Which of several overdue ticks are run.
+    pub catch_up: CatchUp,
+    /// Ticks older than this are missed, whatever `catch_up` says.
+    pub catch_up_window: Seconds,
+    /// At most so many overdue ticks are run under [`CatchUp::All`]; the newest win.
+    pub max_catch_up: u32,
+    /// What happens to a tick while a run of its job is queued, running or waiting for a retry.
+    pub overlap: Overlap,
+    /// A run that was not started by so long after its tick ends as expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Seconds>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            first_run: FirstRun::Next,
+            catch_up: CatchUp::Latest,
+            catch_up_window: Seconds::from_secs(3600),
+            max_catch_up: 100,
+            overlap: Overlap::Skip,
+            expires: None,
+        }
+    }
+}
+
+/// When a job that was never seen before runs for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstRun {
+    /// At once, then by its trigger.
+    Now,
+    /// At the first tick of its trigger.
+    Next,
+}
+
+/// Which of several overdue ticks of one job are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CatchUp {
+    /// None: a tick that could not be run on time is missed.
+    Skip,
+    /// The newest one; the others are coalesced into it.
+    Latest,
+    /// All, oldest first, up to `max_catch_up`.
+    All,
+}
+
+/// What happens to a tick while a run of its job is live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// The tick is skipped; the broker refuses the second run.
+    Skip,
+    /// Both run.
+    Allow,
+}

@@ -1,0 +1,152 @@
+//! What a worker executes and within which limits: the part of a job that travels in each run's
+//! message.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{RetryPolicy, Seconds, Template};
+
+/// What to execute, with its limits and retry policy, self-contained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// The program.
+    pub execute: Execute,
+    /// Default arguments; those of a run by hand are laid over them.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub args: serde_json::Map<String, serde_json::Value>,
+    /// Added to the worker's environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Where the program starts; the worker's own directory if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<PathBuf>,
+    /// An attempt that takes longer is ended with `kill`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Seconds>,
+    /// How an attempt is ended before its time.
+    #[serde(default)]
+    pub kill: Kill,
+    /// What happens after a failed attempt.
+    #[serde(default)]
+    pub retry: RetryPolicy,
+    /// Exit codes that mean success.
+    #[serde(default = "RunSpec::default_success_exit")]
+    pub success_exit: Vec<i32>,
+    /// How many bytes of output are kept of a run; the oldest are dropped beyond it.
+    #[serde(default = "RunSpec::default_output_limit")]
+    pub output_limit: u64,
+}
+
+impl RunSpec {
+    /// A spec with every optional part at its default.
+    pub fn new(execute: Execute) -> Self {
+        Self {
+            execute,
+            args: serde_json::Map::new(),
+            env: BTreeMap::new(),
+            working_dir: None,
+            timeout: None,
+            kill: Kill::default(),
+            retry: RetryPolicy::default(),
+            success_exit: Self::default_success_exit(),
+            output_limit: Self::default_output_limit(),
+        }
+    }
+
+    /// Only 0 is success unless the job says otherwise.
+    pub fn default_success_exit() -> Vec<i32> {
+        vec![0]
+    }
+
+    /// 1 MiB of output is kept unless the job says otherwise.
+    pub const fn default_output_limit() -> u64 {
+        1 << 20
+    }
+}
+
+/// The program of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Execute {
+    /// An argument vector, executed without a shell. Never empty; placeholders are filled in.
+    Command(Vec<Template>),
+    /// A script for `/bin/sh -c`, taken as it is: no placeholders, arguments by environment.
+    Shell(String),
+}
+
+/// How an attempt is ended before its time: `signal` to the process group, after `grace` SIGKILL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kill {
+    /// The polite signal.
+    pub signal: SignalName,
+    /// How long the process group has to end after it.
+    pub grace: Seconds,
+}
+
+impl Default for Kill {
+    fn default() -> Self {
+        Self {
+            signal: SignalName::Term,
+            grace: Seconds::from_secs(10),
+        }
+    }
+}
+
+/// A signal that may be asked for in `kill`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalName {
+    /// SIGTERM
+    #[serde(rename = "SIGTERM")]
+    Term,
+    /// SIGINT
+    #[serde(rename = "SIGINT")]
+    Int,
+    /// SIGHUP
+    #[serde(rename = "SIGHUP")]
+    Hup,
+    /// SIGQUIT
+    #[serde(rename = "SIGQUIT")]
+    Quit,
+    /// SIGUSR1
+    #[serde(rename = "SIGUSR1")]
+    Usr1,
+    /// SIGUSR2
+    #[serde(rename = "SIGUSR2")]
+    Usr2,
+    /// SIGKILL
+    #[serde(rename = "SIGKILL")]
+    Kill,
+}
+
+impl SignalName {
+    /// Every signal with the name that users write.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("SIGTERM", Self::Term),
+        ("SIGINT", Self::Int),
+        ("SIGHUP", Self::Hup),
+        ("SIGQUIT", Self::Quit),
+        ("SIGUSR1", Self::Usr1),
+        ("SIGUSR2", Self::Usr2),
+        ("SIGKILL", Self::Kill),
+    ];
+}
+
+impl FromStr for SignalName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|&(_, signal)| signal)
+            .ok_or_else(|| format!("`{text}` is not a signal that can be sent to a job"))
+    }
+}
+
+impl fmt::Display for SignalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::ALL.iter().find(|(_, signal)| signal == self);
+        f.pad(name.map_or("", |(name, _)| name))
+    }
+}

@@ -1,0 +1,203 @@
+//! Placeholders in argument vectors: `{arg.NAME}`, `{last_success}`, `{scheduled_for}`, `{run_id}`,
+//! `{job}`, `{queue}` and `{attempt}`. `{{` and `}}` stand for braces.
+//!
+//! Parsed once when the schedule is loaded; filled in by the worker, one argument at a time, so a
+//! value can never become two arguments or a shell command.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The placeholders that need no argument.
+const BUILT_IN: [&str; 6] = [
+    "last_success",
+    "scheduled_for",
+    "run_id",
+    "job",
+    "queue",
+    "attempt",
+];
+
+/// One argument with its placeholders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Template {
+    source: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Value(String),
+    Argument(String),
+}
+
+/// Gives placeholders their values.
+pub trait Values {
+    /// The value of a built-in placeholder; an unset one (no success yet) is the empty text.
+    fn built_in(&self, name: &str) -> Option<String>;
+    /// The value of `{arg.NAME}`.
+    fn argument(&self, name: &str) -> Option<String>;
+}
+
+/// Why a template could not be read or filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TemplateError {
+    /// `{` without `}`.
+    #[error("`{0}` has a `{{` without its `}}`; write `{{{{` for a brace")]
+    Open(String),
+    /// `}` without `{`.
+    #[error("`{0}` has a `}}` without its `{{`; write `}}}}` for a brace")]
+    Close(String),
+    /// Not a placeholder of ours.
+    #[error("`{{{0}}}` is not a placeholder; there are `{{arg.NAME}}`, {known}", known = known())]
+    Unknown(String),
+    /// The run has no such argument.
+    #[error("the run has no argument `{0}`; give it with `--arg {0}=VALUE` or in `args`")]
+    Missing(String),
+}
+
+fn known() -> String {
+    BUILT_IN.map(|name| format!("`{{{name}}}`")).join(", ")
+}
+
+impl Template {
+    /// The names of the arguments that this template needs.
+    pub fn arguments(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Argument(name) => Some(name.as_str()),
+            Part::Text(_) | Part::Value(_) => None,
+        })
+    }
+
+    /// The argument with its placeholders filled in.
+    pub fn render(&self, values: &impl Values) -> Result<String, TemplateError> {
+        let mut text = String::with_capacity(self.source.len());
+        for part in &self.parts {
+            match part {
+                Part::Text(literal) => text.push_str(literal),
+                Part::Value(name) => match values.built_in(name) {
+                    Some(value) => text.push_str(&value),
+                    None => return Err(TemplateError::Unknown(name.clone())),
+                },
+                Part::Argument(name) => match values.argument(name) {
+                    Some(value) => text.push_str(&value),
+                    None => return Err(TemplateError::Missing(name.clone())),
+                },
+            }
+        }
+        Ok(text)
+    }
+}
+
+impl FromStr for Template {
+    type Err = TemplateError;
+
+    fn from_str(source: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = source;
+        while let Some(at) = rest.find(['{', '}']) {
+            literal.push_str(&rest[..at]);
+            let tail = &rest[at..];
+            if let Some(after) = tail.strip_prefix("{{") {
+                literal.push('{');
+                rest = after;
+            } else if let Some(after) = tail.strip_prefix("}}") {
+                literal.push('}');
+                rest = after;
+            } else if tail.starts_with('}') {
+                return Err(TemplateError::Close(source.to_owned()));
+            } else {
+                let Some((name, after)) = tail[1..].split_once('}') else {
+                    return Err(TemplateError::Open(source.to_owned()));
+                };
+                if !literal.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut literal)));
+                }
+                parts.push(placeholder(name)?);
+                rest = after;
+            }
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Text(literal));
+        }
+        Ok(Self {
+            source: source.to_owned(),
+            parts,
+        })
+    }
+}
+
+fn placeholder(name: &str) -> Result<Part, TemplateError> {
+    match name.strip_prefix("arg.") {
+        Some(argument) if !argument.is_empty() => Ok(Part::Argument(argument.to_owned())),
+        None if BUILT_IN.contains(&name) => Ok(Part::Value(name.to_owned())),
+        Some(_) | None => Err(TemplateError::Unknown(name.to_owned())),
+    }
+}
+
+impl TryFrom<String> for Template {
+    type Error = TemplateError;
+
+    fn try_from(source: String) -> Result<Self, TemplateError> {
+        source.parse()
+    }
+}
+
+impl From<Template> for String {
+    fn from(template: Template) -> String {
+        template.source
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Values for Fixed {
+        fn built_in(&self, name: &str) -> Option<String> {
+            (name == "job").then(|| "crawl".to_owned())
+        }
+
+        fn argument(&self, name: &str) -> Option<String> {
+            (name == "url").then(|| "http://x/{job}".to_owned())
+        }
+    }
+
+    fn render(source: &str) -> Result<String, TemplateError> {
+        source.parse::<Template>()?.render(&Fixed)
+    }
+
+    #[test]
+    fn fills_in_once_and_never_again() {
+        assert_eq!(
+            render("--u={arg.url}/{job}").unwrap(),
+            "--u=http://x/{job}/crawl"
+        );
+        assert_eq!(render("{{job}} }} plain").unwrap(), "{job} } plain");
+        assert_eq!(render("").unwrap(), "");
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        for bad in ["{", "}", "{joob}", "{arg.}", "{}", "a{job"] {
+            assert!(bad.parse::<Template>().is_err(), "{bad}");
+        }
+        assert_eq!(
+            render("{arg.depth}"),
+            Err(TemplateError::Missing("depth".to_owned()))
+        );
+    }
+}

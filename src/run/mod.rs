@@ -1,0 +1,12 @@
+//! One request to execute a job: its id, its message, its record and what may become of it.
+//! Pure: no I/O, no clock, no async.
+
+mod id;
+mod message;
+mod outcome;
+mod record;
+
+pub use id::{RunId, RunIdError};
+pub use message::{Malformed, RunMessage, VERSION};
+pub use outcome::{Disposition, Ending, Exit, dispose};
+pub use record::{Attempt, AttemptEnd, Claim, ClaimRefused, Claimant, RunRecord, RunState};

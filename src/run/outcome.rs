@@ -1,0 +1,174 @@
+//! How an attempt ended, and what follows from it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::RunState;
+use crate::job::{RetryPolicy, RunSpec, SignalName};
+
+/// How the program of an attempt ended, as the operating system tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It could not be started; the reason names program and mend.
+    NotStarted(String),
+}
+
+/// Why an attempt ended, seen by the worker that held it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself.
+    Exited(Exit),
+    /// It took longer than `timeout` and was ended.
+    TimedOut(Exit),
+    /// Somebody cancelled the run.
+    Cancelled(Exit),
+    /// The worker is stopping and hands the run back: no attempt is used up.
+    HandedBack,
+}
+
+/// What becomes of a run after an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition {
+    /// The run is over in this state.
+    Final(RunState),
+    /// The next attempt follows after this delay.
+    Retry(Duration),
+    /// Another worker may take it at once; the attempt does not count.
+    Release,
+}
+
+/// Decides what follows from an attempt. `attempt` counts from 1; `seed` in `0.0..1.0` places the
+/// delay within the policy's jitter.
+///
+/// A run whose policy allows further attempts, and which used them all up, is dead: somebody has
+/// to decide. A failure that the policy does not retry at all is just failed.
+pub fn dispose(spec: &RunSpec, attempt: u32, ending: &Ending, seed: f64) -> Disposition {
+    let code = match ending {
+        Ending::HandedBack => return Disposition::Release,
+        Ending::Cancelled(_) => return Disposition::Final(RunState::Cancelled),
+        Ending::Exited(Exit::Code(code)) if spec.success_exit.contains(code) => {
+            return Disposition::Final(RunState::Succeeded);
+        }
+        Ending::Exited(Exit::Code(code)) => Some(*code),
+        Ending::Exited(Exit::Signal(_) | Exit::NotStarted(_)) | Ending::TimedOut(_) => None,
+    };
+    after_failure(&spec.retry, attempt, code, seed)
+}
+
+fn after_failure(retry: &RetryPolicy, attempt: u32, code: Option<i32>, seed: f64) -> Disposition {
+    if retry.attempts <= 1 || !retry.covers(code) {
+        Disposition::Final(RunState::Failed)
+    } else if attempt >= retry.attempts {
+        Disposition::Final(RunState::Dead)
+    } else {
+        Disposition::Retry(retry.delay(attempt, seed))
+    }
+}
+
+impl Exit {
+    /// The exit code, if there is one.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(*code),
+            Self::Signal(_) | Self::NotStarted(_) => None,
+        }
+    }
+
+    /// The exit in a few words: `exit 2`, `signal 9 (SIGKILL)`, `not started: …`.
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Code(code) => format!("exit {code}"),
+            Self::Signal(number) => match signal_name(*number) {
+                Some(name) => format!("signal {number} ({name})"),
+                None => format!("signal {number}"),
+            },
+            Self::NotStarted(reason) => format!("not started: {reason}"),
+        }
+    }
+}
+
+/// The name of a signal number on Linux, for the signals that end jobs in practice.
+fn signal_name(number: i32) -> Option<String> {
+    let asked_for = [
+        (15, SignalName::Term),
+        (2, SignalName::Int),
+        (1, SignalName::Hup),
+        (3, SignalName::Quit),
+        (10, SignalName::Usr1),
+        (12, SignalName::Usr2),
+        (9, SignalName::Kill),
+    ];
+    let others = [
+        (6, "SIGABRT"),
+        (11, "SIGSEGV"),
+        (13, "SIGPIPE"),
+        (7, "SIGBUS"),
+    ];
+    asked_for
+        .iter()
+        .find(|(n, _)| *n == number)
+        .map(|(_, name)| name.to_string())
+        .or_else(|| {
+            let found = others.iter().find(|(n, _)| *n == number);
+            found.map(|(_, name)| (*name).to_owned())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Execute, Seconds};
+
+    fn spec(attempts: u32) -> RunSpec {
+        let mut spec = RunSpec::new(Execute::Shell("true".to_owned()));
+        spec.retry = RetryPolicy {
+            attempts,
+            not_on_exit: vec![2],
+            backoff: crate::job::Backoff::Fixed(Seconds::from_secs(5)),
+            ..RetryPolicy::default()
+        };
+        spec
+    }
+
+    fn exited(code: i32) -> Ending {
+        Ending::Exited(Exit::Code(code))
+    }
+
+    #[test]
+    fn every_ending_has_one_consequence() {
+        use Disposition::{Final, Release, Retry};
+        let five = Duration::from_secs(5);
+        let table = [
+            (1, 1, exited(0), Final(RunState::Succeeded)),
+            (1, 1, exited(1), Final(RunState::Failed)),
+            (3, 1, exited(1), Retry(five)),
+            (3, 3, exited(1), Final(RunState::Dead)),
+            (3, 1, exited(2), Final(RunState::Failed)),
+            (3, 2, Ending::TimedOut(Exit::Signal(15)), Retry(five)),
+            (3, 2, Ending::TimedOut(Exit::Code(0)), Retry(five)),
+            (
+                3,
+                1,
+                Ending::Cancelled(Exit::Signal(15)),
+                Final(RunState::Cancelled),
+            ),
+            (3, 3, Ending::HandedBack, Release),
+            (
+                1,
+                1,
+                Ending::Exited(Exit::Signal(9)),
+                Final(RunState::Failed),
+            ),
+        ];
+        for (attempts, attempt, ending, expected) in table {
+            let decided = dispose(&spec(attempts), attempt, &ending, 0.5);
+            assert_eq!(decided, expected, "{ending:?} at {attempt}/{attempts}");
+        }
+    }
+}

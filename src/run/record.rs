@@ -1,0 +1,343 @@
+//! The record of a run: the one truth about its state. Every change is a compare-and-set on it,
+//! and the transitions that may be asked for are the methods here.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Exit, RunId, RunMessage};
+use crate::job::QueueName;
+
+/// How many attempts a record keeps in detail; older ones are only counted.
+const KEPT_ATTEMPTS: usize = 20;
+
+/// The state of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Accepted by the broker, not yet started.
+    Queued,
+    /// A worker holds it.
+    Running,
+    /// Between two attempts.
+    Retrying,
+    /// Ended well.
+    Succeeded,
+    /// Ended badly, and its policy does not retry it.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+    /// Not started in time.
+    Expired,
+    /// Ended badly after all its attempts, or could not be understood: a person decides.
+    Dead,
+}
+
+impl RunState {
+    /// Every state with the name that users write.
+    pub const ALL: [(&'static str, Self); 8] = [
+        ("queued", Self::Queued),
+        ("running", Self::Running),
+        ("retrying", Self::Retrying),
+        ("succeeded", Self::Succeeded),
+        ("failed", Self::Failed),
+        ("cancelled", Self::Cancelled),
+        ("expired", Self::Expired),
+        ("dead", Self::Dead),
+    ];
+
+    /// Whether nothing follows.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Queued | Self::Running | Self::Retrying => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired | Self::Dead => true,
+        }
+    }
+
+    /// The state as users write it.
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, state)| *state == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
+impl std::fmt::Display for RunState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for RunState {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|(name, _)| *name == text);
+        found.map(|(_, state)| *state).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|(name, _)| *name).collect();
+            format!("`{text}` is not a state; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// What is known of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The run.
+    pub run_id: RunId,
+    /// Its route.
+    pub queue: QueueName,
+    /// Where it stands.
+    pub state: RunState,
+    /// The tick, or the time a run by hand was asked for.
+    pub scheduled_for: DateTime<Utc>,
+    /// When its message was made.
+    pub published_at: DateTime<Utc>,
+    /// When the first attempt started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it reached a final state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Not before this the next attempt starts, while retrying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Grows with every claim; who shows a smaller one has lost the run.
+    pub fence: u64,
+    /// Attempts that count against the retry policy.
+    pub attempts_used: u32,
+    /// Attempts whose worker died or lost its lease.
+    pub crashes: u32,
+    /// The last attempts in detail, oldest first.
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+    /// Why it ended as it did, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the job wrote to its result file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<serde_json::Value>,
+    /// Since when somebody wants it cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    /// The run that asked for this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<RunId>,
+    /// The arguments of this run.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub args: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One execution of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Counts from 1; handed back ones are not numbered anew.
+    pub number: u32,
+    /// The fence under which it ran.
+    pub fence: u64,
+    /// Who executed it.
+    pub worker: String,
+    /// When it was claimed.
+    pub started_at: DateTime<Utc>,
+    /// When its end was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<DateTime<Utc>>,
+    /// How it ended; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<AttemptEnd>,
+    /// How the program ended, if it was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptEnd {
+    /// Well.
+    Succeeded,
+    /// Badly.
+    Failed,
+    /// It took too long.
+    TimedOut,
+    /// On request.
+    Cancelled,
+    /// The worker handed it back.
+    HandedBack,
+    /// The worker died or lost its lease.
+    Lost,
+}
+
+/// Who claims a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// The worker's id.
+    pub worker: String,
+    /// Now.
+    pub at: DateTime<Utc>,
+}
+
+/// A granted claim.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The record as it has to be stored before the program is started.
+    pub record: RunRecord,
+    /// The number of the new attempt.
+    pub attempt: u32,
+    /// The fence of the new attempt.
+    pub fence: u64,
+}
+
+/// Why a delivered run is not executed.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ClaimRefused {
+    /// The record is final: the message is a repeat and can be acknowledged.
+    #[error("the run has ended as {0}")]
+    Ended(RunState),
+    /// The run must end in this state now, without another attempt.
+    #[error("the run ends as {}", .0.state)]
+    EndNow(Box<RunRecord>),
+}
+
+impl RunRecord {
+    /// The record of a run that was accepted but never claimed.
+    pub fn queued(message: &RunMessage) -> Self {
+        Self {
+            run_id: message.run_id.clone(),
+            queue: message.queue.clone(),
+            state: RunState::Queued,
+            scheduled_for: message.scheduled_for,
+            published_at: message.published_at,
+            started_at: None,
+            finished_at: None,
+            next_attempt_at: None,
+            fence: 0,
+            attempts_used: 0,
+            crashes: 0,
+            attempts: Vec::new(),
+            reason: None,
+            result: None,
+            cancel_requested_at: None,
+            parent: message.parent.clone(),
+            args: message.spec.args.clone(),
+        }
+    }
+
+    /// Claims the run for a new attempt. An attempt that is still open belongs to a worker that
+    /// lost its lease: it is closed as lost.
+    pub fn claim(
+        mut self,
+        by: &Claimant,
+        expires_at: Option<DateTime<Utc>>,
+        max_crashes: u32,
+    ) -> Result<Claim, ClaimRefused> {
+        if self.state.is_final() {
+            return Err(ClaimRefused::Ended(self.state));
+        }
+        self.close_lost(by.at);
+        if self.cancel_requested_at.is_some() {
+            return Err(self.end_now(RunState::Cancelled, by.at, "cancelled before it ran"));
+        }
+        if self.started_at.is_none() && expires_at.is_some_and(|limit| by.at > limit) {
+            return Err(self.end_now(RunState::Expired, by.at, "not started before it expired"));
+        }
+        if self.crashes > max_crashes {
+            let reason = format!("its worker died {} times", self.crashes);
+            return Err(self.end_now(RunState::Dead, by.at, &reason));
+        }
+        self.fence += 1;
+        let attempt = self.attempts_used + self.crashes + 1;
+        self.attempts.push(Attempt {
+            number: attempt,
+            fence: self.fence,
+            worker: by.worker.clone(),
+            started_at: by.at,
+            finished_at: None,
+            end: None,
+            exit: None,
+        });
+        if self.attempts.len() > KEPT_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        self.state = RunState::Running;
+        self.started_at.get_or_insert(by.at);
+        self.next_attempt_at = None;
+        Ok(Claim {
+            fence: self.fence,
+            record: self,
+            attempt,
+        })
+    }
+
+    /// Whether the attempt under `fence` still owns the run.
+    pub fn is_held_under(&self, fence: u64) -> bool {
+        self.state == RunState::Running && self.fence == fence
+    }
+
+    /// Closes the running attempt.
+    pub fn close_attempt(&mut self, at: DateTime<Utc>, end: AttemptEnd, exit: Option<Exit>) {
+        if let Some(open) = self.attempts.last_mut().filter(|a| a.end.is_none()) {
+            open.finished_at = Some(at);
+            open.end = Some(end);
+            open.exit = exit;
+        }
+        match end {
+            AttemptEnd::Lost => self.crashes += 1,
+            AttemptEnd::HandedBack => {}
+            AttemptEnd::Succeeded
+            | AttemptEnd::Failed
+            | AttemptEnd::TimedOut
+            | AttemptEnd::Cancelled => self.attempts_used += 1,
+        }
+    }
+
+    /// Ends the run in `state` (a final one).
+    pub fn end(&mut self, state: RunState, at: DateTime<Utc>, reason: Option<String>) {
+        self.state = state;
+        self.finished_at = Some(at);
+        self.next_attempt_at = None;
+        self.reason = reason;
+    }
+
+    /// Puts the run back for another attempt, not before `at`.
+    pub fn put_off(&mut self, state: RunState, not_before: Option<DateTime<Utc>>) {
+        self.state = state;
+        self.next_attempt_at = not_before;
+    }
+
+    /// Asks for the end of the run. What is not running ends here and now; what is running is
+    /// ended by its worker. Returns whether anything changed.
+    pub fn request_cancel(&mut self, at: DateTime<Utc>) -> bool {
+        match self.state {
+            RunState::Queued | RunState::Retrying => {
+                self.cancel_requested_at.get_or_insert(at);
+                self.end(
+                    RunState::Cancelled,
+                    at,
+                    Some("cancelled before it ran".to_owned()),
+                );
+                true
+            }
+            RunState::Running if self.cancel_requested_at.is_none() => {
+                self.cancel_requested_at = Some(at);
+                true
+            }
+            RunState::Running
+            | RunState::Succeeded
+            | RunState::Failed
+            | RunState::Cancelled
+            | RunState::Expired
+            | RunState::Dead => false,
+        }
+    }
+
+    fn close_lost(&mut self, at: DateTime<Utc>) {
+        if self.state == RunState::Running {
+            self.close_attempt(at, AttemptEnd::Lost, None);
+        }
+    }
+
+    fn end_now(mut self, state: RunState, at: DateTime<Utc>, reason: &str) -> ClaimRefused {
+        self.end(state, at, Some(reason.to_owned()));
+        ClaimRefused::EndNow(Box::new(self))
+    }
+}
