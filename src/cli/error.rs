@@ -1,0 +1,119 @@
+//! What ends a command: an exit code, a message that names the thing and the place, and the mend.
+
+use std::{fmt, process::ExitCode};
+
+use crate::broker::BrokerError;
+
+/// The exit codes that scripts rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The operation failed.
+    Failed,
+    /// The command line is wrong.
+    Usage,
+    /// Schedule files have errors.
+    InvalidSchedules,
+    /// No such job, run or file.
+    NotFound,
+    /// No broker answers.
+    Unreachable,
+    /// Not allowed.
+    NotPermitted,
+    /// Somebody else holds or changed it.
+    Conflict,
+    /// Waited for too long.
+    TimedOut,
+    /// The job's own code, under `--propagate-exit`.
+    Propagated(u8),
+}
+
+impl Exit {
+    /// The number that the process ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::InvalidSchedules => 3,
+            Self::NotFound => 4,
+            Self::Unreachable => 5,
+            Self::NotPermitted => 6,
+            Self::Conflict => 7,
+            Self::TimedOut => 8,
+            Self::Propagated(code) => code,
+        }
+    }
+}
+
+/// Why a command ends without success.
+#[derive(Debug)]
+pub struct CliError {
+    exit: Exit,
+    message: String,
+    help: Option<String>,
+}
+
+impl CliError {
+    /// An error with its exit code.
+    pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self {
+            exit,
+            message: message.to_string(),
+            help: None,
+        }
+    }
+
+    /// An exit code for which everything has been said already.
+    pub fn silent(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
+    /// Adds how to mend it.
+    #[must_use]
+    pub fn with_help(mut self, help: impl fmt::Display) -> Self {
+        self.help = Some(help.to_string());
+        self
+    }
+
+    /// Prints the error and gives the exit code of the process.
+    pub fn report(self) -> ExitCode {
+        if !self.message.is_empty() {
+            let (red, reset) = super::output::paint_error();
+            super::output::to_stderr(&format!("{red}error:{reset} {}", self.message));
+            if let Some(help) = &self.help {
+                super::output::to_stderr(&format!(" help: {help}"));
+            }
+        }
+        ExitCode::from(self.exit.code())
+    }
+}
+
+impl From<BrokerError> for CliError {
+    fn from(error: BrokerError) -> Self {
+        let exit = match error {
+            BrokerError::Unreachable { .. } => Exit::Unreachable,
+            BrokerError::NotPermitted { .. } => Exit::NotPermitted,
+            BrokerError::Full { .. } | BrokerError::Failed { .. } => Exit::Failed,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            // Whoever read our output has seen enough.
+            std::io::ErrorKind::BrokenPipe => Self::silent(Exit::Propagated(0)),
+            _ => Self::new(Exit::Failed, format!("input or output failed: {error}")),
+        }
+    }
+}
+
+/// Prints what clap has to say; help and version are no errors.
+pub(super) fn report_usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed standard error.
+    let _ = error.print();
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(Exit::Usage.code()),
+    }
+}
