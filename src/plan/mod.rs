@@ -1,1 +1,15 @@
-//! placeholder
+//! What is due and what becomes of it: a function of (definitions, state, now). Pure: no I/O, no
+//! clock, no async; years of schedule take milliseconds.
+//!
+//! Beat keeps one watermark W: every tick at or before W has its verdict. A [`Step`] covers
+//! `(W, W']`; carrying it out twice is harmless, because run ids are a function of job and tick.
+
+mod catch_up;
+mod state;
+mod timeline;
+mod watermark;
+
+pub use catch_up::{Decision, ON_TIME, Span, decide};
+pub use state::{JobState, Verdict, VerdictNote};
+pub use timeline::{JobStep, Scheduled, Step, Timeline};
+pub use watermark::{CLOCK_STEP_LIMIT, Move, Watermark, next_move};

@@ -1,0 +1,161 @@
+//! What beat remembers of each job: from when its trigger counts, and what became of the ticks that
+//! were not run.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{JobStep, Span};
+use crate::job::{FirstRun, Job};
+
+/// How many notes on unusual verdicts are kept of a job.
+const KEPT_NOTES: usize = 50;
+
+/// What beat remembers of a job. Small, and written only when something unusual happens: runs are
+/// remembered by their records.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobState {
+    /// [`Job::fingerprint`] when it last changed.
+    pub fingerprint: String,
+    /// When the job was first seen.
+    pub first_seen: DateTime<Utc>,
+    /// Ticks at or before this do not count: the trigger was defined, edited or enabled then.
+    pub counts_from: DateTime<Utc>,
+    /// The additional tick of `first_run = "now"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_run_at: Option<DateTime<Utc>>,
+    /// The counters below include the ticks up to here, so that a repeated step adds nothing.
+    pub as_of: DateTime<Utc>,
+    /// Ticks that were too late to be run.
+    pub missed: u64,
+    /// Ticks that found a run of their job still live.
+    pub skipped: u64,
+    /// Ticks that a later one stands for.
+    pub coalesced: u64,
+    /// The last unusual verdicts, oldest first.
+    #[serde(default)]
+    pub notes: Vec<VerdictNote>,
+}
+
+/// What became of a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It became a run.
+    Fired,
+    /// A later tick stands for it.
+    Coalesced,
+    /// A run of its job was still live.
+    Skipped,
+    /// It was too late.
+    Missed,
+}
+
+/// An unusual verdict on some ticks in a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictNote {
+    /// What became of them.
+    pub verdict: Verdict,
+    /// How many.
+    pub count: u64,
+    /// The first tick.
+    pub first: DateTime<Utc>,
+    /// The last tick.
+    pub last: DateTime<Utc>,
+    /// The run that stands for them, or that was in their way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<crate::run::RunId>,
+}
+
+impl JobState {
+    /// The state of a job that was never seen before. `watermark` is beat's: no tick at or before
+    /// it may come into being.
+    pub fn first_seen(job: &Job, now: DateTime<Utc>, watermark: DateTime<Utc>) -> Self {
+        let from = whole_second(now).max(watermark);
+        let runs_now = job.enabled && job.policy.first_run == FirstRun::Now;
+        Self {
+            fingerprint: job.fingerprint(),
+            first_seen: now,
+            counts_from: from,
+            first_run_at: runs_now.then(|| whole_second(from) + chrono::Duration::seconds(1)),
+            as_of: from,
+            missed: 0,
+            skipped: 0,
+            coalesced: 0,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The state after the job's definition was read again: an edited trigger or a job that was
+    /// enabled again counts from now, anything else changes nothing. `None`: no change.
+    #[must_use]
+    pub fn redefined(
+        &self,
+        job: &Job,
+        now: DateTime<Utc>,
+        watermark: DateTime<Utc>,
+    ) -> Option<Self> {
+        let fingerprint = job.fingerprint();
+        (fingerprint != self.fingerprint).then(|| Self {
+            fingerprint,
+            counts_from: whole_second(now).max(watermark),
+            first_run_at: None,
+            ..self.clone()
+        })
+    }
+
+    /// The state after a step in which `skipped` ticks met a live run. `None`: nothing to write.
+    #[must_use]
+    pub fn after(
+        &self,
+        step: &JobStep,
+        skipped: &[VerdictNote],
+        until: DateTime<Utc>,
+    ) -> Option<Self> {
+        let unusual = step.decision.missed.is_some()
+            || step.decision.coalesced.is_some()
+            || !skipped.is_empty();
+        if !unusual || until <= self.as_of {
+            return None;
+        }
+        let mut next = self.clone();
+        next.as_of = until;
+        next.note_span(Verdict::Missed, step.decision.missed, None);
+        next.note_span(
+            Verdict::Coalesced,
+            step.decision.coalesced,
+            step.newest_run(),
+        );
+        for note in skipped {
+            next.note(note.clone());
+        }
+        Some(next)
+    }
+
+    fn note_span(&mut self, verdict: Verdict, span: Option<Span>, run: Option<crate::run::RunId>) {
+        if let Some(span) = span {
+            self.note(VerdictNote {
+                verdict,
+                count: span.count,
+                first: span.first,
+                last: span.last,
+                run_id: run,
+            });
+        }
+    }
+
+    fn note(&mut self, note: VerdictNote) {
+        match note.verdict {
+            Verdict::Fired => {}
+            Verdict::Coalesced => self.coalesced += note.count,
+            Verdict::Skipped => self.skipped += note.count,
+            Verdict::Missed => self.missed += note.count,
+        }
+        self.notes.push(note);
+        let surplus = self.notes.len().saturating_sub(KEPT_NOTES);
+        self.notes.drain(..surplus);
+    }
+}
+
+fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
+}

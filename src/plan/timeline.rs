@@ -1,0 +1,263 @@
+//! The next tick of every job, in order of time.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use chrono::{DateTime, Utc};
+
+use super::{Decision, JobState, decide};
+use crate::{job::Job, run::RunId};
+
+/// A job with the part of its state that decides when it is due.
+#[derive(Debug, Clone)]
+pub struct Scheduled {
+    /// The definition.
+    pub job: Arc<Job>,
+    counts_from: DateTime<Utc>,
+    first_run_at: Option<DateTime<Utc>>,
+}
+
+impl Scheduled {
+    /// Joins a definition and its state.
+    pub fn new(job: Arc<Job>, state: &JobState) -> Self {
+        Self {
+            job,
+            counts_from: state.counts_from,
+            first_run_at: state.first_run_at,
+        }
+    }
+
+    /// The first tick later than `after`.
+    pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if !self.job.enabled {
+            return None;
+        }
+        match self.first_run_at {
+            Some(first) if after < first => Some(first),
+            Some(_) | None => self.job.trigger.next_after(after.max(self.counts_from)),
+        }
+    }
+
+    /// All ticks in `(after, until]`, oldest first.
+    pub fn between(
+        &self,
+        after: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> impl Iterator<Item = DateTime<Utc>> + '_ {
+        std::iter::successors(self.next_after(after), |&tick| self.next_after(tick))
+            .take_while(move |&tick| tick <= until)
+    }
+
+    /// How many ticks lie in `(after, until]`.
+    pub fn count_between(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
+        match self.next_after(after) {
+            Some(first) if first <= until => {
+                let start = first.max(self.counts_from);
+                1 + self.job.trigger.count_between(start, until)
+            }
+            Some(_) | None => 0,
+        }
+    }
+
+    /// The last tick in `[first, until]`, where `first` is a tick.
+    pub(super) fn last_before(&self, first: DateTime<Utc>, until: DateTime<Utc>) -> DateTime<Utc> {
+        let mut reach = chrono::Duration::seconds(1);
+        // Looks back over ever longer stretches, so that a long downtime is not walked through.
+        while until - reach > first {
+            if let Some(last) = self.between(until - reach, until).last() {
+                return last;
+            }
+            reach = reach * 4;
+        }
+        self.between(first, until).last().unwrap_or(first)
+    }
+}
+
+/// What is to be done for one job in one step.
+#[derive(Debug, Clone)]
+pub struct JobStep {
+    /// The definition.
+    pub job: Arc<Job>,
+    /// The fate of its ticks.
+    pub decision: Decision,
+}
+
+impl JobStep {
+    /// The run of the newest fired tick.
+    pub fn newest_run(&self) -> Option<RunId> {
+        let newest = self.decision.fire.last()?;
+        Some(RunId::for_tick(self.job.name.clone(), *newest))
+    }
+}
+
+/// What is to be done for all ticks in `(from, to]`.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The watermark before.
+    pub from: DateTime<Utc>,
+    /// The watermark after.
+    pub to: DateTime<Utc>,
+    /// The jobs that have a tick in between.
+    pub jobs: Vec<JobStep>,
+}
+
+/// The next tick of every job, in order of time.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    jobs: Vec<Scheduled>,
+    next: BTreeSet<(DateTime<Utc>, usize)>,
+}
+
+impl Timeline {
+    /// Lines up the first tick of each job after `watermark`.
+    pub fn new(jobs: Vec<Scheduled>, watermark: DateTime<Utc>) -> Self {
+        let next = jobs
+            .iter()
+            .enumerate()
+            .filter_map(|(index, job)| Some((job.next_after(watermark)?, index)))
+            .collect();
+        Self { jobs, next }
+    }
+
+    /// When the next tick of any job is due.
+    pub fn next_due(&self) -> Option<DateTime<Utc>> {
+        self.next.first().map(|&(tick, _)| tick)
+    }
+
+    /// The next tick of each of the `limit` jobs that are due soonest.
+    pub fn upcoming(&self, limit: usize) -> impl Iterator<Item = (DateTime<Utc>, &Arc<Job>)> {
+        let jobs = self.next.iter().take(limit);
+        jobs.filter_map(|&(tick, index)| Some((tick, &self.jobs.get(index)?.job)))
+    }
+
+    /// Decides on every tick in `(from, now]`. Changes nothing: call [`Timeline::advance`] once it
+    /// was carried out.
+    pub fn plan(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Step {
+        let due = self.next.range(..=(now, usize::MAX));
+        let jobs = due
+            .filter_map(|&(_, index)| self.jobs.get(index))
+            .map(|scheduled| JobStep {
+                job: Arc::clone(&scheduled.job),
+                decision: decide(scheduled, from, now),
+            })
+            .collect();
+        Step {
+            from,
+            to: now,
+            jobs,
+        }
+    }
+
+    /// Moves every job on to its first tick after `watermark`.
+    pub fn advance(&mut self, watermark: DateTime<Utc>) {
+        let later = self.next.split_off(&(watermark, usize::MAX));
+        let due = std::mem::replace(&mut self.next, later);
+        for (_, index) in due {
+            if let Some(tick) = self
+                .jobs
+                .get(index)
+                .and_then(|job| job.next_after(watermark))
+            {
+                self.next.insert((tick, index));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Execute, FirstRun, Policy, RunSpec, Trigger, interval::Interval};
+
+    fn at(text: &str) -> DateTime<Utc> {
+        format!("2026-11-23T{text}Z").parse().unwrap()
+    }
+
+    fn scheduled(name: &str, seconds: u64, first_run: FirstRun, seen: &str) -> Scheduled {
+        let job = Job {
+            name: name.parse().unwrap(),
+            description: None,
+            tags: Vec::new(),
+            enabled: true,
+            trigger: Trigger::Every(Interval::new(seconds, 0).unwrap()),
+            timezone: chrono_tz::UTC,
+            queue: "default".parse().unwrap(),
+            policy: Policy {
+                first_run,
+                ..Policy::default()
+            },
+            spec: RunSpec::new(Execute::Shell("true".to_owned())),
+        };
+        let state = JobState::first_seen(&job, at(seen), at("00:00:00"));
+        Scheduled::new(Arc::new(job), &state)
+    }
+
+    fn names(step: &Step) -> Vec<&str> {
+        step.jobs.iter().map(|j| j.job.name.as_str()).collect()
+    }
+
+    #[test]
+    fn steps_follow_each_other_without_gap_or_repeat() {
+        let jobs = vec![
+            scheduled("seven", 7, FirstRun::Next, "00:00:00"),
+            scheduled("sixty", 60, FirstRun::Next, "00:00:00"),
+        ];
+        let mut timeline = Timeline::new(jobs, at("10:00:00"));
+        let (mut watermark, mut fired) = (at("10:00:00"), Vec::new());
+        while let Some(due) = timeline.next_due().filter(|due| *due <= at("11:00:00")) {
+            let step = timeline.plan(watermark, due);
+            for job in &step.jobs {
+                fired.extend(job.decision.fire.iter().map(|t| (job.job.name.clone(), *t)));
+            }
+            timeline.advance(step.to);
+            watermark = step.to;
+        }
+        let distinct: BTreeSet<_> = fired.iter().cloned().collect();
+        assert_eq!(distinct.len(), fired.len());
+        let sevens = fired
+            .iter()
+            .filter(|(name, _)| name.as_str() == "seven")
+            .count();
+        assert_eq!((sevens, fired.len() - sevens), (514, 60));
+    }
+
+    #[test]
+    fn planning_twice_gives_the_same_step() {
+        let timeline = Timeline::new(
+            vec![scheduled("seven", 7, FirstRun::Next, "00:00:00")],
+            at("10:00:00"),
+        );
+        let plan = || timeline.plan(at("10:00:00"), at("10:00:30"));
+        assert_eq!(plan().jobs[0].decision, plan().jobs[0].decision);
+        assert_eq!(names(&plan()), ["seven"]);
+    }
+
+    #[test]
+    fn a_first_run_comes_at_once_and_only_once() {
+        let job = scheduled("cookie", 20 * 3600, FirstRun::Now, "10:00:00.7");
+        let first = job.next_after(at("10:00:00")).unwrap();
+        assert_eq!(first, at("10:00:01"));
+        let second = job.next_after(first).unwrap();
+        let third = job.next_after(second).unwrap();
+        assert_eq!((third - second).num_hours(), 20);
+        assert_eq!(job.count_between(at("10:00:00"), second), 2);
+    }
+
+    #[test]
+    fn a_long_rhythm_survives_any_restart() {
+        let seen = scheduled("cookie", 20 * 3600, FirstRun::Next, "00:00:00");
+        let expected = seen.next_after(at("00:00:00"));
+        for restart in ["01:00:00", "05:30:00", "11:59:59"] {
+            let timeline = Timeline::new(vec![seen.clone()], at(restart));
+            assert_eq!(timeline.next_due(), expected, "{restart}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_many_missed_is_found_without_a_walk() {
+        let job = scheduled("second", 1, FirstRun::Next, "00:00:00");
+        let far = at("00:00:00") + chrono::Duration::days(3650);
+        let first = job.next_after(at("00:00:00")).unwrap();
+        assert_eq!(job.last_before(first, far), far);
+        assert_eq!(job.count_between(at("00:00:00"), far), 3650 * 86_400);
+    }
+}
