@@ -1,1 +1,278 @@
-//! placeholder
+//! Beat: turns ticks into runs.
+//!
+//! The thin loop around `plan/`: it sleeps until a tick is due, announces the step, publishes its
+//! runs, notes unusual verdicts and commits the watermark. It owns the job set and the per-job
+//! state; it never executes anything. Killed at any point it repeats the announced step, which is
+//! harmless (see [`crate::plan::Watermark`]).
+
+mod carry_out;
+mod definitions;
+mod memory;
+mod own;
+mod reload;
+mod sweep;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    broker::{BrokerError, SharedBroker},
+    clock,
+    job::{Job, JobName, QueueName},
+    plan::{Move, Timeline, Watermark, next_move},
+    schedules::JobSet,
+};
+use memory::{Memory, Shared};
+pub use own::{OwnError, OwnState};
+pub use reload::ReloadCause;
+
+/// The longest sleep: timers see neither clock steps nor suspend, so the clock is read again.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// How far the stored watermark may fall behind while nothing is due.
+const IDLE_COMMIT: Duration = Duration::from_secs(60);
+/// How often stored runs that have ended are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+
+/// What a beat is called and where it reads.
+#[derive(Debug)]
+pub struct BeatOptions {
+    /// Distinguishes this beat from others in logs and in the watermark.
+    pub id: String,
+    /// Files and directories that hold the schedules.
+    pub schedules: Vec<PathBuf>,
+    /// This beat's own copy of its state; `None` where the broker is on the same disk.
+    pub own: Option<OwnState>,
+}
+
+/// Why a step could not be finished. The step is repeated.
+#[derive(Debug, Error)]
+pub enum BeatError {
+    /// The broker did not do its part.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Another beat moved the watermark.
+    #[error("another beat moved the watermark")]
+    Overtaken,
+    /// This beat's own copy cannot be written.
+    #[error(transparent)]
+    Own(#[from] own::OwnError),
+    /// The shared state is not what a beat writes.
+    #[error("the shared key {key} is not understood: {reason}; remove it, or use the version that wrote it")]
+    Foreign {
+        /// The key in the state bucket.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A running beat.
+#[derive(Debug)]
+pub struct Beat {
+    broker: SharedBroker,
+    options: BeatOptions,
+    jobs: BTreeMap<JobName, Arc<Job>>,
+    memory: Memory,
+    timeline: Timeline,
+    /// The queues that the jobs in force name.
+    queues: watch::Sender<BTreeSet<QueueName>>,
+    /// Set whenever memory and broker may differ: after a start, an outage, an overtaking.
+    must_recover: bool,
+    /// Read, but not yet in force.
+    wanted: Option<reload::Wanted>,
+    swept_at: Option<std::time::Instant>,
+}
+
+impl Beat {
+    /// Takes up the schedule where the last beat left it.
+    pub async fn start(
+        broker: SharedBroker,
+        options: BeatOptions,
+        set: JobSet,
+    ) -> Result<Self, BeatError> {
+        let memory = Memory::load(&broker, &options, clock::now()).await?;
+        let mut beat = Self {
+            broker,
+            options,
+            jobs: BTreeMap::new(),
+            memory,
+            timeline: Timeline::default(),
+            queues: watch::Sender::default(),
+            must_recover: true,
+            wanted: Some(reload::Wanted::set(set)),
+            swept_at: None,
+        };
+        beat.bring_into_force().await?;
+        Ok(beat)
+    }
+
+    /// The next tick of the jobs that are due soonest.
+    pub fn upcoming(&self, limit: usize) -> Vec<(DateTime<Utc>, Arc<Job>)> {
+        let soonest = self.timeline.upcoming(limit);
+        soonest.map(|(tick, job)| (tick, Arc::clone(job))).collect()
+    }
+
+    /// The queues that the jobs in force name, now and after every reload.
+    pub fn queues(&self) -> watch::Receiver<BTreeSet<QueueName>> {
+        self.queues.subscribe()
+    }
+
+    /// Fires ticks until `stop`. Reloads the schedules whenever `reload` says so.
+    pub async fn run(mut self, mut reload: mpsc::Receiver<ReloadCause>, stop: CancellationToken) {
+        let mut outage = Outage::default();
+        loop {
+            let pause = match self.turn().await {
+                Ok(pause) => {
+                    outage.over();
+                    pause
+                }
+                Err(error) => {
+                    self.must_recover = true;
+                    outage.goes_on(&error)
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(cause) = reload.recv() => self.reload(cause).await,
+                () = self.memory.learn() => {}
+                () = sleep(pause) => {}
+            }
+        }
+        info!(target: "orchestrator::beat", beat = self.options.id, "beat stopped");
+    }
+
+    /// Does what is due; returns how long nothing more will be.
+    async fn turn(&mut self) -> Result<Duration, BeatError> {
+        if self.must_recover {
+            self.recover().await?;
+            self.must_recover = false;
+        }
+        self.bring_into_force().await?;
+        self.sweep_now_and_then().await?;
+        let now = clock::now();
+        let at = self.memory.watermark().at;
+        match next_move(at, now) {
+            Move::Wait => {}
+            Move::Reset => {
+                warn!(target: "orchestrator::beat", watermark = %at, %now,
+                    "the clock stepped back by hours: the schedule goes on from now");
+                self.commit(now).await?;
+                self.line_up();
+            }
+            Move::Plan if self.timeline.next_due().is_some_and(|due| due <= now) => {
+                self.announce(now).await?;
+                self.step(now).await?;
+            }
+            Move::Plan => {
+                let idle = (now - at).to_std().unwrap_or_default();
+                if idle >= IDLE_COMMIT {
+                    self.commit(now).await?;
+                }
+            }
+        }
+        let now = clock::now();
+        let next = self.timeline.next_due().map_or(LONGEST_SLEEP, |due| {
+            (due - now).to_std().unwrap_or_default()
+        });
+        Ok(next.min(LONGEST_SLEEP))
+    }
+
+    /// Makes memory agree with the broker, and finishes a step that was announced.
+    async fn recover(&mut self) -> Result<(), BeatError> {
+        if self.memory.refresh(&self.broker, &self.options.id).await? == Shared::Restored {
+            let set = JobSet {
+                jobs: self.jobs.clone(),
+            };
+            self.wanted.get_or_insert(reload::Wanted::set(set));
+        }
+        self.line_up();
+        if let Some(to) = self.memory.watermark().next {
+            info!(target: "orchestrator::beat", from = %self.memory.watermark().at, %to,
+                "repeating a step that was begun");
+            self.step(to).await?;
+        }
+        self.swept_at = None;
+        Ok(())
+    }
+
+    /// Carries out the announced step to `to` and commits it.
+    async fn step(&mut self, to: DateTime<Utc>) -> Result<(), BeatError> {
+        let step = self.timeline.plan(self.memory.watermark().at, to);
+        let states = self.carry_out(&step).await?;
+        self.memory.write_states(&self.broker, states).await?;
+        fail::fail_point!("beat-before-commit");
+        self.commit(to).await?;
+        self.timeline.advance(to);
+        Ok(())
+    }
+
+    /// Says which step is to follow, before any of its effects.
+    async fn announce(&mut self, to: DateTime<Utc>) -> Result<(), BeatError> {
+        let announced = Watermark {
+            at: self.memory.watermark().at,
+            next: Some(to),
+            beat: self.options.id.clone(),
+        };
+        self.memory.move_watermark(&self.broker, announced).await?;
+        fail::fail_point!("beat-announced");
+        Ok(())
+    }
+
+    async fn commit(&mut self, at: DateTime<Utc>) -> Result<(), BeatError> {
+        let committed = Watermark {
+            at,
+            next: None,
+            beat: self.options.id.clone(),
+        };
+        self.memory.move_watermark(&self.broker, committed).await?;
+        self.memory.keep_own(self.options.own.as_ref()).await?;
+        Ok(())
+    }
+
+    fn line_up(&mut self) {
+        let scheduled = self.memory.schedule(&self.jobs);
+        self.timeline = Timeline::new(scheduled, self.memory.watermark().at);
+    }
+}
+
+/// An outage is told once when it begins and once when it is over, whatever its length.
+#[derive(Debug, Default)]
+struct Outage {
+    failures: u32,
+}
+
+impl Outage {
+    fn goes_on(&mut self, error: &BeatError) -> Duration {
+        if let BeatError::Overtaken = error {
+            warn!(target: "orchestrator::beat", "another beat moved the watermark: following it");
+            return Duration::ZERO;
+        }
+        if self.failures == 0 {
+            error!(target: "orchestrator::beat", %error,
+                "beat holds its watermark until this is over; no tick is lost");
+        }
+        self.failures = self.failures.saturating_add(1);
+        let factor = 1_u32 << self.failures.min(6);
+        (Duration::from_millis(50) * factor).min(Duration::from_secs(2))
+    }
+
+    fn over(&mut self) {
+        if self.failures > 0 {
+            info!(target: "orchestrator::beat", tries = self.failures, "beat goes on");
+            self.failures = 0;
+        }
+    }
+}

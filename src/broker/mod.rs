@@ -25,6 +25,7 @@
 
 pub mod embedded;
 pub mod nats;
+mod publish;
 pub mod socket;
 pub mod types;
 
@@ -36,6 +37,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::{job::QueueName, run::RunId};
+pub use publish::{publish, remove_if_ended};
 pub use types::{
     Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, LogChunk, LogStream, Outgoing,
     Pending, Published, PullRequest, QueueDepth, Receipt, Revision, Slot,

@@ -2,7 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, ops::OpsError};
 
 /// The exit codes that scripts rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +95,45 @@ impl From<BrokerError> for CliError {
             BrokerError::Full { .. } | BrokerError::Failed { .. } => Exit::Failed,
         };
         Self::new(exit, error)
+    }
+}
+
+impl From<OpsError> for CliError {
+    fn from(error: OpsError) -> Self {
+        let message = error.to_string();
+        let (exit, help) = match error {
+            OpsError::Broker(error) => return error.into(),
+            OpsError::UnknownJob { nearest, .. } => (
+                Exit::NotFound,
+                Some(match nearest {
+                    Some(nearest) => format!("is `{nearest}` meant?"),
+                    None => "`orchestrator jobs` lists what a beat has shared".to_owned(),
+                }),
+            ),
+            OpsError::UnknownRun(_) => (
+                Exit::NotFound,
+                Some("`orchestrator runs` lists them; records are kept for seven days".to_owned()),
+            ),
+            OpsError::Overlap { .. } => (
+                Exit::Conflict,
+                Some("its runs may not overlap; wait for it, cancel it, or set overlap = \"allow\"".to_owned()),
+            ),
+            OpsError::Ended { .. } | OpsError::Contended(_) => (Exit::Conflict, None),
+            OpsError::MissingArgument { argument, .. } => (
+                Exit::Usage,
+                Some(format!("give it with --arg {argument}=VALUE, or in the job's `args`")),
+            ),
+            OpsError::Message(_) | OpsError::Foreign { .. } => (Exit::Failed, None),
+            OpsError::TimedOut { .. } => (
+                Exit::TimedOut,
+                Some("it goes on; `orchestrator show` tells how it ends".to_owned()),
+            ),
+        };
+        let error = Self::new(exit, message);
+        match help {
+            Some(help) => error.with_help(help),
+            None => error,
+        }
     }
 }
 

@@ -3,11 +3,25 @@
 //! Data goes to standard output, everything else to standard error. What an operator can ask or do
 //! lives in `ops/`; here are arguments, formats and exit codes.
 
+mod beat;
+mod check;
+mod cluster;
+mod connect;
 pub mod error;
+mod events;
 pub mod globals;
+mod jobs;
+mod logs;
+mod next;
 pub mod output;
+mod run;
+mod runs;
+mod schema;
+mod service;
+mod up;
+mod worker;
 
-use std::process::ExitCode;
+use std::{future::Future, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -17,10 +31,8 @@ pub use globals::Globals;
 /// Schedules jobs, carries them over NATS JetStream or an embedded broker, and executes them.
 #[derive(Debug, Parser)]
 #[command(name = "orchestrator", version, propagate_version = true)]
-#[command(
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid schedules, 4 not found, \
-    5 broker unreachable, 6 not permitted, 7 conflict, 8 timed out waiting"
-)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid schedules, 4 not found, \
+    5 broker unreachable, 6 not permitted, 7 conflict, 8 timed out waiting")]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -29,7 +41,25 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Up(up::UpArgs),
+    Beat(beat::BeatArgs),
+    Worker(worker::WorkerArgs),
+    Check(check::CheckArgs),
+    Schema(schema::SchemaArgs),
+    Next(next::NextArgs),
+    Jobs(jobs::JobsArgs),
+    Run(run::RunArgs),
+    Runs(runs::RunsArgs),
+    Show(runs::ShowArgs),
+    Logs(logs::LogsArgs),
+    Cancel(runs::CancelArgs),
+    /// The queues: what waits, what is running, who serves them
+    Queues,
+    /// The workers that were heard of in the last minute
+    Workers,
+    Dead(cluster::DeadArgs),
+}
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -45,5 +75,38 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<(), CliError> {
-    match cli.command {}
+    let globals = cli.globals;
+    match cli.command {
+        Command::Check(args) => check::run(args, &globals),
+        Command::Schema(args) => schema::run(args, &globals),
+        Command::Next(args) => next::run(args, &globals),
+        Command::Up(args) => serve(up::run(args, &globals)),
+        Command::Beat(args) => serve(beat::run(args, &globals)),
+        Command::Worker(args) => serve(worker::run(args, &globals)),
+        Command::Jobs(args) => ask(jobs::run(args, &globals)),
+        Command::Run(args) => ask(run::run(args, &globals)),
+        Command::Runs(args) => ask(runs::run(args, &globals)),
+        Command::Show(args) => ask(runs::show(args, &globals)),
+        Command::Logs(args) => ask(logs::run(args, &globals)),
+        Command::Cancel(args) => ask(runs::cancel(args, &globals)),
+        Command::Queues => ask(cluster::queues(&globals)),
+        Command::Workers => ask(cluster::workers(&globals)),
+        Command::Dead(args) => ask(cluster::dead(args, &globals)),
+    }
+}
+
+/// A service uses every core.
+fn serve(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}
+
+/// A question needs one.
+fn ask(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::RunId;
-use crate::job::{QueueName, RunSpec};
+use crate::job::{Job, QueueName, RunSpec};
 
 /// The version of the message that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -27,6 +27,9 @@ pub struct RunMessage {
     pub scheduled_for: DateTime<Utc>,
     /// When the message was made.
     pub published_at: DateTime<Utc>,
+    /// Not to be started earlier than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<DateTime<Utc>>,
     /// Not to be started later than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
@@ -54,12 +57,53 @@ pub enum Malformed {
     Version(u64),
 }
 
+/// What one run adds to its job's definition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunRequest {
+    /// The id of the new run; of the job it is made for.
+    pub run_id: RunId,
+    /// The tick, or the time it was asked for.
+    pub scheduled_for: DateTime<Utc>,
+    /// Now.
+    pub published_at: DateTime<Utc>,
+    /// Not to be started earlier than this.
+    pub not_before: Option<DateTime<Utc>>,
+    /// When the job's last successful run started.
+    pub last_success: Option<DateTime<Utc>>,
+    /// Laid over the job's own arguments.
+    pub args: serde_json::Map<String, serde_json::Value>,
+    /// The run that asks for this one.
+    pub parent: Option<RunId>,
+}
+
 #[derive(Deserialize)]
 struct Versioned {
     version: u64,
 }
 
 impl RunMessage {
+    /// The message of a run of `job`, self-contained.
+    pub fn for_job(job: &Job, request: RunRequest) -> Self {
+        let mut spec = job.spec.clone();
+        spec.args.extend(request.args);
+        let expires_at = job.policy.expires.and_then(|expires| {
+            let span = chrono::Duration::from_std(expires.get()).ok()?;
+            request.scheduled_for.checked_add_signed(span)
+        });
+        Self {
+            version: VERSION,
+            run_id: request.run_id,
+            queue: job.queue.clone(),
+            scheduled_for: request.scheduled_for,
+            published_at: request.published_at,
+            not_before: request.not_before,
+            expires_at,
+            last_success: request.last_success,
+            parent: request.parent,
+            spec,
+        }
+    }
+
     /// The message as bytes, at most 1 MiB.
     pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
         let bytes = serde_json::to_vec(self)?;
@@ -79,5 +123,51 @@ impl RunMessage {
             return Err(Malformed::Version(version));
         }
         Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Execute, RunSpec};
+
+    fn message() -> RunMessage {
+        RunMessage {
+            version: VERSION,
+            run_id: "crawl@20261123T023000Z".parse().unwrap(),
+            queue: "high".parse().unwrap(),
+            scheduled_for: "2026-11-23T02:30:00Z".parse().unwrap(),
+            published_at: "2026-11-23T02:30:00.1Z".parse().unwrap(),
+            not_before: None,
+            expires_at: None,
+            last_success: None,
+            parent: None,
+            spec: RunSpec::new(Execute::Command(vec!["true".parse().unwrap()])),
+        }
+    }
+
+    #[test]
+    fn survives_the_wire() {
+        let bytes = message().encode().unwrap();
+        assert_eq!(RunMessage::decode(&bytes).unwrap(), message());
+    }
+
+    #[test]
+    fn ignores_unknown_fields_and_refuses_unknown_versions() {
+        let mut value = serde_json::to_value(message()).unwrap();
+        value["colour"] = "blue".into();
+        let bytes = serde_json::to_vec(&value).unwrap();
+        assert_eq!(RunMessage::decode(&bytes).unwrap(), message());
+        value["version"] = 2.into();
+        let bytes = serde_json::to_vec(&value).unwrap();
+        assert!(matches!(RunMessage::decode(&bytes), Err(Malformed::Version(2))));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_understand() {
+        assert!(matches!(RunMessage::decode(b"hello"), Err(Malformed::Json(_))));
+        assert!(matches!(RunMessage::decode(b"{}"), Err(Malformed::Json(_))));
+        let huge = vec![b' '; MAX_BYTES + 1];
+        assert!(matches!(RunMessage::decode(&huge), Err(Malformed::Oversize(_))));
     }
 }

@@ -7,6 +7,6 @@ mod outcome;
 mod record;
 
 pub use id::{RunId, RunIdError};
-pub use message::{Malformed, RunMessage, VERSION};
+pub use message::{Malformed, RunMessage, RunRequest, VERSION};
 pub use outcome::{Disposition, Ending, Exit, dispose};
 pub use record::{Attempt, AttemptEnd, Claim, ClaimRefused, Claimant, RunRecord, RunState};

@@ -1,0 +1,102 @@
+//! Reads the schedules again: all files are validated first, a broken edit keeps the old set running
+//! and is shown in the log and, through the key `reload`, in `jobs`.
+
+use tracing::{error, info, warn};
+
+use super::{Beat, BeatError, memory::encode};
+use crate::{
+    broker::Bucket,
+    clock,
+    plan::{RELOAD_KEY, ReloadStatus},
+    schedules::{self, JobSet},
+};
+
+/// How many of a broken edit's errors are shared.
+const SHARED_ERRORS: usize = 20;
+
+/// Why the schedules are read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadCause {
+    /// A file changed.
+    FilesChanged,
+    /// SIGHUP.
+    Signal,
+}
+
+/// What was read and is not yet in force everywhere. Kept until the broker has taken it.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// The new set; `None` keeps the old one.
+    set: Option<JobSet>,
+    cause: Option<ReloadCause>,
+    errors: Vec<String>,
+}
+
+impl Wanted {
+    /// Puts `set` in force without being asked by anybody.
+    pub(super) fn set(set: JobSet) -> Self {
+        Self {
+            set: Some(set),
+            cause: None,
+            errors: Vec::new(),
+        }
+    }
+}
+
+impl Beat {
+    /// Reads the schedules again. They come into force with the next turn.
+    pub(super) async fn reload(&mut self, cause: ReloadCause) {
+        let sources = self.options.schedules.clone();
+        let now = clock::now();
+        let read = tokio::task::spawn_blocking(move || schedules::load(&sources, now)).await;
+        match read {
+            Ok(Ok(loaded)) => {
+                for warning in &loaded.warnings {
+                    warn!(target: "orchestrator::beat", "{warning}");
+                }
+                self.wanted = Some(Wanted {
+                    set: Some(loaded.set),
+                    cause: Some(cause),
+                    errors: Vec::new(),
+                });
+            }
+            Ok(Err(errors)) => {
+                let errors = errors.lines();
+                error!(target: "orchestrator::beat", ?cause, errors = errors.len(),
+                    first = errors.first(),
+                    "the schedules have errors; the old set stays in force (see `orchestrator check`)");
+                self.wanted = Some(Wanted {
+                    set: None,
+                    cause: Some(cause),
+                    errors: errors.into_iter().take(SHARED_ERRORS).collect(),
+                });
+            }
+            Err(panicked) => error!(target: "orchestrator::beat", %panicked,
+                "the schedules could not be read; the old set stays in force"),
+        }
+    }
+
+    /// Puts in force what was read. Repeated until the broker has taken all of it.
+    pub(super) async fn bring_into_force(&mut self) -> Result<(), BeatError> {
+        let Some(wanted) = self.wanted.clone() else {
+            return Ok(());
+        };
+        if let Some(set) = wanted.set {
+            self.adopt(set).await?;
+        }
+        let status = ReloadStatus {
+            beat: self.options.id.clone(),
+            at: clock::now(),
+            schedules: self.options.schedules.clone(),
+            jobs: self.jobs.len(),
+            errors: wanted.errors,
+        };
+        let value = encode(RELOAD_KEY, &status)?;
+        self.broker.put(Bucket::State, RELOAD_KEY, value).await?;
+        self.wanted = None;
+        if let (Some(cause), true) = (wanted.cause, status.errors.is_empty()) {
+            info!(target: "orchestrator::beat", ?cause, jobs = status.jobs, "schedules reloaded");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! Removes stored runs whose record says that they have ended. Some servers forget acknowledgements
+//! in a crash; such a run would hold its slot for ever, delivered to nobody.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use super::{Beat, BeatError, SWEEP_EVERY};
+use crate::{broker, clock};
+
+/// How many stored runs are looked at in one go.
+const BATCH: usize = 200;
+/// How many are looked at in one sweep: what is further back waits in a long queue anyway, and has
+/// not been delivered yet.
+const AT_MOST: usize = 2_000;
+
+impl Beat {
+    pub(super) async fn sweep_now_and_then(&mut self) -> Result<(), BeatError> {
+        let now = clock::monotonic();
+        let rested = self.swept_at.map_or(Duration::MAX, |at| now - at);
+        if rested < SWEEP_EVERY && !self.memory.is_deaf() {
+            return Ok(());
+        }
+        if self.memory.is_deaf() {
+            self.memory.refresh(&self.broker, &self.options.id).await?;
+        }
+        self.swept_at = Some(now);
+        let (mut from, mut seen, mut removed) = (0, 0, 0);
+        while seen < AT_MOST {
+            let stored = self.broker.pending(from, BATCH).await?;
+            let Some(last) = stored.last() else { break };
+            from = last.sequence + 1;
+            seen += stored.len();
+            for pending in &stored {
+                removed += u64::from(broker::remove_if_ended(self.broker.as_ref(), pending).await?);
+            }
+        }
+        if removed > 0 {
+            info!(target: "orchestrator::beat", removed, "removed stored runs that had ended");
+        }
+        Ok(())
+    }
+}

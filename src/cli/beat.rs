@@ -1,0 +1,84 @@
+//! `orchestrator beat`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::{CliError, Exit, Globals, connect, events, service};
+use crate::beat::{Beat, BeatError, BeatOptions, OwnError, OwnState};
+
+/// Turn the ticks of the schedules into runs, on NATS
+#[derive(Debug, Args)]
+pub struct BeatArgs {
+    /// Where the schedules are: a directory of *.toml files
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_SCHEDULES",
+        value_name = "DIR",
+        default_value = "schedules"
+    )]
+    schedules: PathBuf,
+}
+
+/// The reloads that may wait; one is as good as many.
+pub(super) const RELOADS: usize = 1;
+
+pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliError> {
+    events::init(globals);
+    let sources = vec![args.schedules];
+    let loaded = service::load_schedules(&sources)?;
+    let own = OwnState::open(&globals.data_dir.join("beat"))?;
+    let broker = connect::service_broker(globals, connect::DEFAULT_LEASE).await?;
+    let (ask, reload) = mpsc::channel(RELOADS);
+    let stop = service::follow_signals(Some(ask.clone()))?;
+    let watch = service::watch_schedules(&sources, ask, stop.drain.clone());
+    let options = BeatOptions {
+        id: service::instance_id(),
+        schedules: sources,
+        own: Some(own),
+    };
+    info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.jobs.len(),
+        "beat starts");
+    let beat = Beat::start(broker, options, loaded.set).await?;
+    tell_upcoming(&beat);
+    beat.run(reload, stop.drain.clone()).await;
+    stop.at_once.cancel();
+    if let Some(watch) = watch {
+        watch.abort();
+    }
+    Ok(())
+}
+
+/// How many of the next ticks are told at the start.
+const TOLD: usize = 10;
+
+pub(super) fn tell_upcoming(beat: &Beat) {
+    for (tick, job) in beat.upcoming(TOLD) {
+        let at = tick.with_timezone(&job.timezone).to_rfc3339();
+        info!(target: "orchestrator::beat", job = %job.name, at, queue = %job.queue, "next tick");
+    }
+}
+
+impl From<BeatError> for CliError {
+    fn from(error: BeatError) -> Self {
+        match error {
+            BeatError::Broker(error) => error.into(),
+            BeatError::Own(error) => error.into(),
+            BeatError::Overtaken => Self::new(Exit::Conflict, error)
+                .with_help("another beat starts at the same moment; start this one again"),
+            BeatError::Foreign { .. } => Self::new(Exit::Failed, error),
+        }
+    }
+}
+
+impl From<OwnError> for CliError {
+    fn from(error: OwnError) -> Self {
+        let exit = match error.is_held() {
+            true => Exit::Conflict,
+            false => Exit::Failed,
+        };
+        Self::new(exit, error)
+    }
+}

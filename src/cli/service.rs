@@ -1,0 +1,128 @@
+//! What the services share: signals, schedules at the start, the watch on the files.
+
+use std::path::PathBuf;
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{CliError, Exit, output};
+use crate::{
+    beat::ReloadCause,
+    clock,
+    schedules::{self, Loaded},
+};
+
+/// How a service is asked to end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stop {
+    /// Take nothing new, let what is running end.
+    pub(super) drain: CancellationToken,
+    /// Do not wait for anything any more.
+    pub(super) at_once: CancellationToken,
+}
+
+/// Follows the signals: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP reloads.
+pub(super) fn follow_signals(
+    reload: Option<mpsc::Sender<ReloadCause>>,
+) -> Result<Stop, CliError> {
+    let stop = Stop::default();
+    let told = stop.clone();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = received(&mut terminate) => told.ask("SIGTERM"),
+                () = received(&mut interrupt) => told.ask("SIGINT"),
+                () = received(&mut hang_up) => if let Some(reload) = &reload {
+                    // Full: a reload is due anyway.
+                    let _ = reload.try_send(ReloadCause::Signal);
+                },
+                () = told.at_once.cancelled() => return,
+            }
+        }
+    });
+    Ok(stop)
+}
+
+async fn received(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Stop {
+    fn ask(&self, signal: &str) {
+        if self.drain.is_cancelled() {
+            warn!(target: "orchestrator::service", signal, "ending at once");
+            self.at_once.cancel();
+        } else {
+            info!(target: "orchestrator::service", signal, "draining; a second signal ends at once");
+            self.drain.cancel();
+        }
+    }
+}
+
+/// Reads the schedules; tells every error of every file.
+pub(super) fn load_schedules(sources: &[PathBuf]) -> Result<Loaded, CliError> {
+    match schedules::load(sources, clock::now()) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                output::to_stderr(&format!("{warning}"));
+            }
+            Ok(loaded)
+        }
+        Err(errors) => {
+            output::to_stderr(errors.report().trim_end());
+            Err(CliError::new(
+                Exit::InvalidSchedules,
+                format!("the schedules have {} error(s)", errors.len()),
+            ))
+        }
+    }
+}
+
+/// Asks for a reload whenever the files change, until `stop`.
+pub(super) fn watch_schedules(
+    sources: &[PathBuf],
+    reload: mpsc::Sender<ReloadCause>,
+    stop: CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let mut watch = match schedules::watch(sources) {
+        Ok(watch) => watch,
+        Err(error) => {
+            warn!(target: "orchestrator::beat", %error,
+                "file changes are not noticed; send SIGHUP to reload");
+            return None;
+        }
+    };
+    Some(tokio::spawn(async move {
+        loop {
+            let changed = tokio::select! {
+                changed = watch.changed() => changed,
+                () = stop.cancelled() => return,
+            };
+            // Full: a reload is due anyway. Closed: beat has ended.
+            if changed.is_none() || reload.send(ReloadCause::FilesChanged).await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
+/// Distinguishes this process from every other one, on any machine: `HOST-PID-RANDOM`.
+pub(super) fn instance_id() -> String {
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' };
+    let host: String = host.chars().take(40).map(plain).collect();
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let random = random.get(..4).unwrap_or_default();
+    format!("{host}-{}-{random}", std::process::id())
+}

@@ -1,0 +1,132 @@
+//! `orchestrator up`
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use clap::Args;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
+
+use super::{
+    CliError, Exit, Globals,
+    beat::{RELOADS, tell_upcoming},
+    events, service,
+    worker::{Limits, hand_on},
+};
+use crate::{
+    beat::{Beat, BeatOptions},
+    broker::{
+        Broker, SharedBroker,
+        embedded::{EmbeddedBroker, EmbeddedOptions},
+        socket,
+    },
+    job::QueueName,
+    worker::{QueueShare, Worker, WorkerOptions},
+};
+
+/// Beat and workers in one process on the embedded broker: nothing else to install
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Where the schedules are: a directory of *.toml files
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_SCHEDULES",
+        value_name = "DIR",
+        default_value = "schedules"
+    )]
+    schedules: PathBuf,
+
+    /// A queue to serve, instead of all that the schedules name; may be repeated
+    #[arg(
+        long = "queue",
+        env = "ORCHESTRATOR_QUEUES",
+        value_name = "NAME[:WEIGHT]",
+        value_delimiter = ','
+    )]
+    queues: Vec<QueueShare>,
+
+    #[command(flatten)]
+    limits: Limits,
+}
+
+pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
+    events::init(globals);
+    let sources = vec![args.schedules];
+    let loaded = service::load_schedules(&sources)?;
+    let options = EmbeddedOptions {
+        lease: args.limits.lease.0,
+        ..EmbeddedOptions::default()
+    };
+    let embedded = EmbeddedBroker::open(&globals.data_dir, options)?;
+    let broker: SharedBroker = Arc::clone(&embedded) as SharedBroker;
+    let server = socket::serve(&globals.data_dir, Arc::clone(&broker)).map_err(|error| {
+        let dir = globals.data_dir.display();
+        CliError::new(Exit::Failed, format!("no socket can be made in {dir}: {error}"))
+    })?;
+    let (ask, reload) = mpsc::channel(RELOADS);
+    let stop = service::follow_signals(Some(ask.clone()))?;
+    let watching = service::watch_schedules(&sources, ask, stop.drain.clone());
+
+    info!(target: "orchestrator::service", data_dir = %globals.data_dir.display(),
+        jobs = loaded.set.jobs.len(), "up");
+    let beat_options = BeatOptions {
+        id: service::instance_id(),
+        schedules: sources,
+        own: None,
+    };
+    let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
+    tell_upcoming(&beat);
+    let queues = match args.queues.is_empty() {
+        true => every_queue(beat.queues()),
+        false => watch::channel(args.queues).1,
+    };
+    let worker_options = WorkerOptions {
+        concurrency: args.limits.concurrency as usize,
+        drain_timeout: args.limits.drain_timeout.get(),
+        hand_on: hand_on(globals),
+        ..WorkerOptions::following(service::instance_id(), queues)
+    };
+    let worker = Worker::new(Arc::clone(&broker), worker_options)?;
+    let beating = tokio::spawn(beat.run(reload, stop.drain.clone()));
+    worker.run(stop.drain.clone(), stop.at_once.clone()).await;
+    if let Err(error) = beating.await {
+        error!(target: "orchestrator::service", %error, "beat ended badly");
+    }
+    if let Some(watching) = watching {
+        watching.abort();
+    }
+    server.shutdown().await;
+    embedded.shutdown().await;
+    stop.at_once.cancel();
+    info!(target: "orchestrator::service", "down");
+    Ok(())
+}
+
+/// Serves every queue that the schedules name, whatever is added later.
+fn every_queue(mut named: watch::Receiver<BTreeSet<QueueName>>) -> watch::Receiver<Vec<QueueShare>> {
+    let (tell, shares) = watch::channel(share_out(&named.borrow_and_update()));
+    tokio::spawn(async move {
+        // Ends with beat, which owns the other side, or with the last worker.
+        while named.changed().await.is_ok() {
+            let share = share_out(&named.borrow_and_update());
+            if tell.send(share).is_err() {
+                return;
+            }
+        }
+    });
+    shares
+}
+
+/// `critical` strictly first; the others share, the well-known ones by their rank.
+fn share_out(named: &BTreeSet<QueueName>) -> Vec<QueueShare> {
+    let weight = |queue: &QueueName| match queue.as_str() {
+        "critical" => None,
+        "high" => Some(5),
+        "low" => Some(1),
+        _ => Some(3),
+    };
+    let share = |queue: &QueueName| QueueShare {
+        queue: queue.clone(),
+        weight: weight(queue),
+    };
+    named.iter().map(share).collect()
+}

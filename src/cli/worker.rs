@@ -1,0 +1,103 @@
+//! `orchestrator worker`
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+
+use super::{CliError, Globals, connect, events, service};
+use crate::{
+    job::Seconds,
+    worker::{QueueShare, Worker, WorkerOptions},
+};
+
+/// Take runs from queues on NATS and execute them
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    /// A queue to serve; without a weight strictly first, with weights by share; may be repeated
+    #[arg(
+        long = "queue",
+        env = "ORCHESTRATOR_QUEUES",
+        value_name = "NAME[:WEIGHT]",
+        value_delimiter = ',',
+        required = true
+    )]
+    queues: Vec<QueueShare>,
+
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// How much a worker takes, and how long it holds it.
+#[derive(Debug, Args)]
+pub(super) struct Limits {
+    /// How many runs are executed at once
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_CONCURRENCY",
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    pub(super) concurrency: u32,
+
+    /// A run whose worker is silent for so long is given to another one
+    #[arg(long, env = "ORCHESTRATOR_LEASE", value_name = "D", default_value = "15s")]
+    pub(super) lease: Lease,
+
+    /// How long running jobs may go on after SIGTERM, before they are handed back
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_DRAIN_TIMEOUT",
+        value_name = "D",
+        default_value = "60s"
+    )]
+    pub(super) drain_timeout: Seconds,
+}
+
+/// A lease between a second and an hour.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lease(pub(super) std::time::Duration);
+
+impl std::str::FromStr for Lease {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let duration = text.parse::<Seconds>().map_err(|error| error.to_string())?.get();
+        match duration.as_millis() {
+            1_000..=3_600_000 => Ok(Self(duration)),
+            _ => Err("a lease lies between 1s and 1h".to_owned()),
+        }
+    }
+}
+
+pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliError> {
+    events::init(globals);
+    let broker = connect::service_broker(globals, args.limits.lease.0).await?;
+    let stop = service::follow_signals(None)?;
+    let options = WorkerOptions {
+        concurrency: args.limits.concurrency as usize,
+        drain_timeout: args.limits.drain_timeout.get(),
+        hand_on: hand_on(globals),
+        ..WorkerOptions::new(service::instance_id(), args.queues)
+    };
+    let worker = Worker::new(broker, options)?;
+    worker.run(stop.drain.clone(), stop.at_once.clone()).await;
+    stop.at_once.cancel();
+    Ok(())
+}
+
+/// What a job's own `orchestrator` commands need to reach the same broker.
+pub(super) fn hand_on(globals: &Globals) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::from([(
+        "ORCHESTRATOR_NAMESPACE".to_owned(),
+        globals.namespace.clone(),
+    )]);
+    if let Ok(dir) = std::path::absolute(&globals.data_dir) {
+        let dir = dir.to_string_lossy().into_owned();
+        variables.insert("ORCHESTRATOR_DATA_DIR".to_owned(), dir);
+    }
+    if let Some(url) = &globals.nats {
+        variables.insert("ORCHESTRATOR_NATS".to_owned(), url.clone());
+    }
+    variables
+}

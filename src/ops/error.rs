@@ -1,0 +1,76 @@
+//! Why a question could not be answered or a wish not carried out.
+
+use thiserror::Error;
+
+use crate::{
+    broker::BrokerError,
+    job::JobName,
+    run::{RunId, RunState},
+};
+
+/// Why a question could not be answered or a wish not carried out.
+#[derive(Debug, Error)]
+pub enum OpsError {
+    /// The broker did not do its part.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// No such job; `nearest` is the most similar name.
+    #[error("there is no job `{job}`")]
+    UnknownJob {
+        /// What was asked for.
+        job: JobName,
+        /// The most similar name.
+        nearest: Option<String>,
+    },
+    /// No record, and not waiting either.
+    #[error("there is no run `{0}`")]
+    UnknownRun(RunId),
+    /// The slot of the job is occupied.
+    #[error("a run of `{job}` is live already: {live}")]
+    Overlap {
+        /// The job.
+        job: JobName,
+        /// The run in the way.
+        live: RunId,
+    },
+    /// The run cannot be changed any more.
+    #[error("the run `{run}` has ended as {state}")]
+    Ended {
+        /// The run.
+        run: RunId,
+        /// Its state.
+        state: RunState,
+    },
+    /// An argument that the command needs.
+    #[error("the job `{job}` needs the argument `{argument}`")]
+    MissingArgument {
+        /// The job.
+        job: JobName,
+        /// The name of the argument.
+        argument: String,
+    },
+    /// The message cannot be made.
+    #[error("the run cannot be published: {0}")]
+    Message(#[from] crate::run::Malformed),
+    /// Not there in time.
+    #[error("the run `{run}` is still {state} after {waited:?}")]
+    TimedOut {
+        /// The run.
+        run: RunId,
+        /// Its state.
+        state: RunState,
+        /// How long it was waited for.
+        waited: std::time::Duration,
+    },
+    /// Changed by others again and again.
+    #[error("the record of `{0}` kept changing; try again")]
+    Contended(RunId),
+    /// A shared value that this build does not understand.
+    #[error("the shared {what} is not understood: {reason}")]
+    Foreign {
+        /// What it is.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

@@ -1,0 +1,148 @@
+//! The jobs: schedule, queue, last run and its state, next tick.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::OpsError;
+use crate::{
+    broker::{self, Broker, Bucket},
+    job::{Job, JobName, QueueName},
+    plan::{
+        DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, RELOAD_KEY, ReloadStatus, Scheduled,
+        VerdictNote,
+    },
+    run::{LAST_RUN_PREFIX, LastRun, RunRecord},
+};
+
+/// A job as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobView {
+    /// Its name.
+    pub name: JobName,
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// For people and filters.
+    pub tags: Vec<String>,
+    /// What makes it due, in a few words.
+    pub schedule: String,
+    /// The zone of its schedule.
+    pub timezone: String,
+    /// Its route.
+    pub queue: QueueName,
+    /// Whether it has ticks.
+    pub enabled: bool,
+    /// Its next tick, in its zone.
+    pub next: Option<DateTime<chrono_tz::Tz>>,
+    /// Its last run that has ended or is running.
+    pub last: Option<LastRun>,
+    /// Ticks that were too late to be run.
+    pub missed: u64,
+    /// Ticks that found a run of the job still live.
+    pub skipped: u64,
+    /// Ticks that a later one stands for.
+    pub coalesced: u64,
+    /// The last unusual verdicts, oldest first.
+    pub notes: Vec<VerdictNote>,
+}
+
+/// The jobs and how the last reading of their files went.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobsView {
+    /// By name.
+    pub jobs: Vec<JobView>,
+    /// The last reading; `None` if no beat has run yet.
+    pub reload: Option<ReloadStatus>,
+}
+
+/// Every job that a beat has shared.
+pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, OpsError> {
+    let definitions: Vec<(JobName, Job)> = values(broker, DEFINITION_PREFIX).await?;
+    let states: BTreeMap<JobName, JobState> = values(broker, JOB_STATE_PREFIX).await?.into_iter().collect();
+    let mut lasts: BTreeMap<JobName, LastRun> =
+        values(broker, LAST_RUN_PREFIX).await?.into_iter().collect();
+    let mut jobs = Vec::with_capacity(definitions.len());
+    for (name, job) in definitions {
+        let last = match lasts.remove(&name) {
+            Some(last) => Some(last),
+            None => latest_run(broker, &name).await?,
+        };
+        jobs.push(view(job, states.get(&name), last, now));
+    }
+    let reload = broker.get(Bucket::State, RELOAD_KEY).await?;
+    Ok(JobsView {
+        jobs,
+        reload: reload.and_then(|entry| serde_json::from_slice(&entry.value).ok()),
+    })
+}
+
+/// The shared definition of a job.
+pub async fn find_job(broker: &dyn Broker, name: &JobName) -> Result<Job, OpsError> {
+    let entry = broker
+        .get(Bucket::State, &format!("{DEFINITION_PREFIX}{name}"))
+        .await?;
+    let Some(entry) = entry else {
+        let known: Vec<(JobName, serde_json::Value)> = values(broker, DEFINITION_PREFIX).await?;
+        let nearest = known
+            .iter()
+            .map(|(known, _)| (strsim::jaro_winkler(known.as_str(), name.as_str()), known))
+            .filter(|(similarity, _)| *similarity > 0.75)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        return Err(OpsError::UnknownJob {
+            job: name.clone(),
+            nearest: nearest.map(|(_, known)| known.to_string()),
+        });
+    };
+    serde_json::from_slice(&entry.value).map_err(|error| OpsError::Foreign {
+        what: format!("definition of `{name}`"),
+        reason: error.to_string(),
+    })
+}
+
+/// On-demand jobs keep no last-run state: their newest record says it.
+async fn latest_run(broker: &dyn Broker, job: &JobName) -> Result<Option<LastRun>, OpsError> {
+    let entry = broker.latest(Bucket::Runs, &format!("{job}.")).await?;
+    let record = entry.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
+    Ok(record.map(|record| LastRun::from(&record)))
+}
+
+fn view(
+    job: Job,
+    state: Option<&JobState>,
+    last: Option<LastRun>,
+    now: DateTime<Utc>,
+) -> JobView {
+    let timezone = job.timezone;
+    let (schedule, queue, enabled) = (job.trigger.summary(), job.queue.clone(), job.enabled);
+    let (name, description, tags) = (job.name.clone(), job.description.clone(), job.tags.clone());
+    let next = state.and_then(|state| Scheduled::new(Arc::new(job), state).next_after(now));
+    JobView {
+        name,
+        description,
+        tags,
+        schedule,
+        timezone: timezone.name().to_owned(),
+        queue,
+        enabled,
+        next: next.map(|at| at.with_timezone(&timezone)),
+        last,
+        missed: state.map_or(0, |state| state.missed),
+        skipped: state.map_or(0, |state| state.skipped),
+        coalesced: state.map_or(0, |state| state.coalesced),
+        notes: state.map_or_else(Vec::new, |state| state.notes.clone()),
+    }
+}
+
+async fn values<T: DeserializeOwned>(
+    broker: &dyn Broker,
+    prefix: &str,
+) -> Result<Vec<(JobName, T)>, OpsError> {
+    let entries = broker::list(broker, Bucket::State, prefix).await?;
+    let understood = entries.iter().filter_map(|entry| {
+        let name = entry.key.strip_prefix(prefix)?.parse().ok()?;
+        Some((name, serde_json::from_slice(&entry.value).ok()?))
+    });
+    Ok(understood.collect())
+}

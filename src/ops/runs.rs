@@ -1,0 +1,238 @@
+//! Runs: those with a record, and those that wait and have none yet.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use super::{OpsError, find_job};
+use crate::{
+    broker::{self, Broker, Bucket, Cas, Durability, Pending, Revision, Slot},
+    clock,
+    job::{JobName, QueueName},
+    run::{CANCEL_PREFIX, RunId, RunMessage, RunRecord, RunState},
+};
+
+/// How many waiting runs are looked at for a listing.
+const PENDING_AT_MOST: usize = 10_000;
+/// How many are asked for at once.
+const BATCH: usize = 500;
+/// How often a contended record is tried.
+const TRIES: usize = 10;
+/// How often a run that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Which runs are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// Of this job.
+    pub job: Option<JobName>,
+    /// In one of these states; empty: any.
+    pub states: Vec<RunState>,
+    /// On this queue.
+    pub queue: Option<QueueName>,
+    /// Published at or after this.
+    pub since: Option<DateTime<Utc>>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl RunFilter {
+    fn wants(&self, record: &RunRecord) -> bool {
+        self.job.as_ref().is_none_or(|job| job == record.run_id.job())
+            && (self.states.is_empty() || self.states.contains(&record.state))
+            && self.queue.as_ref().is_none_or(|queue| *queue == record.queue)
+            && self.since.is_none_or(|since| record.published_at >= since)
+    }
+}
+
+/// The wanted runs, newest first.
+pub async fn runs(broker: &dyn Broker, filter: &RunFilter) -> Result<Vec<RunRecord>, OpsError> {
+    let prefix = filter.job.as_ref().map_or(String::new(), |job| format!("{job}."));
+    let mut found = Vec::new();
+    let mut recorded = BTreeSet::new();
+    for entry in broker::list(broker, Bucket::Runs, &prefix).await? {
+        if let Ok(record) = serde_json::from_slice::<RunRecord>(&entry.value) {
+            recorded.insert(record.run_id.clone());
+            if filter.wants(&record) {
+                found.push(record);
+            }
+        }
+    }
+    if filter.states.is_empty() || filter.states.contains(&RunState::Queued) {
+        for pending in waiting(broker).await? {
+            let Ok(message) = RunMessage::decode(&pending.payload) else {
+                continue;
+            };
+            let record = RunRecord::queued(&message);
+            if !recorded.contains(&record.run_id) && filter.wants(&record) {
+                found.push(record);
+            }
+        }
+    }
+    found.sort_by(|a, b| (b.published_at, &b.run_id).cmp(&(a.published_at, &a.run_id)));
+    found.truncate(filter.limit);
+    Ok(found)
+}
+
+/// The record of one run; that of a waiting run is made up from its message.
+pub async fn find_run(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, OpsError> {
+    Ok(find(broker, run_id).await?.record)
+}
+
+/// Cancels a run: at once if it waits, through its worker if it is running. Returns the record as
+/// it is now.
+pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, OpsError> {
+    for _ in 0..TRIES {
+        let Found {
+            mut record,
+            revision,
+            stored,
+        } = find(broker, run_id).await?;
+        if record.state.is_final() {
+            return Err(OpsError::Ended {
+                run: run_id.clone(),
+                state: record.state,
+            });
+        }
+        if !record.request_cancel(clock::now()) {
+            return Ok(record);
+        }
+        let value = serde_json::to_vec(&record).map_err(|error| OpsError::Foreign {
+            what: "record".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let done = broker
+            .compare_and_set(
+                Bucket::Runs,
+                &run_id.key(),
+                revision,
+                value,
+                Durability::Power,
+            )
+            .await?;
+        if let Cas::Done(_) = done {
+            // The record decides; these two only make it quick.
+            if record.state == RunState::Running {
+                let key = format!("{CANCEL_PREFIX}{}", run_id.key());
+                broker.put(Bucket::State, &key, Vec::new()).await?;
+            } else if let Some(stored) = stored {
+                broker.remove(&stored).await?;
+            }
+            return Ok(record);
+        }
+    }
+    Err(OpsError::Contended(run_id.clone()))
+}
+
+/// Waits until a run has ended.
+pub async fn wait_for(
+    broker: &dyn Broker,
+    run_id: &RunId,
+    at_most: Option<Duration>,
+) -> Result<RunRecord, OpsError> {
+    let start = clock::monotonic();
+    loop {
+        let record = match find(broker, run_id).await {
+            Ok(found) => found.record,
+            Err(OpsError::Broker(error)) if error.is_transient() => {
+                tokio::time::sleep(LOOK_EVERY * 10).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if record.state.is_final() {
+            return Ok(record);
+        }
+        let waited = clock::monotonic() - start;
+        if at_most.is_some_and(|limit| waited >= limit) {
+            return Err(OpsError::TimedOut {
+                run: run_id.clone(),
+                state: record.state,
+                waited,
+            });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+struct Found {
+    record: RunRecord,
+    revision: Option<Revision>,
+    stored: Option<Pending>,
+}
+
+async fn find(broker: &dyn Broker, run_id: &RunId) -> Result<Found, OpsError> {
+    // A run leaves the queue only after its record was written: looked at in this order, one that
+    // exists is found, but for a claim between the two looks, hence the second.
+    for _ in 0..2 {
+        if let Some(entry) = broker.get(Bucket::Runs, &run_id.key()).await? {
+            let record: RunRecord =
+                serde_json::from_slice(&entry.value).map_err(|error| OpsError::Foreign {
+                    what: format!("record of `{run_id}`"),
+                    reason: error.to_string(),
+                })?;
+            let stored = match record.state.is_final() {
+                true => None,
+                false => stored(broker, run_id, &record.queue).await?,
+            };
+            return Ok(Found {
+                record,
+                revision: Some(entry.revision),
+                stored: stored.map(|(pending, _)| pending),
+            });
+        }
+        let queue = match find_job(broker, run_id.job()).await {
+            Ok(job) => job.queue,
+            Err(OpsError::UnknownJob { .. }) => return Err(OpsError::UnknownRun(run_id.clone())),
+            Err(error) => return Err(error),
+        };
+        if let Some((pending, message)) = stored(broker, run_id, &queue).await? {
+            return Ok(Found {
+                record: RunRecord::queued(&message),
+                revision: None,
+                stored: Some(pending),
+            });
+        }
+    }
+    Err(OpsError::UnknownRun(run_id.clone()))
+}
+
+/// The stored message of a run, if it still waits or is being executed.
+async fn stored(
+    broker: &dyn Broker,
+    run_id: &RunId,
+    queue: &QueueName,
+) -> Result<Option<(Pending, RunMessage)>, OpsError> {
+    let job = find_job(broker, run_id.job()).await;
+    let slot = match &job {
+        Ok(job) => Slot::of(job),
+        Err(_) => Slot::Job,
+    };
+    let other = match slot {
+        Slot::Job => Slot::Run,
+        Slot::Run => Slot::Job,
+    };
+    // The definition may have changed since the run was published.
+    for slot in [slot, other] {
+        let Some(pending) = broker.occupant(queue, run_id, slot).await? else {
+            continue;
+        };
+        if let Ok(message) = RunMessage::decode(&pending.payload)
+            && message.run_id == *run_id
+        {
+            return Ok(Some((pending, message)));
+        }
+    }
+    Ok(None)
+}
+
+async fn waiting(broker: &dyn Broker) -> Result<Vec<Pending>, OpsError> {
+    let (mut from, mut all) = (0, Vec::new());
+    while all.len() < PENDING_AT_MOST {
+        let batch = broker.pending(from, BATCH).await?;
+        let Some(last) = batch.last() else { break };
+        from = last.sequence + 1;
+        all.extend(batch);
+    }
+    Ok(all)
+}

@@ -1,0 +1,96 @@
+//! Runs made by hand.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{OpsError, find_job};
+use crate::{
+    broker::{self, Broker, Bucket, Outgoing, Published, Slot},
+    job::{Execute, Job, JobName, QueueName},
+    run::{LAST_RUN_PREFIX, LastRun, RunId, RunMessage, RunRequest},
+};
+
+/// A wish to run a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// The job.
+    pub job: JobName,
+    /// Laid over the job's own arguments.
+    pub args: Map<String, Value>,
+    /// Not to be started earlier than this.
+    pub not_before: Option<DateTime<Utc>>,
+    /// The run that asks for it.
+    pub parent: Option<RunId>,
+    /// Makes the id; version 7, so that ids sort by time.
+    pub unique: Uuid,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
+/// A run that was accepted.
+#[derive(Debug, Clone, Serialize)]
+pub struct Submitted {
+    /// Its id.
+    pub run_id: RunId,
+    /// Its job.
+    pub job: JobName,
+    /// Its route.
+    pub queue: QueueName,
+}
+
+/// Publishes a run; returns after the broker has stored it.
+pub async fn submit(broker: &dyn Broker, wish: Submission) -> Result<Submitted, OpsError> {
+    let job = find_job(broker, &wish.job).await?;
+    let last = broker
+        .get(Bucket::State, &format!("{LAST_RUN_PREFIX}{}", job.name))
+        .await?;
+    let last = last.and_then(|entry| serde_json::from_slice::<LastRun>(&entry.value).ok());
+    let run_id = RunId::manual(job.name.clone(), wish.unique);
+    let request = RunRequest {
+        run_id: run_id.clone(),
+        scheduled_for: wish.not_before.unwrap_or(wish.now),
+        published_at: wish.now,
+        not_before: wish.not_before,
+        last_success: last.and_then(|last| Some(last.last_success?.started_at)),
+        args: wish.args,
+        parent: wish.parent,
+    };
+    let message = RunMessage::for_job(&job, request);
+    check_arguments(&job, &message)?;
+    let outgoing = Outgoing {
+        run_id: run_id.clone(),
+        queue: job.queue.clone(),
+        slot: Slot::of(&job),
+        payload: message.encode()?,
+    };
+    match broker::publish(broker, outgoing).await? {
+        Published::Stored | Published::Duplicate => Ok(Submitted {
+            run_id,
+            job: job.name,
+            queue: job.queue,
+        }),
+        Published::Occupied(live) => Err(OpsError::Overlap {
+            job: job.name,
+            live,
+        }),
+    }
+}
+
+/// Refuses at once what a worker could only fail with.
+fn check_arguments(job: &Job, message: &RunMessage) -> Result<(), OpsError> {
+    let Execute::Command(argv) = &message.spec.execute else {
+        return Ok(());
+    };
+    let needed = argv.iter().flat_map(|template| template.arguments());
+    for argument in needed {
+        if !message.spec.args.contains_key(argument) {
+            return Err(OpsError::MissingArgument {
+                job: job.name.clone(),
+                argument: argument.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! What beats share with everybody through the broker's state bucket, and under which keys.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// The key of the [`super::Watermark`].
+pub const WATERMARK_KEY: &str = "watermark";
+/// The key of the [`ReloadStatus`].
+pub const RELOAD_KEY: &str = "reload";
+/// The prefix of the keys `def.JOB`, which hold the definitions, as [`crate::job::Job`].
+pub const DEFINITION_PREFIX: &str = "def.";
+/// The prefix of the keys `job.JOB`, which hold [`super::JobState`].
+pub const JOB_STATE_PREFIX: &str = "job.";
+
+/// The last reading of the schedules, for `jobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// The beat that read them.
+    pub beat: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// From where.
+    pub schedules: Vec<std::path::PathBuf>,
+    /// How many jobs are in force.
+    pub jobs: usize,
+    /// What is wrong with the files; the set read before stays in force. Empty: all is well.
+    pub errors: Vec<String>,
+}
