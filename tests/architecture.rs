@@ -17,14 +17,37 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("broker", &["job", "run", "clock", "store"]),
     ("schedules", &["job", "run", "plan", "clock"]),
     ("exec", &["job", "run", "broker", "clock"]),
-    ("beat", &["job", "run", "plan", "clock", "store", "broker", "schedules"]),
+    (
+        "beat",
+        &[
+            "job",
+            "run",
+            "plan",
+            "clock",
+            "store",
+            "broker",
+            "schedules",
+        ],
+    ),
     ("worker", &["job", "run", "plan", "clock", "broker", "exec"]),
-    ("ops", &["job", "run", "plan", "clock", "broker", "schedules"]),
+    (
+        "ops",
+        &["job", "run", "plan", "clock", "broker", "schedules"],
+    ),
     (
         "cli",
         &[
-            "job", "run", "plan", "clock", "store", "broker", "schedules", "exec", "beat",
-            "worker", "ops",
+            "job",
+            "run",
+            "plan",
+            "clock",
+            "store",
+            "broker",
+            "schedules",
+            "exec",
+            "beat",
+            "worker",
+            "ops",
         ],
     ),
 ];
@@ -45,7 +68,11 @@ fn all() -> Vec<(String, PathBuf, String)> {
     let mut files = Vec::new();
     sources(&root, &mut files);
     let named = files.into_iter().map(|path| {
-        let relative = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let relative = path
+            .strip_prefix(&root)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
         let module = relative.split(['/', '.']).next().unwrap().to_owned();
         let text = fs::read_to_string(&path).unwrap();
         (module, path, text)
@@ -61,7 +88,9 @@ fn used(text: &str) -> BTreeSet<String> {
         .collect::<Vec<_>>()
         .join("\n");
     let word = |text: &str| -> String {
-        let name = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_');
+        let name = text
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_');
         name.collect()
     };
     let mut names = BTreeSet::new();
@@ -111,7 +140,8 @@ fn imports_follow_the_arrows() {
 fn every_module_has_its_place() {
     let arrows: BTreeMap<_, _> = ARROWS.into_iter().collect();
     let modules: BTreeSet<_> = all().into_iter().map(|(module, ..)| module).collect();
-    let placed = |name: &String| arrows.contains_key(name.as_str()) || name == "lib" || name == "main";
+    let placed =
+        |name: &String| arrows.contains_key(name.as_str()) || name == "lib" || name == "main";
     let homeless: Vec<_> = modules.iter().filter(|name| !placed(name)).collect();
     assert!(homeless.is_empty(), "not in ARROWS: {homeless:?}");
 }
@@ -119,8 +149,15 @@ fn every_module_has_its_place() {
 #[test]
 fn deciding_is_pure() {
     let banned = [
-        "async fn", "tokio::", "std::fs", "std::net", "std::env", "tracing::", "clock::",
-        "println!", "static mut",
+        "async fn",
+        "tokio::",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "tracing::",
+        "clock::",
+        "println!",
+        "static mut",
     ];
     for (module, path, text) in all() {
         if !["job", "plan", "run"].contains(&module.as_str()) {
@@ -159,7 +196,10 @@ fn unsafe_code_has_one_home() {
         .map(|(_, path, _)| path)
         .collect();
     assert!(
-        homes.len() <= 1 && homes.iter().all(|path| path.to_string_lossy().contains("src/exec/")),
+        homes.len() <= 1
+            && homes
+                .iter()
+                .all(|path| path.to_string_lossy().contains("src/exec/")),
         "{homes:?}"
     );
 }

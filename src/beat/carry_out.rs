@@ -1,6 +1,6 @@
 //! Publishes the runs of a step and says what became of its ticks.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::{Beat, BeatError};
 use crate::{
-    broker::{self, BrokerError, Bucket, Outgoing, Published, Slot},
+    broker::{self, Broker, BrokerError, Bucket, Outgoing, Published, SharedBroker, Slot},
     clock,
     job::{Job, JobName},
     plan::{JobState, Step, Verdict, VerdictNote},
@@ -18,7 +18,14 @@ use crate::{
 /// How many publishes are on their way at once.
 const IN_FLIGHT: usize = 256;
 
-/// What became of one tick that was to be fired.
+/// A tick that is to become a run.
+struct Due {
+    job: Arc<Job>,
+    tick: DateTime<Utc>,
+    last_success: Option<DateTime<Utc>>,
+}
+
+/// What became of it; a note where it became none.
 struct Fate {
     job: JobName,
     note: Option<VerdictNote>,
@@ -27,15 +34,21 @@ struct Fate {
 impl Beat {
     /// Publishes everything that `step` fires. Returns the job states that changed by it.
     pub(super) async fn carry_out(
-        &self,
+        &mut self,
         step: &Step,
     ) -> Result<Vec<(JobName, JobState)>, BeatError> {
-        let ticks = step.jobs.iter().flat_map(|job_step| {
-            let fire = job_step.decision.fire.iter();
-            fire.map(|&tick| (job_step.job.as_ref(), tick))
-        });
-        let fates: Vec<Fate> = stream::iter(ticks)
-            .map(|(job, tick)| self.fire(job, tick))
+        let mut due = Vec::new();
+        for job_step in &step.jobs {
+            let last_success = self.memory.last_success(&job_step.job.name);
+            due.extend(job_step.decision.fire.iter().map(|&tick| Due {
+                job: Arc::clone(&job_step.job),
+                tick,
+                last_success,
+            }));
+        }
+        let broker = Arc::clone(&self.broker);
+        let fates: Vec<Fate> = stream::iter(due)
+            .map(|due| fire(Arc::clone(&broker), due))
             .buffer_unordered(IN_FLIGHT)
             .try_collect()
             .await?;
@@ -54,83 +67,83 @@ impl Beat {
         });
         Ok(changed.collect())
     }
+}
 
-    async fn fire(&self, job: &Job, tick: DateTime<Utc>) -> Result<Fate, BeatError> {
-        let run_id = RunId::for_tick(job.name.clone(), tick);
-        let now = clock::now();
-        let late = (now - tick).to_std().unwrap_or_default();
-        let note = if late > job.policy.catch_up_window.get() {
-            // Only a step that was announced long ago comes here: its runs may be out already.
-            match self.was_published(job, &run_id).await? {
-                true => None,
-                false => Some(note(Verdict::Missed, tick, None)),
-            }
-        } else {
-            self.publish(job, &run_id, tick, now).await?
-        };
-        match &note {
-            None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
-                late_ms = late.as_millis() as u64, "run published"),
-            Some(note) => info!(target: "orchestrator::beat", %run_id, job = %job.name,
-                verdict = ?note.verdict, live = note.run_id.as_ref().map(ToString::to_string),
-                "tick not run"),
+async fn fire(broker: SharedBroker, due: Due) -> Result<Fate, BeatError> {
+    let broker = broker.as_ref();
+    let (job, tick) = (&due.job, due.tick);
+    let run_id = RunId::for_tick(job.name.clone(), tick);
+    let now = clock::now();
+    let late = (now - tick).to_std().unwrap_or_default();
+    let note = if late > job.policy.catch_up_window.get() {
+        // Only a step that was announced long ago comes here: its runs may be out already.
+        match was_published(broker, job, &run_id).await? {
+            true => None,
+            false => Some(note(Verdict::Missed, tick, None)),
         }
-        Ok(Fate {
-            job: job.name.clone(),
-            note,
-        })
+    } else {
+        publish(broker, &due, &run_id, now).await?
+    };
+    match &note {
+        None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
+            late_ms = late.as_millis() as u64, "run published"),
+        Some(note) => info!(target: "orchestrator::beat", %run_id, job = %job.name,
+            verdict = ?note.verdict, live = note.run_id.as_ref().map(ToString::to_string),
+            "tick not run"),
     }
+    Ok(Fate {
+        job: job.name.clone(),
+        note,
+    })
+}
 
-    async fn publish(
-        &self,
-        job: &Job,
-        run_id: &RunId,
-        tick: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Result<Option<VerdictNote>, BeatError> {
-        let request = RunRequest {
-            run_id: run_id.clone(),
-            scheduled_for: tick,
-            published_at: now,
-            not_before: None,
-            last_success: self.memory.last_success(&job.name),
-            args: serde_json::Map::new(),
-            parent: None,
-        };
-        let payload = match RunMessage::for_job(job, request).encode() {
-            Ok(payload) => payload,
-            Err(error) => {
-                warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
-                return Ok(Some(note(Verdict::Missed, tick, None)));
-            }
-        };
-        let outgoing = Outgoing {
-            run_id: run_id.clone(),
-            queue: job.queue.clone(),
-            slot: Slot::of(job),
-            payload,
-        };
-        match broker::publish(self.broker.as_ref(), outgoing).await {
-            Ok(Published::Stored | Published::Duplicate) => Ok(None),
-            Ok(Published::Occupied(live)) => Ok(Some(note(Verdict::Skipped, tick, Some(live)))),
-            Err(error @ BrokerError::Failed { .. }) => {
-                warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
-                Ok(Some(note(Verdict::Missed, tick, None)))
-            }
-            Err(error) => Err(error.into()),
+async fn publish(
+    broker: &dyn Broker,
+    due: &Due,
+    run_id: &RunId,
+    now: DateTime<Utc>,
+) -> Result<Option<VerdictNote>, BeatError> {
+    let request = RunRequest {
+        run_id: run_id.clone(),
+        scheduled_for: due.tick,
+        published_at: now,
+        not_before: None,
+        last_success: due.last_success,
+        args: serde_json::Map::new(),
+        parent: None,
+    };
+    let payload = match RunMessage::for_job(&due.job, request).encode() {
+        Ok(payload) => payload,
+        Err(error) => {
+            warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
+            return Ok(Some(note(Verdict::Missed, due.tick, None)));
         }
+    };
+    let outgoing = Outgoing {
+        run_id: run_id.clone(),
+        queue: due.job.queue.clone(),
+        slot: Slot::of(&due.job),
+        payload,
+    };
+    match broker::publish(broker, outgoing).await {
+        Ok(Published::Stored | Published::Duplicate) => Ok(None),
+        Ok(Published::Occupied(live)) => Ok(Some(note(Verdict::Skipped, due.tick, Some(live)))),
+        Err(error @ BrokerError::Failed { .. }) => {
+            warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
+            Ok(Some(note(Verdict::Missed, due.tick, None)))
+        }
+        Err(error) => Err(error.into()),
     }
+}
 
-    /// Whether the broker holds the run, or held it: then it has a record.
-    async fn was_published(&self, job: &Job, run_id: &RunId) -> Result<bool, BeatError> {
-        let broker = self.broker.as_ref();
-        if broker.get(Bucket::Runs, &run_id.key()).await?.is_some() {
-            return Ok(true);
-        }
-        let occupant = broker.occupant(&job.queue, run_id, Slot::of(job)).await?;
-        let message = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
-        Ok(message.is_some_and(|message| message.run_id == *run_id))
+/// Whether the broker holds the run, or held it: then it has a record.
+async fn was_published(broker: &dyn Broker, job: &Job, run_id: &RunId) -> Result<bool, BeatError> {
+    if broker.get(Bucket::Runs, &run_id.key()).await?.is_some() {
+        return Ok(true);
     }
+    let occupant = broker.occupant(&job.queue, run_id, Slot::of(job)).await?;
+    let message = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
+    Ok(message.is_some_and(|message| message.run_id == *run_id))
 }
 
 fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> VerdictNote {

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Beat, BeatError, memory::encode};
 use crate::{
-    broker::{Bucket, Change},
+    broker::{Bucket, Change, SharedBroker},
     clock,
     job::{Job, JobName},
     plan::{DEFINITION_PREFIX, JobState},
@@ -34,58 +34,67 @@ impl Beat {
             })
             .collect();
         let known = self.memory.known_jobs();
-        let gone: Vec<_> = known.filter(|name| !jobs.contains_key(*name)).cloned().collect();
+        let gone: Vec<_> = known
+            .filter(|name| !jobs.contains_key(*name))
+            .cloned()
+            .collect();
         self.memory.write_states(&self.broker, changed).await?;
         for name in &gone {
             self.memory.forget(&self.broker, name).await?;
         }
         self.memory.keep_own(self.options.own.as_ref()).await?;
-        self.share(&jobs).await?;
+        share(&self.broker, &jobs).await?;
         self.jobs = jobs;
         self.line_up();
         let named = self.jobs.values().map(|job| job.queue.clone()).collect();
         self.queues.send_replace(named);
         Ok(())
     }
+}
 
-    /// Brings the shared definitions in line, touching only those that differ.
-    async fn share(&self, jobs: &BTreeMap<JobName, Arc<Job>>) -> Result<(), BeatError> {
-        let mut missing = jobs.clone();
-        let mut writes: Vec<(String, Option<Vec<u8>>)> = Vec::new();
-        let mut shared = self.broker.watch(Bucket::State, DEFINITION_PREFIX).await?;
-        while let Some(change) = shared.next().await {
-            let entry = match change? {
-                Change::Put(entry) => entry,
-                Change::Deleted { .. } => continue,
-                Change::Current => break,
-            };
-            let name = entry.key.strip_prefix(DEFINITION_PREFIX).unwrap_or_default();
-            let known = name.parse::<JobName>().ok();
-            match known.and_then(|name| missing.remove(&name)) {
-                Some(job) => {
-                    let value = encode(&entry.key, job.as_ref())?;
-                    if value != entry.value {
-                        writes.push((entry.key, Some(value)));
-                    }
+/// Brings the shared definitions in line, touching only those that differ.
+async fn share(broker: &SharedBroker, jobs: &BTreeMap<JobName, Arc<Job>>) -> Result<(), BeatError> {
+    let mut missing = jobs.clone();
+    let mut writes: Vec<(String, Option<Vec<u8>>)> = Vec::new();
+    let mut shared = broker.watch(Bucket::State, DEFINITION_PREFIX).await?;
+    while let Some(change) = shared.next().await {
+        let entry = match change? {
+            Change::Put(entry) => entry,
+            Change::Deleted { .. } => continue,
+            Change::Current => break,
+        };
+        let name = entry
+            .key
+            .strip_prefix(DEFINITION_PREFIX)
+            .unwrap_or_default();
+        let known = name.parse::<JobName>().ok();
+        match known.and_then(|name| missing.remove(&name)) {
+            Some(job) => {
+                let value = encode(&entry.key, job.as_ref())?;
+                if value != entry.value {
+                    writes.push((entry.key, Some(value)));
                 }
-                None => writes.push((entry.key, None)),
             }
+            None => writes.push((entry.key, None)),
         }
-        for job in missing.values() {
-            let key = format!("{DEFINITION_PREFIX}{}", job.name);
-            let value = encode(&key, job.as_ref())?;
-            writes.push((key, Some(value)));
-        }
-        let writes = writes.into_iter().map(|(key, value)| async move {
-            match value {
-                Some(value) => self.broker.put(Bucket::State, &key, value).await.map(|_| ()),
-                None => self.broker.delete(Bucket::State, &key).await,
-            }
-        });
-        stream::iter(writes)
-            .buffer_unordered(IN_FLIGHT)
-            .try_collect::<()>()
-            .await?;
-        Ok(())
     }
+    for job in missing.values() {
+        let key = format!("{DEFINITION_PREFIX}{}", job.name);
+        let value = encode(&key, job.as_ref())?;
+        writes.push((key, Some(value)));
+    }
+    let writes = writes.into_iter().map(|(key, value)| {
+        let broker = Arc::clone(broker);
+        async move {
+            match value {
+                Some(value) => broker.put(Bucket::State, &key, value).await.map(|_| ()),
+                None => broker.delete(Bucket::State, &key).await,
+            }
+        }
+    });
+    stream::iter(writes)
+        .buffer_unordered(IN_FLIGHT)
+        .try_collect::<()>()
+        .await?;
+    Ok(())
 }

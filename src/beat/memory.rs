@@ -9,13 +9,15 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{info, warn};
 
 use super::{BeatError, BeatOptions, OwnState};
 use crate::{
-    broker::{self, Broker, Bucket, Cas, Change, Changes, Durability, Entry, Revision, SharedBroker},
+    broker::{
+        self, Broker, Bucket, Cas, Change, Changes, Durability, Entry, Revision, SharedBroker,
+    },
     job::{Job, JobName},
     plan::{JOB_STATE_PREFIX, JobState, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun},
@@ -185,15 +187,16 @@ impl Memory {
         broker: &SharedBroker,
         states: Vec<(JobName, JobState)>,
     ) -> Result<(), BeatError> {
-        let writes = states.iter().map(|(name, state)| async move {
+        let mut writes = Vec::with_capacity(states.len());
+        for (name, state) in &states {
             let key = format!("{JOB_STATE_PREFIX}{name}");
             let value = encode(&key, state)?;
-            broker.put(Bucket::State, &key, value).await?;
-            Ok::<_, BeatError>(())
-        });
+            let broker = Arc::clone(broker);
+            writes.push(async move { broker.put(Bucket::State, &key, value).await });
+        }
         stream::iter(writes)
             .buffer_unordered(IN_FLIGHT)
-            .try_collect::<()>()
+            .try_for_each(|_| future::ready(Ok(())))
             .await?;
         for (name, state) in states {
             self.unsaved.push(name.clone());
@@ -219,7 +222,10 @@ impl Memory {
     /// Writes the watermark and what changed since the last time to this beat's own copy.
     pub(super) async fn keep_own(&mut self, own: Option<&OwnState>) -> Result<(), BeatError> {
         if let Some(own) = own {
-            let changed = self.unsaved.iter().map(|name| (name, self.states.get(name)));
+            let changed = self
+                .unsaved
+                .iter()
+                .map(|name| (name, self.states.get(name)));
             own.keep(&self.watermark, changed).await?;
         }
         self.unsaved.clear();

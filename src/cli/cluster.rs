@@ -9,34 +9,53 @@ pub(super) async fn queues(globals: &Globals) -> Result<(), CliError> {
     let broker = connect::any_broker(globals).await?;
     let queues = ops::queues(broker.as_ref()).await?;
     let header = ["queue", "waiting", "running", "workers"];
-    output::list(globals.output, &queues, &header, |queue| queue.queue.to_string(), |queue| {
-        vec![
-            queue.queue.to_string(),
-            queue.waiting.to_string(),
-            queue.running.to_string(),
-            queue.workers.len().to_string(),
-        ]
-    })
+    output::list(
+        globals.output,
+        &queues,
+        &header,
+        |queue| queue.queue.to_string(),
+        |queue| {
+            vec![
+                queue.queue.to_string(),
+                queue.waiting.to_string(),
+                queue.running.to_string(),
+                queue.workers.len().to_string(),
+            ]
+        },
+    )
 }
 
 pub(super) async fn workers(globals: &Globals) -> Result<(), CliError> {
     let broker = connect::any_broker(globals).await?;
     let workers = ops::workers(broker.as_ref()).await?;
     let now = clock::now();
-    let header = ["worker", "host", "queues", "running", "slots", "up since", "seen", "state"];
-    output::list(globals.output, &workers, &header, |worker| worker.id.clone(), |worker| {
-        let queues: Vec<_> = worker.queues.iter().map(ToString::to_string).collect();
-        vec![
-            worker.id.clone(),
-            worker.host.clone(),
-            queues.join(" "),
-            worker.running.len().to_string(),
-            worker.concurrency.to_string(),
-            output::relative(worker.started_at, now),
-            output::relative(worker.seen_at, now),
-            if worker.draining { "draining" } else { "taking" }.to_owned(),
-        ]
-    })
+    let header = [
+        "worker", "host", "queues", "running", "slots", "up since", "seen", "state",
+    ];
+    output::list(
+        globals.output,
+        &workers,
+        &header,
+        |worker| worker.id.clone(),
+        |worker| {
+            let queues: Vec<_> = worker.queues.iter().map(ToString::to_string).collect();
+            vec![
+                worker.id.clone(),
+                worker.host.clone(),
+                queues.join(" "),
+                worker.running.len().to_string(),
+                worker.concurrency.to_string(),
+                output::relative(worker.started_at, now),
+                output::relative(worker.seen_at, now),
+                if worker.draining {
+                    "draining"
+                } else {
+                    "taking"
+                }
+                .to_owned(),
+            ]
+        },
+    )
 }
 
 /// The dead letters: runs that a person has to decide on
@@ -80,7 +99,10 @@ pub(super) async fn dead(args: DeadArgs, globals: &Globals) -> Result<(), CliErr
             output::list(globals.output, &letters, &header, name, |letter| {
                 vec![
                     letter.sequence.to_string(),
-                    letter.run_id.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                    letter
+                        .run_id
+                        .as_ref()
+                        .map_or_else(|| "-".to_owned(), ToString::to_string),
                     letter.queue.to_string(),
                     output::relative(letter.at, now),
                     letter.reason.clone(),

@@ -39,13 +39,15 @@ pub(super) async fn service_broker(
     globals: &Globals,
     lease: Duration,
 ) -> Result<SharedBroker, CliError> {
-    nats_broker(globals, lease).await.map_err(|error| match error {
-        Connect::Unreachable(error) => error.with_help(
-            "start one with `nats-server -js`, or name another with --nats or NATS_URL; \
+    nats_broker(globals, lease)
+        .await
+        .map_err(|error| match error {
+            Connect::Unreachable(error) => error.with_help(
+                "start one with `nats-server -js`, or name another with --nats or NATS_URL; \
              on a single machine `orchestrator up` needs none",
-        ),
-        Connect::Other(error) => error,
-    })
+            ),
+            Connect::Other(error) => error,
+        })
 }
 
 enum Connect {

@@ -116,12 +116,17 @@ impl From<OpsError> for CliError {
             ),
             OpsError::Overlap { .. } => (
                 Exit::Conflict,
-                Some("its runs may not overlap; wait for it, cancel it, or set overlap = \"allow\"".to_owned()),
+                Some(
+                    "its runs may not overlap; wait for it, cancel it, or set overlap = \"allow\""
+                        .to_owned(),
+                ),
             ),
             OpsError::Ended { .. } | OpsError::Contended(_) => (Exit::Conflict, None),
             OpsError::MissingArgument { argument, .. } => (
                 Exit::Usage,
-                Some(format!("give it with --arg {argument}=VALUE, or in the job's `args`")),
+                Some(format!(
+                    "give it with --arg {argument}=VALUE, or in the job's `args`"
+                )),
             ),
             OpsError::Message(_) | OpsError::Foreign { .. } => (Exit::Failed, None),
             OpsError::TimedOut { .. } => (

@@ -81,7 +81,11 @@ where
             Level::INFO | Level::DEBUG | Level::TRACE => {}
         }
         let subject = fields.run_id.or(fields.job).unwrap_or_default();
-        write!(to, "{:<18}{reset} {subject}{}", fields.message, fields.others)?;
+        write!(
+            to,
+            "{:<18}{reset} {subject}{}",
+            fields.message, fields.others
+        )?;
         writeln!(to)
     }
 }

@@ -20,7 +20,11 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
     if let Some(tag) = &args.tag {
         view.jobs.retain(|job| job.tags.contains(tag));
     }
-    if let Some(reload) = view.reload.as_ref().filter(|reload| !reload.errors.is_empty()) {
+    if let Some(reload) = view
+        .reload
+        .as_ref()
+        .filter(|reload| !reload.errors.is_empty())
+    {
         output::to_stderr(&format!(
             "warning: the schedules have had errors since {}; the set read before is in force:",
             reload.at.format("%F %T UTC")
@@ -33,24 +37,32 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
         // The reload status is part of each listing only where it matters: a broken edit.
         return output::json(&view.jobs);
     }
-    let header = ["job", "schedule", "queue", "next", "last", "ended", "missed", "skipped"];
-    output::list(globals.output, &view.jobs, &header, |job| job.name.to_string(), |job| {
-        let next = match (&job.next, job.enabled) {
-            (_, false) => "disabled".to_owned(),
-            (Some(next), true) => output::relative(next.to_utc(), now),
-            (None, true) => "-".to_owned(),
-        };
-        let last = job.last.as_ref();
-        vec![
-            job.name.to_string(),
-            job.schedule.clone(),
-            job.queue.to_string(),
-            next,
-            last.map_or_else(|| "-".to_owned(), |last| last.state.to_string()),
-            last.and_then(|last| last.finished_at)
-                .map_or_else(|| "-".to_owned(), |at| output::relative(at, now)),
-            job.missed.to_string(),
-            job.skipped.to_string(),
-        ]
-    })
+    let header = [
+        "job", "schedule", "queue", "next", "last", "ended", "missed", "skipped",
+    ];
+    output::list(
+        globals.output,
+        &view.jobs,
+        &header,
+        |job| job.name.to_string(),
+        |job| {
+            let next = match (&job.next, job.enabled) {
+                (_, false) => "disabled".to_owned(),
+                (Some(next), true) => output::relative(next.to_utc(), now),
+                (None, true) => "-".to_owned(),
+            };
+            let last = job.last.as_ref();
+            vec![
+                job.name.to_string(),
+                job.schedule.clone(),
+                job.queue.to_string(),
+                next,
+                last.map_or_else(|| "-".to_owned(), |last| last.state.to_string()),
+                last.and_then(|last| last.finished_at)
+                    .map_or_else(|| "-".to_owned(), |at| output::relative(at, now)),
+                job.missed.to_string(),
+                job.skipped.to_string(),
+            ]
+        },
+    )
 }

@@ -80,7 +80,10 @@ async fn drain(
 /// The job's standard output goes to ours, everything else to standard error.
 fn print(line: &LogLine, timestamps: bool) -> Result<(), CliError> {
     if line.dropped_bytes > 0 {
-        output::to_stderr(&format!("[{} bytes of output were dropped here]", line.dropped_bytes));
+        output::to_stderr(&format!(
+            "[{} bytes of output were dropped here]",
+            line.dropped_bytes
+        ));
     }
     if timestamps {
         let stream = match line.stream {

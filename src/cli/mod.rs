@@ -31,8 +31,10 @@ pub use globals::Globals;
 /// Schedules jobs, carries them over NATS JetStream or an embedded broker, and executes them.
 #[derive(Debug, Parser)]
 #[command(name = "orchestrator", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid schedules, 4 not found, \
-    5 broker unreachable, 6 not permitted, 7 conflict, 8 timed out waiting")]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid schedules, 4 not found, \
+    5 broker unreachable, 6 not permitted, 7 conflict, 8 timed out waiting"
+)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,

@@ -121,7 +121,10 @@ fn later(now: DateTime<Utc>, delay: Duration) -> Result<DateTime<Utc>, CliError>
 }
 
 fn propagate(record: &RunRecord) -> Result<(), CliError> {
-    let exit = record.attempts.last().and_then(|attempt| attempt.exit.clone());
+    let exit = record
+        .attempts
+        .last()
+        .and_then(|attempt| attempt.exit.clone());
     match (record.state, exit) {
         (RunState::Succeeded, _) => Ok(()),
         (_, Some(crate::run::Exit::Code(code))) => {

@@ -49,7 +49,9 @@ pub(super) async fn run(args: RunsArgs, globals: &Globals) -> Result<(), CliErro
         limit: args.limit,
     };
     let runs = ops::runs(broker.as_ref(), &filter).await?;
-    let header = ["run", "state", "queue", "attempts", "started", "took", "exit"];
+    let header = [
+        "run", "state", "queue", "attempts", "started", "took", "exit",
+    ];
     let name = |run: &RunRecord| run.run_id.to_string();
     output::list(globals.output, &runs, &header, name, |run| {
         vec![
@@ -173,15 +175,23 @@ fn print(run: &RunRecord) -> Result<(), CliError> {
     output::to_stdout("")?;
     let header = ["attempt", "worker", "started", "took", "end", "exit"];
     let rows = run.attempts.iter().map(|attempt| {
-        let took = attempt.finished_at.and_then(|end| (end - attempt.started_at).to_std().ok());
+        let took = attempt
+            .finished_at
+            .and_then(|end| (end - attempt.started_at).to_std().ok());
         let end = attempt.end.map(|end| format!("{end:?}").to_lowercase());
         vec![
             attempt.number.to_string(),
             attempt.worker.clone(),
             time(attempt.started_at),
-            took.map_or_else(|| "-".to_owned(), |took| format!("{:.1}s", took.as_secs_f64())),
+            took.map_or_else(
+                || "-".to_owned(),
+                |took| format!("{:.1}s", took.as_secs_f64()),
+            ),
             end.unwrap_or_else(|| "-".to_owned()),
-            attempt.exit.as_ref().map_or_else(|| "-".to_owned(), crate::run::Exit::summary),
+            attempt
+                .exit
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), crate::run::Exit::summary),
         ]
     });
     output::table(&header, rows.collect())

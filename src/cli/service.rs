@@ -27,9 +27,7 @@ pub(super) struct Stop {
 }
 
 /// Follows the signals: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP reloads.
-pub(super) fn follow_signals(
-    reload: Option<mpsc::Sender<ReloadCause>>,
-) -> Result<Stop, CliError> {
+pub(super) fn follow_signals(reload: Option<mpsc::Sender<ReloadCause>>) -> Result<Stop, CliError> {
     let stop = Stop::default();
     let told = stop.clone();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -120,7 +118,13 @@ pub(super) fn watch_schedules(
 pub(super) fn instance_id() -> String {
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy();
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' };
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '-' {
+            c
+        } else {
+            '-'
+        }
+    };
     let host: String = host.chars().take(40).map(plain).collect();
     let random = uuid::Uuid::new_v4().simple().to_string();
     let random = random.get(..4).unwrap_or_default();

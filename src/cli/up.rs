@@ -56,11 +56,14 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         lease: args.limits.lease.0,
         ..EmbeddedOptions::default()
     };
-    let embedded = EmbeddedBroker::open(&globals.data_dir, options)?;
+    let embedded = EmbeddedBroker::open2(&globals.data_dir, options)?;
     let broker: SharedBroker = Arc::clone(&embedded) as SharedBroker;
     let server = socket::serve(&globals.data_dir, Arc::clone(&broker)).map_err(|error| {
         let dir = globals.data_dir.display();
-        CliError::new(Exit::Failed, format!("no socket can be made in {dir}: {error}"))
+        CliError::new(
+            Exit::Failed,
+            format!("no socket can be made in {dir}: {error}"),
+        )
     })?;
     let (ask, reload) = mpsc::channel(RELOADS);
     let stop = service::follow_signals(Some(ask.clone()))?;
@@ -102,7 +105,9 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
 }
 
 /// Serves every queue that the schedules name, whatever is added later.
-fn every_queue(mut named: watch::Receiver<BTreeSet<QueueName>>) -> watch::Receiver<Vec<QueueShare>> {
+fn every_queue(
+    mut named: watch::Receiver<BTreeSet<QueueName>>,
+) -> watch::Receiver<Vec<QueueShare>> {
     let (tell, shares) = watch::channel(share_out(&named.borrow_and_update()));
     tokio::spawn(async move {
         // Ends with beat, which owns the other side, or with the last worker.

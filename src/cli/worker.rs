@@ -41,7 +41,12 @@ pub(super) struct Limits {
     pub(super) concurrency: u32,
 
     /// A run whose worker is silent for so long is given to another one
-    #[arg(long, env = "ORCHESTRATOR_LEASE", value_name = "D", default_value = "15s")]
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_LEASE",
+        value_name = "D",
+        default_value = "15s"
+    )]
     pub(super) lease: Lease,
 
     /// How long running jobs may go on after SIGTERM, before they are handed back
@@ -62,7 +67,10 @@ impl std::str::FromStr for Lease {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let duration = text.parse::<Seconds>().map_err(|error| error.to_string())?.get();
+        let duration = text
+            .parse::<Seconds>()
+            .map_err(|error| error.to_string())?
+            .get();
         match duration.as_millis() {
             1_000..=3_600_000 => Ok(Self(duration)),
             _ => Err("a lease lies between 1s and 1h".to_owned()),
