@@ -1,0 +1,18 @@
+//! The whole, as a user sees it: the real binary, real files, real processes, a real nats-server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod support;
+
+#[path = "e2e/beat_crash.rs"]
+mod beat_crash;
+#[path = "e2e/commands.rs"]
+mod commands;
+#[path = "e2e/faults.rs"]
+mod faults;
+#[path = "e2e/redelivery.rs"]
+mod redelivery;
+#[path = "e2e/reload.rs"]
+mod reload;
+#[path = "e2e/up.rs"]
+mod up;

@@ -1,0 +1,186 @@
+//! Bad input and faults: each gets one clear message, and what was good goes on.
+
+use std::{fs, os::unix::process::CommandExt, process::Stdio};
+
+use crate::support::{Installation, is_alive, nats::NatsServer, wait_for};
+
+fn ready(here: &Installation) {
+    wait_for("the definitions", || here.try_json(&["jobs"])?.get(0).cloned());
+}
+
+#[test]
+fn no_broker_at_the_start_says_how_to_start_one() {
+    let here = Installation::on_nats("nats://127.0.0.1:9");
+    here.schedule("a.toml", "[job.a]\nshell = \"true\"\n");
+    for args in [&["beat"][..], &["worker", "--queue", "high"], &["jobs"], &["run", "a"]] {
+        let ended = here.run(args);
+        assert_eq!(ended.code, 5, "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("127.0.0.1:9"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("nats-server -js"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn nats_killed_and_restarted_under_beat_and_worker() {
+    let mut nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule(
+        "a.toml",
+        "[job.tick]\nevery = \"1s\"\noverlap = \"allow\"\nshell = \"echo $ORCHESTRATOR_RUN_ID >> ticks\"\nworking_dir = \"..\"\n",
+    );
+    let mut beat = here.start("beat", &["beat"]);
+    let mut worker = here.start("worker", &["worker", "--queue", "default", "--lease", "3s"]);
+    for _ in 0..3 {
+        let before = here.lines("ticks").len();
+        wait_for("ticks", || (here.lines("ticks").len() >= before + 2).then_some(()));
+        nats.kill9();
+        wait_for("beat to notice", || {
+            beat.log().contains("beat holds its watermark").then_some(())
+        });
+        nats.restart();
+    }
+    let before = here.lines("ticks").len();
+    wait_for("ticks after the last restart", || {
+        (here.lines("ticks").len() >= before + 2).then_some(())
+    });
+    assert!(beat.ended().is_none() && worker.ended().is_none());
+    assert!(beat.stop().success());
+    wait_for("every accepted run to have ended well", || {
+        let runs = here.runs("tick");
+        let well = runs.iter().filter(|run| run["state"] == "succeeded").count();
+        (!runs.is_empty() && well == runs.len()).then_some(())
+    });
+    let executed = here.lines("ticks");
+    for run in here.runs("tick") {
+        let id = run["run_id"].as_str().unwrap();
+        let times = executed.iter().filter(|line| *line == id).count();
+        let attempts = run["attempts"].as_array().unwrap().len();
+        assert!((1..=attempts).contains(&times), "{id}: {times} executions, {attempts} attempts");
+    }
+}
+
+#[test]
+fn a_message_that_is_not_json_becomes_a_dead_letter_and_the_worker_goes_on() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", "[job.good]\nshell = \"true\"\n");
+    let _beat = here.start("beat", &["beat"]);
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    ready(&here);
+    assert_eq!(here.run(&["run", "good", "--wait"]).code, 0);
+    nats.publish("orch.jobs.default.good.slot", b"this is not JSON");
+    let letter = wait_for("the dead letter", || here.json(&["dead"]).get(0).cloned());
+    assert_eq!(letter["message"], "this is not JSON");
+    assert!(letter["reason"].as_str().unwrap().contains("not understood"), "{letter}");
+    assert_eq!(here.run(&["run", "good", "--wait"]).code, 0);
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_named() {
+    let here = Installation::new();
+    here.schedule("a.toml", "[job.a]\ncommand = [\"no-such-program-here\", \"x\"]\n");
+    let _up = here.up(&[]);
+    ready(&here);
+    assert_eq!(here.run(&["run", "a", "--wait"]).code, 1);
+    let run = &here.runs("a")[0];
+    assert_eq!(run["state"], "failed");
+    assert!(run.to_string().contains("no-such-program-here"), "{run}");
+}
+
+#[test]
+fn a_job_that_prints_a_gigabyte_is_bounded() {
+    let here = Installation::new();
+    here.schedule(
+        "a.toml",
+        "[job.loud]\nshell = \"yes 0123456789012345678901234567890123456789 | head -c 1000000000; echo; echo the-end\"\noutput_limit = \"256 KiB\"\n",
+    );
+    let up = here.up(&[]);
+    ready(&here);
+    let id = here.run(&["run", "loud"]).stdout.trim().to_owned();
+    let ended = wait_for("the end", || {
+        let record = here.json(&["show", &id]);
+        (record["state"] == "succeeded").then_some(record)
+    });
+    assert_eq!(ended["attempts"][0]["exit"]["code"], 0);
+    let logs = here.run(&["logs", &id]);
+    assert!(logs.stdout.len() <= 512 * 1024, "{} bytes kept", logs.stdout.len());
+    assert!(logs.stdout.ends_with("the-end\n"), "the newest output was dropped");
+    assert!(logs.stderr.contains("were dropped"), "{}", logs.stderr);
+    let status = fs::read_to_string(format!("/proc/{}/status", up.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(kib < 300 * 1024, "`up` grew to {kib} KiB");
+}
+
+#[test]
+fn a_job_that_ignores_sigterm_is_ended() {
+    let here = Installation::new();
+    here.schedule(
+        "a.toml",
+        "[job.deaf]\nshell = \"trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done\"\nworking_dir = \"..\"\ntimeout = \"1s\"\nkill = { signal = \"SIGTERM\", grace = \"1s\" }\n",
+    );
+    let _up = here.up(&[]);
+    ready(&here);
+    assert_eq!(here.run(&["run", "deaf", "--wait"]).code, 1);
+    let run = &here.runs("deaf")[0];
+    assert_eq!(run["attempts"][0]["end"], "timed_out");
+    assert_eq!(run["attempts"][0]["exit"]["signal"], 9);
+    assert!(!is_alive(here.read("pid").trim().parse().unwrap()));
+}
+
+#[test]
+fn a_data_directory_without_permission_is_named() {
+    let here = Installation::new();
+    here.schedule("a.toml", "[job.a]\nshell = \"true\"\n");
+    let locked = here.path("locked");
+    fs::create_dir(&locked).unwrap();
+    let mut command = here.command(&["up"]);
+    // Root may write everywhere: then the command runs as nobody.
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(here.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+        command.uid(65_534).gid(65_534);
+    } else {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o500)).unwrap();
+    }
+    let data = locked.join("data");
+    let output = command
+        .env("ORCHESTRATOR_DATA_DIR", &data)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(data.to_str().unwrap()), "{stderr}");
+    assert!(stderr.to_lowercase().contains("permission"), "{stderr}");
+}
+
+#[test]
+fn a_job_with_a_dot_in_its_name_and_a_cron_that_never_fires_stop_the_start() {
+    let here = Installation::new();
+    here.schedule("a.toml", "[job.\"crawl.page\"]\nshell = \"true\"\n");
+    here.schedule("b.toml", "[job.b]\ncron = \"0 0 30 2 *\"\nshell = \"true\"\n");
+    let ended = here.run(&["up"]);
+    assert_eq!(ended.code, 3);
+    assert!(ended.stderr.contains("crawl.page") && ended.stderr.contains("a.toml:1"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("b.toml:2"), "{}", ended.stderr);
+}
+
+#[test]
+fn failures_are_retried_by_policy_and_end_as_dead_letters() {
+    let here = Installation::new();
+    here.schedule(
+        "a.toml",
+        "[job.flaky]\nshell = \"echo x >> tries; exit 1\"\nworking_dir = \"..\"\nretry = { attempts = 3, backoff = \"fixed\", initial = \"100ms\", jitter = 0.0 }\n",
+    );
+    let _up = here.up(&[]);
+    ready(&here);
+    assert_eq!(here.run(&["run", "flaky", "--wait"]).code, 1);
+    let run = &here.runs("flaky")[0];
+    assert_eq!((run["state"].as_str(), run["attempts_used"].as_u64()), (Some("dead"), Some(3)));
+    assert_eq!(here.lines("tries").len(), 3);
+    let letters = here.json(&["dead"]);
+    assert_eq!(letters[0]["run_id"], run["run_id"]);
+}
