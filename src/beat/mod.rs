@@ -26,7 +26,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     broker::{BrokerError, SharedBroker},
@@ -70,7 +70,9 @@ pub enum BeatError {
     #[error(transparent)]
     Own(#[from] own::OwnError),
     /// The shared state is not what a beat writes.
-    #[error("the shared key {key} is not understood: {reason}; remove it, or use the version that wrote it")]
+    #[error(
+        "the shared key {key} is not understood: {reason}; remove it, or use the version that wrote it"
+    )]
     Foreign {
         /// The key in the state bucket.
         key: String,
@@ -227,6 +229,7 @@ impl Beat {
             beat: self.options.id.clone(),
         };
         self.memory.move_watermark(&self.broker, announced).await?;
+        debug!(target: "orchestrator::beat", %to, "step announced");
         fail::fail_point!("beat-announced");
         Ok(())
     }

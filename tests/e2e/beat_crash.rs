@@ -56,13 +56,13 @@ fn killed_at(point: &str) {
     let failpoint = format!("{point}=pause");
     for round in 0..ROUNDS {
         let before = here.lines("beat.log").len();
-        let beat = here.start_with("beat", &["beat"], &[("FAILPOINTS", failpoint.as_str())]);
+        let beat = here.start_with("beat", &["beat", "-v"], &[("FAILPOINTS", failpoint.as_str())]);
         wait_for("beat to reach the failpoint", || {
             let log = here.lines("beat.log");
             let new = log.get(before..).unwrap_or_default();
             let reached = match point {
                 "beat-before-commit" => "run published",
-                _ => "next tick",
+                _ => "step announced",
             };
             new.iter().any(|line| line.contains(reached)).then_some(())
         });
