@@ -70,6 +70,8 @@ pub fn main() -> ExitCode {
         Err(error) => return error::report_usage(&error),
     };
     output::set_color(cli.globals.color);
+    #[cfg(feature = "failpoints")]
+    let _points = fail::FailScenario::setup();
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
