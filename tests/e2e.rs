@@ -8,6 +8,8 @@ mod support;
 mod beat_crash;
 #[path = "e2e/commands.rs"]
 mod commands;
+#[path = "e2e/crawler.rs"]
+mod crawler;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/redelivery.rs"]
