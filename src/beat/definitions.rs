@@ -20,11 +20,10 @@ const IN_FLIGHT: usize = 256;
 impl Beat {
     /// Makes `set` the jobs of this beat. Repeated after a failure it changes nothing more.
     pub(super) async fn adopt(&mut self, set: JobSet) -> Result<(), BeatError> {
-        let jobs = set.jobs;
         let now = clock::now();
         let watermark = self.memory.watermark().at;
-        let changed: Vec<_> = jobs
-            .values()
+        let changed: Vec<_> = set
+            .iter()
             .filter_map(|job| {
                 let state = match self.memory.state(&job.name) {
                     None => Some(JobState::first_seen(job, now, watermark)),
@@ -35,7 +34,7 @@ impl Beat {
             .collect();
         let known = self.memory.known_jobs();
         let gone: Vec<_> = known
-            .filter(|name| !jobs.contains_key(*name))
+            .filter(|name| set.get(name).is_none())
             .cloned()
             .collect();
         self.memory.write_states(&self.broker, changed).await?;
@@ -43,18 +42,19 @@ impl Beat {
             self.memory.forget(&self.broker, name).await?;
         }
         self.memory.keep_own(self.options.own.as_ref()).await?;
-        share(&self.broker, &jobs).await?;
-        self.jobs = jobs;
+        share(&self.broker, &set).await?;
+        self.jobs = set;
         self.line_up();
-        let named = self.jobs.values().map(|job| job.queue.clone()).collect();
+        let named = self.jobs.iter().map(|job| job.queue.clone()).collect();
         self.queues.send_replace(named);
         Ok(())
     }
 }
 
 /// Brings the shared definitions in line, touching only those that differ.
-async fn share(broker: &SharedBroker, jobs: &BTreeMap<JobName, Arc<Job>>) -> Result<(), BeatError> {
-    let mut missing = jobs.clone();
+async fn share(broker: &SharedBroker, set: &JobSet) -> Result<(), BeatError> {
+    let jobs = set.iter().map(|job| (job.name.clone(), Arc::clone(job)));
+    let mut missing: BTreeMap<JobName, Arc<Job>> = jobs.collect();
     let mut writes: Vec<(String, Option<Vec<u8>>)> = Vec::new();
     let mut shared = broker.watch(Bucket::State, DEFINITION_PREFIX).await?;
     while let Some(change) = shared.next().await {

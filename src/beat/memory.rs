@@ -18,9 +18,10 @@ use crate::{
     broker::{
         self, Broker, Bucket, Cas, Change, Changes, Durability, Entry, Revision, SharedBroker,
     },
-    job::{Job, JobName},
+    job::JobName,
     plan::{JOB_STATE_PREFIX, JobState, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun},
+    schedules::JobSet,
 };
 
 /// How many writes are on their way at once.
@@ -119,8 +120,8 @@ impl Memory {
     }
 
     /// The jobs with the part of their state that decides when they are due.
-    pub(super) fn schedule(&self, jobs: &BTreeMap<JobName, Arc<Job>>) -> Vec<Scheduled> {
-        jobs.values()
+    pub(super) fn schedule(&self, jobs: &JobSet) -> Vec<Scheduled> {
+        jobs.iter()
             .filter_map(|job| Some(Scheduled::new(Arc::clone(job), self.states.get(&job.name)?)))
             .collect()
     }

@@ -86,7 +86,7 @@ pub enum BeatError {
 pub struct Beat {
     broker: SharedBroker,
     options: BeatOptions,
-    jobs: BTreeMap<JobName, Arc<Job>>,
+    jobs: JobSet,
     memory: Memory,
     timeline: Timeline,
     /// The queues that the jobs in force name.
@@ -109,7 +109,7 @@ impl Beat {
         let mut beat = Self {
             broker,
             options,
-            jobs: BTreeMap::new(),
+            jobs: JobSet::default(),
             memory,
             timeline: Timeline::default(),
             queues: watch::Sender::default(),
@@ -195,9 +195,7 @@ impl Beat {
     /// Makes memory agree with the broker, and finishes a step that was announced.
     async fn recover(&mut self) -> Result<(), BeatError> {
         if self.memory.refresh(&self.broker, &self.options.id).await? == Shared::Restored {
-            let set = JobSet {
-                jobs: self.jobs.clone(),
-            };
+            let set = self.jobs.clone();
             self.wanted.get_or_insert(reload::Wanted::set(set));
         }
         self.line_up();

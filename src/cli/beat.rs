@@ -39,7 +39,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
         schedules: sources,
         own: Some(own),
     };
-    info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.jobs.len(),
+    info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.len(),
         "beat starts");
     let beat = Beat::start(broker, options, loaded.set).await?;
     tell_upcoming(&beat);

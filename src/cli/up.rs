@@ -70,7 +70,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     let watching = service::watch_schedules(&sources, ask, stop.drain.clone());
 
     info!(target: "orchestrator::service", data_dir = %globals.data_dir.display(),
-        jobs = loaded.set.jobs.len(), "up");
+        jobs = loaded.set.len(), "up");
     let beat_options = BeatOptions {
         id: service::instance_id(),
         schedules: sources,

@@ -60,7 +60,10 @@ pub struct JobsView {
 /// Every job that a beat has shared.
 pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, OpsError> {
     let definitions: Vec<(JobName, Job)> = values(broker, DEFINITION_PREFIX).await?;
-    let states: BTreeMap<JobName, JobState> = values(broker, JOB_STATE_PREFIX).await?.into_iter().collect();
+    let states: BTreeMap<JobName, JobState> = values(broker, JOB_STATE_PREFIX)
+        .await?
+        .into_iter()
+        .collect();
     let mut lasts: BTreeMap<JobName, LastRun> =
         values(broker, LAST_RUN_PREFIX).await?.into_iter().collect();
     let mut jobs = Vec::with_capacity(definitions.len());
@@ -108,12 +111,7 @@ async fn latest_run(broker: &dyn Broker, job: &JobName) -> Result<Option<LastRun
     Ok(record.map(|record| LastRun::from(&record)))
 }
 
-fn view(
-    job: Job,
-    state: Option<&JobState>,
-    last: Option<LastRun>,
-    now: DateTime<Utc>,
-) -> JobView {
+fn view(job: Job, state: Option<&JobState>, last: Option<LastRun>, now: DateTime<Utc>) -> JobView {
     let timezone = job.timezone;
     let (schedule, queue, enabled) = (job.trigger.summary(), job.queue.clone(), job.enabled);
     let (name, description, tags) = (job.name.clone(), job.description.clone(), job.tags.clone());

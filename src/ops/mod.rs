@@ -44,9 +44,12 @@ pub async fn queues(broker: &dyn Broker) -> Result<Vec<QueueView>, OpsError> {
     names.extend(workers.iter().flat_map(WorkerStatus::served));
     let view = |queue: QueueName| {
         let depth = depths.iter().find(|depth| depth.queue == queue);
-        let (waiting, running) = depth.map_or((0, 0), |QueueDepth { waiting, running, .. }| {
-            (*waiting, *running)
-        });
+        let (waiting, running) = depth.map_or(
+            (0, 0),
+            |QueueDepth {
+                 waiting, running, ..
+             }| { (*waiting, *running) },
+        );
         let serving = workers.iter().filter(|w| w.served().any(|q| q == queue));
         QueueView {
             waiting,
@@ -91,7 +94,10 @@ const SHOWN_MESSAGE: usize = 4096;
 pub async fn dead_letters(broker: &dyn Broker, limit: usize) -> Result<Vec<DeadView>, OpsError> {
     let letters = broker.dead_letters(limit).await?;
     let view = |(sequence, letter): (u64, DeadLetter)| {
-        let shown = letter.payload.get(..SHOWN_MESSAGE).unwrap_or(&letter.payload);
+        let shown = letter
+            .payload
+            .get(..SHOWN_MESSAGE)
+            .unwrap_or(&letter.payload);
         DeadView {
             sequence,
             message: String::from_utf8_lossy(shown).into_owned(),

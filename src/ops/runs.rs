@@ -38,16 +38,24 @@ pub struct RunFilter {
 
 impl RunFilter {
     fn wants(&self, record: &RunRecord) -> bool {
-        self.job.as_ref().is_none_or(|job| job == record.run_id.job())
+        self.job
+            .as_ref()
+            .is_none_or(|job| job == record.run_id.job())
             && (self.states.is_empty() || self.states.contains(&record.state))
-            && self.queue.as_ref().is_none_or(|queue| *queue == record.queue)
+            && self
+                .queue
+                .as_ref()
+                .is_none_or(|queue| *queue == record.queue)
             && self.since.is_none_or(|since| record.published_at >= since)
     }
 }
 
 /// The wanted runs, newest first.
 pub async fn runs(broker: &dyn Broker, filter: &RunFilter) -> Result<Vec<RunRecord>, OpsError> {
-    let prefix = filter.job.as_ref().map_or(String::new(), |job| format!("{job}."));
+    let prefix = filter
+        .job
+        .as_ref()
+        .map_or(String::new(), |job| format!("{job}."));
     let mut found = Vec::new();
     let mut recorded = BTreeSet::new();
     for entry in broker::list(broker, Bucket::Runs, &prefix).await? {

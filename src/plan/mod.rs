@@ -11,9 +11,7 @@ mod timeline;
 mod watermark;
 
 pub use catch_up::{Decision, ON_TIME, Span, decide};
-pub use shared::{
-    DEFINITION_PREFIX, JOB_STATE_PREFIX, RELOAD_KEY, ReloadStatus, WATERMARK_KEY,
-};
+pub use shared::{DEFINITION_PREFIX, JOB_STATE_PREFIX, RELOAD_KEY, ReloadStatus, WATERMARK_KEY};
 pub use state::{JobState, Verdict, VerdictNote};
 pub use timeline::{JobStep, Scheduled, Step, Timeline};
 pub use watermark::{CLOCK_STEP_LIMIT, Move, Watermark, next_move};

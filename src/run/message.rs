@@ -160,14 +160,23 @@ mod tests {
         assert_eq!(RunMessage::decode(&bytes).unwrap(), message());
         value["version"] = 2.into();
         let bytes = serde_json::to_vec(&value).unwrap();
-        assert!(matches!(RunMessage::decode(&bytes), Err(Malformed::Version(2))));
+        assert!(matches!(
+            RunMessage::decode(&bytes),
+            Err(Malformed::Version(2))
+        ));
     }
 
     #[test]
     fn refuses_what_it_cannot_understand() {
-        assert!(matches!(RunMessage::decode(b"hello"), Err(Malformed::Json(_))));
+        assert!(matches!(
+            RunMessage::decode(b"hello"),
+            Err(Malformed::Json(_))
+        ));
         assert!(matches!(RunMessage::decode(b"{}"), Err(Malformed::Json(_))));
         let huge = vec![b' '; MAX_BYTES + 1];
-        assert!(matches!(RunMessage::decode(&huge), Err(Malformed::Oversize(_))));
+        assert!(matches!(
+            RunMessage::decode(&huge),
+            Err(Malformed::Oversize(_))
+        ));
     }
 }
