@@ -1,0 +1,22 @@
+# What people do daily. `just` lists it.
+
+_default:
+    @just --list
+
+# everything that CI runs
+test *ARGS:
+    tests/run {{ARGS}}
+
+# format, lints, dependencies
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --all-features -- -D warnings
+    cargo deny check
+
+# the example crawler, on one machine, with nothing else installed
+demo:
+    cargo run --release -- up
+
+# throughput, beat and footprint; results go to docs/benchmarks.md
+bench *ARGS:
+    cargo bench {{ARGS}}
