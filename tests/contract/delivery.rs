@@ -8,7 +8,7 @@ use super::harness::{
     Backend, LONG, SHORT, SOON, assert_nothing, next, payload, publish, pull, run_id, since,
 };
 
-pub async fn ack_removes_the_run(backend: &dyn Backend) {
+pub(super) async fn ack_removes_the_run(backend: &dyn Backend) {
     let harness = backend.start(SHORT).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..1).await;
@@ -21,7 +21,7 @@ pub async fn ack_removes_the_run(backend: &dyn Backend) {
     assert!(got.is_empty(), "not even after the lease: {got:?}");
 }
 
-pub async fn ack_can_be_repeated(backend: &dyn Backend) {
+pub(super) async fn ack_can_be_repeated(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..2).await;
@@ -31,7 +31,7 @@ pub async fn ack_can_be_repeated(backend: &dyn Backend) {
     assert_eq!(broker.pending(0, 10).await.unwrap().len(), 1);
 }
 
-pub async fn release_without_delay_delivers_at_once(backend: &dyn Backend) {
+pub(super) async fn release_without_delay_delivers_at_once(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..1).await;
@@ -45,7 +45,7 @@ pub async fn release_without_delay_delivers_at_once(backend: &dyn Backend) {
     assert_eq!(second.payload, first.payload);
 }
 
-pub async fn release_with_delay_delivers_not_before(backend: &dyn Backend) {
+pub(super) async fn release_with_delay_delivers_not_before(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..1).await;
@@ -62,7 +62,7 @@ pub async fn release_with_delay_delivers_not_before(backend: &dyn Backend) {
     assert_nothing(&*broker, "default").await;
 }
 
-pub async fn a_run_put_off_does_not_hold_up_others(backend: &dyn Backend) {
+pub(super) async fn a_run_put_off_does_not_hold_up_others(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..2).await;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::harness::{Backend, Harness, SHORT, SOON, next, outgoing};
 
-pub struct Embedded;
+pub(super) struct Embedded;
 
 struct Running {
     directory: TempDir,
@@ -87,6 +87,7 @@ async fn a_second_broker_is_told_who_holds_the_directory() {
     let path = directory.path().display().to_string();
     assert!(text.contains(&path), "{text}");
     first.shutdown().await;
+    drop(first);
     let again = tokio::time::timeout(SOON, async {
         EmbeddedBroker::open(directory.path(), options).unwrap()
     });

@@ -16,30 +16,30 @@ use orchestrator::{
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any test takes on a slow machine.
-pub const TEST_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const TEST_LIMIT: Duration = Duration::from_secs(60);
 
 /// A lease that does not run out within a test.
-pub const LONG: Duration = Duration::from_secs(120);
+pub(super) const LONG: Duration = Duration::from_secs(120);
 
 /// A lease that is meant to run out.
-pub const SHORT: Duration = Duration::from_millis(500);
+pub(super) const SHORT: Duration = Duration::from_millis(500);
 
 /// How long to wait for what must come.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// How long to look for what must not come.
-pub const MOMENT: Duration = Duration::from_millis(150);
+pub(super) const MOMENT: Duration = Duration::from_millis(150);
 
 /// Starts brokers with empty storage.
 #[async_trait]
-pub trait Backend: Sync {
+pub(super) trait Backend: Sync {
     /// A broker with storage of its own and this lease.
     async fn start(&self, lease: Duration) -> Box<dyn Harness>;
 }
 
 /// A broker under test; its storage goes when this is dropped.
 #[async_trait]
-pub trait Harness: Send {
+pub(super) trait Harness: Send {
     /// The broker. Not to be kept over [`Harness::reopen`].
     fn broker(&self) -> SharedBroker;
 
@@ -47,12 +47,12 @@ pub trait Harness: Send {
     async fn reopen(&mut self);
 }
 
-pub fn queue(name: &str) -> QueueName {
+pub(super) fn queue(name: &str) -> QueueName {
     name.parse().unwrap()
 }
 
 /// The id of the run of `job` for the `n`th tick.
-pub fn run_id(job: &str, n: usize) -> RunId {
+pub(super) fn run_id(job: &str, n: usize) -> RunId {
     let tick = 1_790_000_000 + i64::try_from(n).unwrap();
     RunId::for_tick(
         job.parse().unwrap(),
@@ -61,7 +61,7 @@ pub fn run_id(job: &str, n: usize) -> RunId {
 }
 
 /// A run with a slot of its own; its payload is its id.
-pub fn outgoing(queue_name: &str, job: &str, n: usize) -> Outgoing {
+pub(super) fn outgoing(queue_name: &str, job: &str, n: usize) -> Outgoing {
     let run_id = run_id(job, n);
     Outgoing {
         queue: queue(queue_name),
@@ -72,7 +72,7 @@ pub fn outgoing(queue_name: &str, job: &str, n: usize) -> Outgoing {
 }
 
 /// A run that occupies its job's only slot.
-pub fn exclusive(queue_name: &str, job: &str, n: usize) -> Outgoing {
+pub(super) fn exclusive(queue_name: &str, job: &str, n: usize) -> Outgoing {
     Outgoing {
         slot: Slot::Job,
         ..outgoing(queue_name, job, n)
@@ -80,14 +80,14 @@ pub fn exclusive(queue_name: &str, job: &str, n: usize) -> Outgoing {
 }
 
 /// Publishes the runs `ticks` of `job`, which must all be stored.
-pub async fn publish(broker: &dyn Broker, queue_name: &str, job: &str, ticks: Range<usize>) {
+pub(super) async fn publish(broker: &dyn Broker, queue_name: &str, job: &str, ticks: Range<usize>) {
     for n in ticks {
         let published = broker.publish(outgoing(queue_name, job, n)).await.unwrap();
         assert_eq!(published, orchestrator::broker::Published::Stored);
     }
 }
 
-pub fn request(shares: &[(&str, usize)], max: usize, wait: Duration) -> PullRequest {
+pub(super) fn request(shares: &[(&str, usize)], max: usize, wait: Duration) -> PullRequest {
     PullRequest {
         shares: shares.iter().map(|(name, n)| (queue(name), *n)).collect(),
         max,
@@ -96,7 +96,7 @@ pub fn request(shares: &[(&str, usize)], max: usize, wait: Duration) -> PullRequ
 }
 
 /// Pulls once.
-pub async fn pull(
+pub(super) async fn pull(
     broker: &dyn Broker,
     shares: &[(&str, usize)],
     max: usize,
@@ -110,20 +110,20 @@ pub async fn pull(
 }
 
 /// The next run of a queue, which must come soon.
-pub async fn next(broker: &dyn Broker, queue_name: &str) -> Delivery {
+pub(super) async fn next(broker: &dyn Broker, queue_name: &str) -> Delivery {
     let mut got = pull(broker, &[(queue_name, 1)], 1, SOON).await;
     assert_eq!(got.len(), 1, "a run should have been delivered");
     got.remove(0)
 }
 
 /// Asserts that nothing is to be had from a queue for a moment.
-pub async fn assert_nothing(broker: &dyn Broker, queue_name: &str) {
+pub(super) async fn assert_nothing(broker: &dyn Broker, queue_name: &str) {
     let got = pull(broker, &[(queue_name, 1)], 1, MOMENT).await;
     assert!(got.is_empty(), "nothing should be delivered: {got:?}");
 }
 
 /// Pulls until `count` runs came, without settling them.
-pub async fn drain(broker: &dyn Broker, queue_name: &str, count: usize) -> Vec<Delivery> {
+pub(super) async fn drain(broker: &dyn Broker, queue_name: &str, count: usize) -> Vec<Delivery> {
     let mut got = Vec::new();
     let deadline = clock::monotonic() + SOON;
     while got.len() < count && clock::monotonic() < deadline {
@@ -134,10 +134,10 @@ pub async fn drain(broker: &dyn Broker, queue_name: &str, count: usize) -> Vec<D
     got
 }
 
-pub fn payload(delivery: &Delivery) -> String {
+pub(super) fn payload(delivery: &Delivery) -> String {
     String::from_utf8(delivery.payload.clone()).unwrap()
 }
 
-pub fn since(start: Instant) -> Duration {
+pub(super) fn since(start: Instant) -> Duration {
     clock::monotonic() - start
 }

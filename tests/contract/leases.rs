@@ -8,7 +8,7 @@ use super::harness::{
     Backend, SHORT, SOON, assert_nothing, exclusive, next, outgoing, publish, pull, since,
 };
 
-pub async fn renewing_keeps_a_run(backend: &dyn Backend) {
+pub(super) async fn renewing_keeps_a_run(backend: &dyn Backend) {
     let lease = Duration::from_secs(1);
     let harness = backend.start(lease).await;
     let broker = harness.broker();
@@ -31,7 +31,7 @@ pub async fn renewing_keeps_a_run(backend: &dyn Backend) {
     assert!(broker.pending(0, 10).await.unwrap().is_empty());
 }
 
-pub async fn a_lost_lease_delivers_again(backend: &dyn Backend) {
+pub(super) async fn a_lost_lease_delivers_again(backend: &dyn Backend) {
     let harness = backend.start(SHORT).await;
     let broker = harness.broker();
     let run = exclusive("default", "crawl", 1);
@@ -49,7 +49,7 @@ pub async fn a_lost_lease_delivers_again(backend: &dyn Backend) {
     assert_eq!(third.deliveries, 3);
 }
 
-pub async fn a_late_holder_cannot_take_the_run_from_the_new_one(backend: &dyn Backend) {
+pub(super) async fn a_late_holder_cannot_take_the_run_from_the_new_one(backend: &dyn Backend) {
     let harness = backend.start(SHORT).await;
     let broker = harness.broker();
     broker

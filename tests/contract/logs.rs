@@ -28,7 +28,7 @@ async fn append(broker: &dyn Broker, job: &str, chunks: std::ops::Range<u64>) ->
     sequences
 }
 
-pub async fn chunks_come_back_in_order(backend: &dyn Backend) {
+pub(super) async fn chunks_come_back_in_order(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let id = run_id("crawl", 1);
@@ -40,7 +40,7 @@ pub async fn chunks_come_back_in_order(backend: &dyn Backend) {
     assert_eq!(log, expected);
 }
 
-pub async fn logs_of_runs_are_apart(backend: &dyn Backend) {
+pub(super) async fn logs_of_runs_are_apart(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for n in 0..3 {
@@ -52,7 +52,7 @@ pub async fn logs_of_runs_are_apart(backend: &dyn Backend) {
     assert_eq!(chunks, [chunk(0), chunk(1), chunk(2)]);
 }
 
-pub async fn reading_goes_on_after_a_sequence(backend: &dyn Backend) {
+pub(super) async fn reading_goes_on_after_a_sequence(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     append(&*broker, "crawl", 0..25).await;
@@ -68,7 +68,7 @@ pub async fn reading_goes_on_after_a_sequence(backend: &dyn Backend) {
     assert_eq!(seen, (0..25).map(chunk).collect::<Vec<_>>());
 }
 
-pub async fn trimming_drops_the_oldest(backend: &dyn Backend) {
+pub(super) async fn trimming_drops_the_oldest(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let sequences = append(&*broker, "crawl", 0..10).await;

@@ -6,10 +6,10 @@ use futures::future::join_all;
 use orchestrator::broker::{Published, Slot};
 
 use super::harness::{
-    Backend, LONG, assert_nothing, drain, exclusive, next, outgoing, payload, run_id,
+    Backend, LONG, assert_nothing, drain, exclusive, next, outgoing, payload, queue, run_id,
 };
 
-pub async fn a_stored_run_is_delivered_with_its_bytes(backend: &dyn Backend) {
+pub(super) async fn a_stored_run_is_delivered_with_its_bytes(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let mut run = outgoing("default", "crawl", 1);
@@ -24,7 +24,7 @@ pub async fn a_stored_run_is_delivered_with_its_bytes(backend: &dyn Backend) {
     assert_eq!(delivery.deliveries, 1);
 }
 
-pub async fn a_message_id_is_accepted_once(backend: &dyn Backend) {
+pub(super) async fn a_message_id_is_accepted_once(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for slot in [Slot::Run, Slot::Job] {
@@ -37,12 +37,16 @@ pub async fn a_message_id_is_accepted_once(backend: &dyn Backend) {
             let again = broker.publish(run.clone()).await.unwrap();
             assert_eq!(again, Published::Duplicate, "{slot:?}");
         }
+        let mut elsewhere = run.clone();
+        elsewhere.queue = queue("high");
+        let again = broker.publish(elsewhere).await.unwrap();
+        assert_eq!(again, Published::Duplicate, "the id counts, not the queue");
     }
     drain(&*broker, "default", 2).await;
     assert_nothing(&*broker, "default").await;
 }
 
-pub async fn an_acknowledged_id_is_still_a_duplicate(backend: &dyn Backend) {
+pub(super) async fn an_acknowledged_id_is_still_a_duplicate(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let run = exclusive("default", "crawl", 1);
@@ -53,7 +57,7 @@ pub async fn an_acknowledged_id_is_still_a_duplicate(backend: &dyn Backend) {
     assert_nothing(&*broker, "default").await;
 }
 
-pub async fn runs_of_other_jobs_and_queues_have_slots_of_their_own(backend: &dyn Backend) {
+pub(super) async fn runs_of_other_jobs_and_queues_have_slots_of_their_own(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for run in [
@@ -65,7 +69,7 @@ pub async fn runs_of_other_jobs_and_queues_have_slots_of_their_own(backend: &dyn
     }
 }
 
-pub async fn an_occupied_slot_names_its_holder(backend: &dyn Backend) {
+pub(super) async fn an_occupied_slot_names_its_holder(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     broker
@@ -84,7 +88,7 @@ pub async fn an_occupied_slot_names_its_holder(backend: &dyn Backend) {
     assert_nothing(&*broker, "default").await;
 }
 
-pub async fn a_refused_id_is_not_remembered(backend: &dyn Backend) {
+pub(super) async fn a_refused_id_is_not_remembered(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     broker
@@ -99,7 +103,7 @@ pub async fn a_refused_id_is_not_remembered(backend: &dyn Backend) {
     assert_eq!(broker.publish(second).await.unwrap(), Published::Stored);
 }
 
-pub async fn a_slot_is_held_while_leased_and_freed_by_ack(backend: &dyn Backend) {
+pub(super) async fn a_slot_is_held_while_leased_and_freed_by_ack(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     broker
@@ -122,7 +126,7 @@ pub async fn a_slot_is_held_while_leased_and_freed_by_ack(backend: &dyn Backend)
     assert_eq!(payload(&delivery), run_id("crawl", 3).to_string());
 }
 
-pub async fn a_slot_is_held_while_put_off(backend: &dyn Backend) {
+pub(super) async fn a_slot_is_held_while_put_off(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     broker
@@ -140,7 +144,7 @@ pub async fn a_slot_is_held_while_put_off(backend: &dyn Backend) {
     assert_nothing(&*broker, "default").await;
 }
 
-pub async fn run_slots_let_runs_overlap(backend: &dyn Backend) {
+pub(super) async fn run_slots_let_runs_overlap(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for n in 0..3 {
@@ -160,7 +164,7 @@ pub async fn run_slots_let_runs_overlap(backend: &dyn Backend) {
     assert_eq!(got, expected);
 }
 
-pub async fn many_at_once_are_all_stored(backend: &dyn Backend) {
+pub(super) async fn many_at_once_are_all_stored(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let publishing = (0..200).map(|n| broker.publish(outgoing("default", "crawl", n)));

@@ -14,7 +14,7 @@ fn count(got: &[Delivery], queue: &str) -> usize {
     got.iter().filter(|d| d.queue.as_str() == queue).count()
 }
 
-pub async fn order_is_that_of_publishing(backend: &dyn Backend) {
+pub(super) async fn order_is_that_of_publishing(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..10).await;
@@ -24,11 +24,11 @@ pub async fn order_is_that_of_publishing(backend: &dyn Backend) {
     assert_eq!(got, expected);
 }
 
-pub async fn shares_are_honoured_when_all_queues_are_full(backend: &dyn Backend) {
+pub(super) async fn shares_are_honoured_when_all_queues_are_full(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for queue in ["high", "default", "low"] {
-        publish(&*broker, queue, "crawl", 0..10).await;
+        publish(&*broker, queue, queue, 0..10).await;
     }
     let shares = [("high", 5), ("default", 2), ("low", 1)];
     let got = pull(&*broker, &shares, 8, SOON).await;
@@ -37,21 +37,21 @@ pub async fn shares_are_honoured_when_all_queues_are_full(backend: &dyn Backend)
     assert_eq!(counts, [5, 2, 1]);
 }
 
-pub async fn what_a_queue_does_not_use_goes_to_the_next(backend: &dyn Backend) {
+pub(super) async fn what_a_queue_does_not_use_goes_to_the_next(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     publish(&*broker, "high", "crawl", 0..1).await;
-    publish(&*broker, "low", "crawl", 0..10).await;
+    publish(&*broker, "low", "clean-up", 0..10).await;
     let shares = [("high", 5), ("default", 2), ("low", 1)];
     let got = pull(&*broker, &shares, 8, SOON).await;
     assert_eq!(count(&got, "high"), 1);
     assert_eq!(count(&got, "low"), 7);
 }
 
-pub async fn preferred_queues_come_first(backend: &dyn Backend) {
+pub(super) async fn preferred_queues_come_first(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
-    publish(&*broker, "low", "crawl", 0..10).await;
+    publish(&*broker, "low", "clean-up", 0..10).await;
     publish(&*broker, "high", "crawl", 0..10).await;
     // No share covers these places: they go by order of preference alone.
     let shares = [("high", 0), ("low", 0)];
@@ -63,7 +63,7 @@ pub async fn preferred_queues_come_first(backend: &dyn Backend) {
     assert_eq!(count(&got, "high"), 3, "{got:?}");
 }
 
-pub async fn never_more_than_max_in_total(backend: &dyn Backend) {
+pub(super) async fn never_more_than_max_in_total(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let queues = ["a", "b", "c", "d"];
@@ -71,7 +71,7 @@ pub async fn never_more_than_max_in_total(backend: &dyn Backend) {
     for round in 0..20 {
         let shares = queues.map(|name| (name, 1));
         let (got, ()) = tokio::join!(pull(&*broker, &shares, 1, SOON), async {
-            let publishing = queues.map(|q| broker.publish(outgoing(q, "crawl", round)));
+            let publishing = queues.map(|q| broker.publish(outgoing(q, q, round)));
             for published in futures::future::join_all(publishing).await {
                 published.unwrap();
             }
@@ -93,7 +93,7 @@ pub async fn never_more_than_max_in_total(backend: &dyn Backend) {
     }
 }
 
-pub async fn waits_and_wakes_on_publish(backend: &dyn Backend) {
+pub(super) async fn waits_and_wakes_on_publish(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for round in 0..20 {
@@ -109,7 +109,7 @@ pub async fn waits_and_wakes_on_publish(backend: &dyn Backend) {
     }
 }
 
-pub async fn an_empty_wait_ends_on_time(backend: &dyn Backend) {
+pub(super) async fn an_empty_wait_ends_on_time(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for wait in [Duration::ZERO, Duration::from_millis(300)] {
@@ -121,7 +121,7 @@ pub async fn an_empty_wait_ends_on_time(backend: &dyn Backend) {
     }
 }
 
-pub async fn cancelling_loses_no_run(backend: &dyn Backend) {
+pub(super) async fn cancelling_loses_no_run(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let mut taken = BTreeSet::new();
@@ -154,7 +154,7 @@ pub async fn cancelling_loses_no_run(backend: &dyn Backend) {
     assert_nothing(&*broker, "default").await;
 }
 
-pub async fn two_pullers_never_get_the_same_run(backend: &dyn Backend) {
+pub(super) async fn two_pullers_never_get_the_same_run(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let total = 120;

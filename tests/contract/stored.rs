@@ -11,7 +11,7 @@ use super::harness::{
     Backend, LONG, assert_nothing, exclusive, next, outgoing, payload, publish, queue, run_id,
 };
 
-pub async fn pending_lists_what_is_stored(backend: &dyn Backend) {
+pub(super) async fn pending_lists_what_is_stored(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     assert!(broker.pending(0, 10).await.unwrap().is_empty());
@@ -29,7 +29,7 @@ pub async fn pending_lists_what_is_stored(backend: &dyn Backend) {
     assert!(past.is_empty());
 }
 
-pub async fn occupant_is_found_by_slot(backend: &dyn Backend) {
+pub(super) async fn occupant_is_found_by_slot(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     broker
@@ -59,7 +59,7 @@ pub async fn occupant_is_found_by_slot(backend: &dyn Backend) {
     assert_eq!(elsewhere, None);
 }
 
-pub async fn a_removed_run_is_not_delivered(backend: &dyn Backend) {
+pub(super) async fn a_removed_run_is_not_delivered(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     broker
@@ -74,7 +74,7 @@ pub async fn a_removed_run_is_not_delivered(backend: &dyn Backend) {
     assert_eq!(broker.publish(next_run).await.unwrap(), Published::Stored);
 }
 
-pub async fn queues_tell_their_depth(backend: &dyn Backend) {
+pub(super) async fn queues_tell_their_depth(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..4).await;
@@ -115,7 +115,7 @@ fn letter(n: usize) -> DeadLetter {
     }
 }
 
-pub async fn dead_letters_are_kept_newest_first(backend: &dyn Backend) {
+pub(super) async fn dead_letters_are_kept_newest_first(backend: &dyn Backend) {
     let mut harness = backend.start(LONG).await;
     let broker = harness.broker();
     assert!(broker.dead_letters(10).await.unwrap().is_empty());
@@ -132,7 +132,7 @@ pub async fn dead_letters_are_kept_newest_first(backend: &dyn Backend) {
     assert_eq!(broker.dead_letters(10).await.unwrap().len(), 4);
 }
 
-pub async fn stored_runs_survive_reopening(backend: &dyn Backend) {
+pub(super) async fn stored_runs_survive_reopening(backend: &dyn Backend) {
     let mut harness = backend.start(Duration::from_secs(2)).await;
     let broker = harness.broker();
     publish(&*broker, "default", "crawl", 0..3).await;
@@ -158,7 +158,7 @@ pub async fn stored_runs_survive_reopening(backend: &dyn Backend) {
     }
 }
 
-pub async fn values_and_logs_survive_reopening(backend: &dyn Backend) {
+pub(super) async fn values_and_logs_survive_reopening(backend: &dyn Backend) {
     let mut harness = backend.start(LONG).await;
     let broker = harness.broker();
     let first = broker

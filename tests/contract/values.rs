@@ -26,7 +26,7 @@ async fn value(broker: &dyn Broker, key: &str) -> Option<String> {
     Some(String::from_utf8(entry.value).unwrap())
 }
 
-pub async fn keys_are_put_read_and_deleted(backend: &dyn Backend) {
+pub(super) async fn keys_are_put_read_and_deleted(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     assert_eq!(value(&*broker, "crawl.1").await, None);
@@ -44,7 +44,7 @@ pub async fn keys_are_put_read_and_deleted(backend: &dyn Backend) {
     assert_eq!(value(&*broker, "crawl.large").await.as_deref(), Some(""));
 }
 
-pub async fn compare_and_set_creates_once(backend: &dyn Backend) {
+pub(super) async fn compare_and_set_creates_once(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let Cas::Done(revision) = create(&*broker, "crawl.1", "a").await else {
@@ -55,7 +55,7 @@ pub async fn compare_and_set_creates_once(backend: &dyn Backend) {
     assert_eq!((entry.revision, &entry.value[..]), (revision, &b"a"[..]));
 }
 
-pub async fn compare_and_set_needs_the_current_revision(backend: &dyn Backend) {
+pub(super) async fn compare_and_set_needs_the_current_revision(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let first = put(&*broker, "crawl.1", "a").await;
@@ -81,7 +81,7 @@ pub async fn compare_and_set_needs_the_current_revision(backend: &dyn Backend) {
     assert!(matches!(power, Cas::Done(third) if third > second));
 }
 
-pub async fn a_deleted_key_can_be_created_again(backend: &dyn Backend) {
+pub(super) async fn a_deleted_key_can_be_created_again(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let first = put(&*broker, "crawl.1", "a").await;
@@ -94,7 +94,7 @@ pub async fn a_deleted_key_can_be_created_again(backend: &dyn Backend) {
     assert!(second > first);
 }
 
-pub async fn of_many_writers_one_wins_each_round(backend: &dyn Backend) {
+pub(super) async fn of_many_writers_one_wins_each_round(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let mut revision = put(&*broker, "crawl.1", "start").await;
@@ -115,7 +115,7 @@ pub async fn of_many_writers_one_wins_each_round(backend: &dyn Backend) {
     }
 }
 
-pub async fn latest_is_what_changed_last_under_the_prefix(backend: &dyn Backend) {
+pub(super) async fn latest_is_what_changed_last_under_the_prefix(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let latest = async |prefix: &str| {
@@ -133,7 +133,7 @@ pub async fn latest_is_what_changed_last_under_the_prefix(backend: &dyn Backend)
     assert_eq!(latest("log.").await, None);
 }
 
-pub async fn list_sees_only_its_prefix(backend: &dyn Backend) {
+pub(super) async fn list_sees_only_its_prefix(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for n in 0..700 {
@@ -153,7 +153,7 @@ pub async fn list_sees_only_its_prefix(backend: &dyn Backend) {
     assert!(keys("none.").await.is_empty());
 }
 
-pub async fn buckets_are_apart(backend: &dyn Backend) {
+pub(super) async fn buckets_are_apart(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for (bucket, value) in [

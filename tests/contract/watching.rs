@@ -34,7 +34,7 @@ async fn initial(changes: &mut Changes) -> Vec<String> {
     }
 }
 
-pub async fn a_watch_starts_with_what_is_there(backend: &dyn Backend) {
+pub(super) async fn a_watch_starts_with_what_is_there(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let mut empty = broker.watch(Bucket::State, "").await.unwrap();
@@ -48,7 +48,7 @@ pub async fn a_watch_starts_with_what_is_there(backend: &dyn Backend) {
     assert_eq!(initial(&mut changes).await, ["a.1=x", "a.2=z"]);
 }
 
-pub async fn a_watch_sees_changes_and_deletes(backend: &dyn Backend) {
+pub(super) async fn a_watch_sees_changes_and_deletes(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     put(&*broker, "a.1", "x").await;
@@ -64,7 +64,7 @@ pub async fn a_watch_sees_changes_and_deletes(backend: &dyn Backend) {
     assert_eq!(next(&mut changes).await, "a.1=again");
 }
 
-pub async fn a_watch_is_limited_to_its_prefix(backend: &dyn Backend) {
+pub(super) async fn a_watch_is_limited_to_its_prefix(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     put(&*broker, "cancel.1", "x").await;
@@ -81,7 +81,7 @@ pub async fn a_watch_is_limited_to_its_prefix(backend: &dyn Backend) {
     assert_eq!(next(&mut changes).await, "cancel.2=y");
 }
 
-pub async fn a_slow_watcher_sees_the_last_value(backend: &dyn Backend) {
+pub(super) async fn a_slow_watcher_sees_the_last_value(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let mut changes = broker.watch(Bucket::State, "").await.unwrap();
@@ -106,7 +106,7 @@ pub async fn a_slow_watcher_sees_the_last_value(backend: &dyn Backend) {
     }
 }
 
-pub async fn no_change_is_lost_between_start_and_stream(backend: &dyn Backend) {
+pub(super) async fn no_change_is_lost_between_start_and_stream(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     for round in 0..30 {
