@@ -1,1 +1,234 @@
-//! placeholder
+//! A durable key-value store in one directory. The only importer of sled.
+//!
+//! Owns the directory: its lock, its files and the two threads that write. It knows nothing of
+//! jobs, runs or brokers, and nothing outside this module may touch the files.
+//!
+//! # What a write goes through
+//!
+//! `submit` queues a batch, `writer` takes all that is queued, applies it to sled as one atomic
+//! batch, flushes it to the operating system and confirms who asked for [`Durability::Crash`]. A
+//! second thread then syncs the file (sled's own flush does not) and confirms
+//! [`Durability::Power`]. So a group of any size costs one write and one sync, and writes are
+//! applied in the order in which they were submitted. After a crash a write is there as a whole or
+//! not at all, and with it every write submitted before.
+//!
+//! An I/O error is final: everything queued and all that comes after is refused with it.
+
+mod batch;
+mod error;
+mod lock;
+mod open;
+mod parts;
+mod scan;
+mod writer;
+
+use std::{
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+pub use crate::broker::Durability;
+pub use batch::{Batch, Tree};
+pub use error::StoreError;
+use lock::DirectoryLock;
+pub use scan::Scan;
+use writer::{Request, Shared};
+
+/// How much may be queued, in units of [`UNIT`]: 32 MiB.
+const QUEUE_UNITS: u32 = 32 * 1024;
+
+/// What a batch costs at least, in bytes.
+const UNIT: usize = 1024;
+
+/// A store that is open; cheap to clone. The directory is free again when the last clone is gone,
+/// or after [`Store::close`].
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    // Dropped in this order: the threads end, then the database, then the lock.
+    threads: Threads,
+    room: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    database: sled::Db,
+    _lock: DirectoryLock,
+}
+
+/// The writing threads. Dropping waits for what is queued.
+#[derive(Debug)]
+struct Threads {
+    queue: Mutex<Option<mpsc::UnboundedSender<Request>>>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Room for one batch in the queue.
+#[derive(Debug)]
+pub struct Room(OwnedSemaphorePermit);
+
+/// Tells when a submitted batch is durable. Dropping it does not take the batch back.
+#[derive(Debug)]
+#[must_use = "without it nobody learns whether the write succeeded"]
+pub struct Confirmation {
+    outcome: oneshot::Receiver<Result<(), StoreError>>,
+    shared: Arc<Shared>,
+}
+
+impl Store {
+    /// Opens the store in `directory`, creating it if needed. Blocks: milliseconds as a rule,
+    /// bounded if the files are damaged.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        open::create_directory(directory)?;
+        let lock = DirectoryLock::acquire(directory)?;
+        let database = open::open_database(directory)?;
+        let file = open::sync_created(directory)?;
+        let shared = Arc::new(Shared::new(directory.to_owned()));
+        let (queue, handles) = writer::start(&database, file, &shared)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                threads: Threads {
+                    queue: Mutex::new(Some(queue)),
+                    handles: Mutex::new(handles),
+                },
+                room: Arc::new(Semaphore::new(QUEUE_UNITS as usize)),
+                shared,
+                database,
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Where the store is.
+    pub fn directory(&self) -> &PathBuf {
+        &self.inner.shared.directory
+    }
+
+    /// The value of a key, as of the last batch that was applied.
+    pub fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        parts::read(&self.inner.database, &tree.full_key(key))
+            .map_err(|error| self.inner.shared.reading(&error))
+    }
+
+    /// All keys of a tree in order, with their values.
+    pub fn scan(&self, tree: Tree) -> Scan {
+        self.range(tree, Bound::Unbounded, Bound::Unbounded)
+    }
+
+    /// The keys of a tree that start with `prefix`.
+    pub fn scan_prefix(&self, tree: Tree, prefix: &[u8]) -> Scan {
+        let after = batch::prefix_end(prefix);
+        let end = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.range(tree, Bound::Included(prefix), end)
+    }
+
+    /// The keys of a tree between two bounds.
+    pub fn range(&self, tree: Tree, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Scan {
+        Scan::new(
+            self.inner.database.clone(),
+            Arc::clone(&self.inner.shared),
+            tree,
+            from,
+            to,
+        )
+    }
+
+    /// Writes a batch; returns when it has the durability that was asked for.
+    pub async fn commit(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
+        let room = self.reserve(batch.bytes()).await?;
+        self.submit(room, batch, durability, |_| {})
+            .confirmed()
+            .await
+    }
+
+    /// Waits for room in the queue for a batch of about this many bytes.
+    pub async fn reserve(&self, bytes: usize) -> Result<Room, StoreError> {
+        self.inner.shared.alive()?;
+        let units = u32::try_from(bytes / UNIT + 1).unwrap_or(QUEUE_UNITS);
+        Arc::clone(&self.inner.room)
+            .acquire_many_owned(units.min(QUEUE_UNITS))
+            .await
+            .map(Room)
+            .map_err(|_| self.inner.shared.closed())
+    }
+
+    /// Queues a batch without waiting. Batches are applied in the order of these calls. `then` is
+    /// called once, on a writing thread, before the confirmation: it must be quick and must not
+    /// own this store. It is called even when nobody awaits the confirmation any more.
+    pub fn submit(
+        &self,
+        room: Room,
+        batch: Batch,
+        durability: Durability,
+        then: impl FnOnce(&Result<(), StoreError>) + Send + 'static,
+    ) -> Confirmation {
+        let (confirm, outcome) = oneshot::channel();
+        let request = Request::new(batch, durability, room.0, move |result| {
+            then(&result);
+            // Nobody waits if the caller was cancelled; the write stands all the same.
+            let _ = confirm.send(result);
+        });
+        self.inner.threads.send(request, &self.inner.shared);
+        Confirmation {
+            outcome,
+            shared: Arc::clone(&self.inner.shared),
+        }
+    }
+
+    /// Refuses new batches, waits until the queued ones are written, and ends the threads.
+    pub async fn close(&self) {
+        self.inner.room.close();
+        let inner = Arc::clone(&self.inner);
+        // Fails only if the runtime is going down; then dropping the store does the same.
+        let _ = tokio::task::spawn_blocking(move || inner.threads.finish()).await;
+    }
+}
+
+impl Confirmation {
+    /// Returns when the batch is durable, or will not be.
+    pub async fn confirmed(self) -> Result<(), StoreError> {
+        match self.outcome.await {
+            Ok(result) => result,
+            Err(_) => Err(self.shared.closed()),
+        }
+    }
+}
+
+impl Threads {
+    fn send(&self, request: Request, shared: &Shared) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = match queue.as_ref() {
+            Some(queue) => queue.send(request).err().map(|unsent| unsent.0),
+            None => Some(request),
+        };
+        drop(queue);
+        if let Some(request) = refused {
+            request.finish(Err(shared.closed()));
+        }
+    }
+
+    fn finish(&self) {
+        let queue = self.queue.lock().map(|mut queue| queue.take());
+        drop(queue);
+        let handles =
+            std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in handles {
+            // A writing thread that panicked has dropped its waiters, who were told.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! What a store could not do.
+
+use std::{io, path::Path};
+
+use thiserror::Error;
+
+/// Names the directory and the mend. All but [`StoreError::Held`] are final for the handle.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// Somebody else has it open.
+    #[error("{directory} is held by {holder}: stop that one, or use another data directory")]
+    Held {
+        /// The directory of the store.
+        directory: String,
+        /// `process 1234 (since 2026-11-23T02:30:00Z)`.
+        holder: String,
+    },
+    /// No right to read or write it.
+    #[error(
+        "{directory} cannot be used: {operation}: {reason}; give this user the right to read and \
+         write there, or use another data directory"
+    )]
+    NotPermitted {
+        /// The directory of the store.
+        directory: String,
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+    /// On a file system that cannot be written.
+    #[error(
+        "{directory} is on a read-only file system ({operation}): mount it writable, or use \
+         another data directory"
+    )]
+    ReadOnly {
+        /// The directory of the store.
+        directory: String,
+        /// What was tried.
+        operation: &'static str,
+    },
+    /// No space left.
+    #[error(
+        "the disk of {directory} is full ({operation}: {reason}): nothing more is accepted; make \
+         room and start again"
+    )]
+    DiskFull {
+        /// The directory of the store.
+        directory: String,
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+    /// The files are not what was written.
+    #[error(
+        "the store in {directory} is damaged ({reason}): move the directory away and start again, \
+         or put a copy of it back"
+    )]
+    Damaged {
+        /// The directory of the store.
+        directory: String,
+        /// What was found.
+        reason: String,
+    },
+    /// Somebody deleted the files of an open store.
+    #[error("{directory} was deleted while it was in use: nothing more is accepted; start again")]
+    Deleted {
+        /// The directory of the store.
+        directory: String,
+    },
+    /// Any other failure of the system.
+    #[error("the store in {directory} failed: {operation}: {reason}; start again")]
+    Io {
+        /// The directory of the store.
+        directory: String,
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+    /// It was closed, in order.
+    #[error("the store in {directory} is closed")]
+    Closed {
+        /// The directory of the store.
+        directory: String,
+    },
+}
+
+impl StoreError {
+    pub(super) fn from_io(directory: &Path, operation: &'static str, error: &io::Error) -> Self {
+        let reason = error.to_string();
+        let directory = directory.display().to_string();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::NotPermitted {
+                directory,
+                operation,
+                reason,
+            },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly {
+                directory,
+                operation,
+            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
+                directory,
+                operation,
+                reason,
+            },
+            _ => Self::Io {
+                directory,
+                operation,
+                reason,
+            },
+        }
+    }
+
+    pub(super) fn from_sled(
+        directory: &Path,
+        operation: &'static str,
+        error: &sled::Error,
+    ) -> Self {
+        match error {
+            sled::Error::Io(error) => Self::from_io(directory, operation, error),
+            sled::Error::Corruption { .. } | sled::Error::CollectionNotFound(_) => Self::Damaged {
+                directory: directory.display().to_string(),
+                reason: format!("{operation}: {error}"),
+            },
+            sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => Self::Io {
+                directory: directory.display().to_string(),
+                operation,
+                reason: error.to_string(),
+            },
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The two writing threads: one applies what is queued in groups, one syncs behind it, so that
+//! who needs no sync does not wait for one.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::{Arc, OnceLock, mpsc as std_mpsc},
+    thread::{self, JoinHandle},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{Batch, Durability, StoreError, parts};
+
+/// Most batches, and most bytes, that are applied as one.
+const GROUP_BATCHES: usize = 1_000;
+const GROUP_BYTES: usize = 4 << 20;
+
+/// What the handle and its threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) directory: PathBuf,
+    failure: OnceLock<StoreError>,
+}
+
+impl Shared {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// The first failure, which is final.
+    pub(super) fn alive(&self) -> Result<(), StoreError> {
+        match self.failure.get() {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Why nothing is accepted any more.
+    pub(super) fn closed(&self) -> StoreError {
+        self.alive().err().unwrap_or_else(|| StoreError::Closed {
+            directory: self.directory.display().to_string(),
+        })
+    }
+
+    pub(super) fn reading(&self, error: &sled::Error) -> StoreError {
+        StoreError::from_sled(&self.directory, "reading", error)
+    }
+
+    fn fail(&self, error: StoreError) -> StoreError {
+        self.failure.get_or_init(|| error).clone()
+    }
+}
+
+type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// A queued batch. Its room in the queue is free again when it is dropped.
+pub(super) struct Request {
+    batch: Batch,
+    durability: Durability,
+    finish: Finish,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Request {
+    pub(super) fn new(
+        batch: Batch,
+        durability: Durability,
+        room: OwnedSemaphorePermit,
+        finish: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) -> Self {
+        Self {
+            batch,
+            durability,
+            finish: Box::new(finish),
+            _room: room,
+        }
+    }
+
+    pub(super) fn finish(self, result: Result<(), StoreError>) {
+        (self.finish)(result);
+    }
+}
+
+/// Starts both threads. They end when the sender is dropped and all that was queued is done.
+pub(super) fn start(
+    database: &sled::Db,
+    file: File,
+    shared: &Arc<Shared>,
+) -> Result<(mpsc::UnboundedSender<Request>, Vec<JoinHandle<()>>), StoreError> {
+    // Unbounded channels, but whoever sends holds room in the queue (`Store::reserve`).
+    let (queue, requests) = mpsc::unbounded_channel();
+    let (synced, to_sync) = std_mpsc::channel();
+    let fail = |error| StoreError::from_io(&shared.directory, "starting a thread", &error);
+    let file = Arc::new(file);
+    let writer = Writer {
+        database: database.clone(),
+        file: Arc::clone(&file),
+        shared: Arc::clone(shared),
+        synced,
+    };
+    let syncing = Arc::clone(shared);
+    let sync = thread::Builder::new()
+        .name("store-sync".to_owned())
+        .spawn(move || sync_loop(&file, &syncing, &to_sync))
+        .map_err(fail)?;
+    let write = thread::Builder::new()
+        .name("store-write".to_owned())
+        .spawn(move || writer.run(requests))
+        .map_err(fail)?;
+    Ok((queue, vec![write, sync]))
+}
+
+struct Writer {
+    database: sled::Db,
+    file: Arc<File>,
+    shared: Arc<Shared>,
+    synced: std_mpsc::Sender<Request>,
+}
+
+impl Writer {
+    fn run(self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let group = collect(first, &mut requests);
+            match self.write(&group) {
+                Ok(()) => self.pass_on(group),
+                Err(error) => {
+                    for request in group {
+                        request.finish(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Applies a group and hands it to the operating system: from here on it survives the
+    /// process, not the machine.
+    fn write(&self, group: &[Request]) -> Result<(), StoreError> {
+        self.shared.alive()?;
+        let mut last = HashMap::new();
+        for request in group {
+            last.extend(request.batch.writes());
+        }
+        if last.is_empty() {
+            return Ok(());
+        }
+        let apply = || {
+            let mut batch = sled::Batch::default();
+            for (key, value) in last {
+                parts::write(&self.database, &mut batch, key, value)?;
+            }
+            self.database.apply_batch(batch)?;
+            self.database.flush()
+        };
+        match apply() {
+            Ok(_) => self.check_linked(),
+            Err(error) => {
+                let directory = &self.shared.directory;
+                let error = StoreError::from_sled(directory, "writing", &error);
+                Err(self.shared.fail(error))
+            }
+        }
+    }
+
+    /// A deleted file goes on taking writes that nobody will ever read.
+    fn check_linked(&self) -> Result<(), StoreError> {
+        let directory = &self.shared.directory;
+        let error = match self.file.metadata() {
+            Ok(metadata) if metadata.nlink() > 0 => return Ok(()),
+            Ok(_) => StoreError::Deleted {
+                directory: directory.display().to_string(),
+            },
+            Err(error) => StoreError::from_io(directory, "looking at the data file", &error),
+        };
+        Err(self.shared.fail(error))
+    }
+
+    fn pass_on(&self, group: Vec<Request>) {
+        for request in group {
+            match request.durability {
+                Durability::Crash => request.finish(Ok(())),
+                Durability::Power => {
+                    if let Err(unsent) = self.synced.send(request) {
+                        unsent.0.finish(Err(self.shared.closed()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn collect(first: Request, requests: &mut mpsc::UnboundedReceiver<Request>) -> Vec<Request> {
+    let mut bytes = first.batch.bytes();
+    let mut group = vec![first];
+    while group.len() < GROUP_BATCHES && bytes < GROUP_BYTES {
+        match requests.try_recv() {
+            Ok(request) => {
+                bytes += request.batch.bytes();
+                group.push(request);
+            }
+            Err(_) => break,
+        }
+    }
+    group
+}
+
+/// Confirms what one sync covers: all that was written before it began.
+fn sync_loop(file: &File, shared: &Shared, requests: &std_mpsc::Receiver<Request>) {
+    while let Ok(first) = requests.recv() {
+        let group: Vec<_> = std::iter::once(first).chain(requests.try_iter()).collect();
+        let result = shared.alive().and_then(|()| {
+            file.sync_data().map_err(|error| {
+                shared.fail(StoreError::from_io(&shared.directory, "syncing", &error))
+            })
+        });
+        for request in group {
+            request.finish(result.clone());
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! One contract for every broker: `contract/` holds the tests, each written once against
+//! [`contract::harness::Backend`], and this file instantiates them for every backend.
+//!
+//! To add a backend: implement `Backend` in `contract/NAME.rs` and add a `for_backend!` line.
+//! To add a test: write it in one of the topic files and name it in `contract/list.rs`.
+
+mod contract {
+    #[macro_use]
+    mod list;
+    mod harness;
+
+    mod delivery;
+    mod leases;
+    mod logs;
+    mod publish;
+    mod pulling;
+    mod stored;
+    mod values;
+    mod watching;
+
+    mod embedded;
+    mod embedded_kill;
+
+    for_backend!(on_embedded, super::embedded::Embedded);
+}
