@@ -3,9 +3,13 @@
 //! Data goes to standard output, everything else to standard error. What an operator can ask or do
 //! lives in `ops/`; here are arguments, formats and exit codes.
 
+pub mod check;
 pub mod error;
 pub mod globals;
+pub mod next;
 pub mod output;
+pub mod schedules;
+pub mod schema;
 
 use std::process::ExitCode;
 
@@ -29,7 +33,11 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Check(check::CheckArgs),
+    Schema(schema::SchemaArgs),
+    Next(next::NextArgs),
+}
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -45,5 +53,10 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<(), CliError> {
-    match cli.command {}
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Check(args) => check::run(args, globals),
+        Command::Schema(args) => schema::run(args, globals),
+        Command::Next(args) => next::run(args, globals),
+    }
 }
