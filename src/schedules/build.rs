@@ -189,7 +189,8 @@ fn execute(
         (Some(_), None) => from.command.clone().map(Execute::Command),
         (None, Some(_)) => from.shell.clone().map(Execute::Shell),
         (None, None) => {
-            if !reader.is_broken() {
+            let misspelt = own.has_misspelt_program() || defaults.has_misspelt_program();
+            if !reader.is_broken() && !misspelt {
                 let help = "write for example command = [\"python3\", \"crawl.py\"]".to_owned();
                 let message = "this job has neither `command` nor `shell`";
                 reader.error_with_help(name_span.clone(), message, Some(help));

@@ -37,6 +37,7 @@ pub(super) struct Reader<'a> {
     findings: &'a mut Findings,
     /// Lines with syntax errors: what is found there besides is only their consequence.
     broken: BTreeSet<usize>,
+    last_syntax: String,
 }
 
 impl<'a> Reader<'a> {
@@ -46,12 +47,21 @@ impl<'a> Reader<'a> {
             lines: Lines::new(&source.text),
             findings,
             broken: BTreeSet::new(),
+            last_syntax: String::new(),
         }
     }
 
     /// A syntax error.
     pub(super) fn syntax(&mut self, span: Range<usize>, message: &str) {
         let line = self.lines.position(span.start).line;
+        let last = self.broken.last().copied();
+        let follows = last.is_some_and(|last| line <= last + 1);
+        if follows && self.last_syntax == message {
+            // A bracket that is never closed: one mistake, complained about on every line.
+            self.broken.insert(line);
+            return;
+        }
+        message.clone_into(&mut self.last_syntax);
         self.report(Severity::Error, span, format!("TOML: {message}"), None);
         self.broken.insert(line);
     }

@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 use toml::de::{DeTable, DeValue};
 
 use super::{
+    nearest::nearest,
     reader::{Item, Located, Reader, narrow},
     values,
 };
@@ -184,6 +185,9 @@ impl Settings {
         item: &Item<'_>,
         scope: Scope<'_>,
     ) {
+        if name == "http" || nearest(name, ["command", "shell"]).is_some() {
+            self.seen.push((MISSPELT_PROGRAM, span.clone()));
+        }
         let place = match scope {
             Scope::Defaults => "[defaults]".to_owned(),
             Scope::Job(job) => format!("[job.{job}]"),
@@ -206,6 +210,11 @@ impl Settings {
         reader.unknown_key(span, name, &place, &known);
     }
 
+    /// Whether an unknown key probably was to say what to execute.
+    pub(super) fn has_misspelt_program(&self) -> bool {
+        self.place(MISSPELT_PROGRAM).is_some()
+    }
+
     /// Whether the table is only there because a header has a dot in its job name.
     pub(super) fn is_prefix_of_a_dotted_name(&self) -> bool {
         !self.seen.is_empty() && self.seen.iter().all(|(name, _)| *name == DOTTED)
@@ -214,6 +223,9 @@ impl Settings {
 
 /// Stands among the keys for a table that is a job with a dot in its name.
 const DOTTED: &str = "a dotted job name";
+
+/// Stands among the keys for one that was probably to be `command` or `shell`.
+const MISSPELT_PROGRAM: &str = "a misspelt program";
 
 /// A job name with a dot.
 pub(super) fn dotted_name(reader: &mut Reader<'_>, span: Range<usize>, name: &str) {
