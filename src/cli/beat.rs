@@ -1,25 +1,17 @@
 //! `orchestrator beat`
 
-use std::path::PathBuf;
-
 use clap::Args;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::{CliError, Exit, Globals, connect, events, service};
+use super::{CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service};
 use crate::beat::{Beat, BeatError, BeatOptions, OwnError, OwnState};
 
 /// Turn the ticks of the schedules into runs, on NATS
 #[derive(Debug, Args)]
 pub struct BeatArgs {
-    /// Where the schedules are: a directory of *.toml files
-    #[arg(
-        long,
-        env = "ORCHESTRATOR_SCHEDULES",
-        value_name = "DIR",
-        default_value = "schedules"
-    )]
-    schedules: PathBuf,
+    #[command(flatten)]
+    schedules: SchedulesArgs,
 }
 
 /// The reloads that may wait; one is as good as many.
@@ -27,8 +19,8 @@ pub(super) const RELOADS: usize = 1;
 
 pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
-    let sources = vec![args.schedules];
-    let loaded = service::load_schedules(&sources)?;
+    let loaded = args.schedules.load()?;
+    let sources = vec![args.schedules.schedules];
     let own = OwnState::open(&globals.data_dir.join("beat"))?;
     let broker = connect::service_broker(globals, connect::DEFAULT_LEASE).await?;
     let (ask, reload) = mpsc::channel(RELOADS);

@@ -16,6 +16,7 @@ mod next;
 pub mod output;
 mod run;
 mod runs;
+mod schedules;
 mod schema;
 mod service;
 mod up;

@@ -10,12 +10,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{CliError, Exit, output};
-use crate::{
-    beat::ReloadCause,
-    clock,
-    schedules::{self, Loaded},
-};
+use super::CliError;
+use crate::{beat::ReloadCause, schedules};
 
 /// How a service is asked to end.
 #[derive(Debug, Clone, Default)]
@@ -63,25 +59,6 @@ impl Stop {
         } else {
             info!(target: "orchestrator::service", signal, "draining; a second signal ends at once");
             self.drain.cancel();
-        }
-    }
-}
-
-/// Reads the schedules; tells every error of every file.
-pub(super) fn load_schedules(sources: &[PathBuf]) -> Result<Loaded, CliError> {
-    match schedules::load(sources, clock::now()) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                output::to_stderr(&format!("{warning}"));
-            }
-            Ok(loaded)
-        }
-        Err(errors) => {
-            output::to_stderr(errors.report().trim_end());
-            Err(CliError::new(
-                Exit::InvalidSchedules,
-                format!("the schedules have {} error(s)", errors.len()),
-            ))
         }
     }
 }

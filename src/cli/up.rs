@@ -1,6 +1,6 @@
 //! `orchestrator up`
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use clap::Args;
 use tokio::sync::{mpsc, watch};
@@ -9,7 +9,9 @@ use tracing::{error, info};
 use super::{
     CliError, Exit, Globals,
     beat::{RELOADS, tell_upcoming},
-    events, service,
+    events,
+    schedules::SchedulesArgs,
+    service,
     worker::{Limits, hand_on},
 };
 use crate::{
@@ -26,14 +28,8 @@ use crate::{
 /// Beat and workers in one process on the embedded broker: nothing else to install
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// Where the schedules are: a directory of *.toml files
-    #[arg(
-        long,
-        env = "ORCHESTRATOR_SCHEDULES",
-        value_name = "DIR",
-        default_value = "schedules"
-    )]
-    schedules: PathBuf,
+    #[command(flatten)]
+    schedules: SchedulesArgs,
 
     /// A queue to serve, instead of all that the schedules name; may be repeated
     #[arg(
@@ -50,8 +46,8 @@ pub struct UpArgs {
 
 pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
-    let sources = vec![args.schedules];
-    let loaded = service::load_schedules(&sources)?;
+    let loaded = args.schedules.load()?;
+    let sources = vec![args.schedules.schedules];
     let options = EmbeddedOptions {
         lease: args.limits.lease.0,
         ..EmbeddedOptions::default()

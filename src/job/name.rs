@@ -106,6 +106,13 @@ name_type! {
     QueueName
 }
 
+impl Default for QueueName {
+    /// `default`: the queue of jobs that name none.
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

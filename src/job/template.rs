@@ -9,16 +9,6 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The placeholders that need no argument.
-const BUILT_IN: [&str; 6] = [
-    "last_success",
-    "scheduled_for",
-    "run_id",
-    "job",
-    "queue",
-    "attempt",
-];
-
 /// One argument with its placeholders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -60,10 +50,27 @@ pub enum TemplateError {
 }
 
 fn known() -> String {
-    BUILT_IN.map(|name| format!("`{{{name}}}`")).join(", ")
+    Template::BUILT_IN
+        .map(|name| format!("`{{{name}}}`"))
+        .join(", ")
 }
 
 impl Template {
+    /// The placeholders that need no argument.
+    pub const BUILT_IN: [&'static str; 6] = [
+        "last_success",
+        "scheduled_for",
+        "run_id",
+        "job",
+        "queue",
+        "attempt",
+    ];
+
+    /// The argument as written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The names of the arguments that this template needs.
     pub fn arguments(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
@@ -135,7 +142,7 @@ impl FromStr for Template {
 fn placeholder(name: &str) -> Result<Part, TemplateError> {
     match name.strip_prefix("arg.") {
         Some(argument) if !argument.is_empty() => Ok(Part::Argument(argument.to_owned())),
-        None if BUILT_IN.contains(&name) => Ok(Part::Value(name.to_owned())),
+        None if Template::BUILT_IN.contains(&name) => Ok(Part::Value(name.to_owned())),
         Some(_) | None => Err(TemplateError::Unknown(name.to_owned())),
     }
 }

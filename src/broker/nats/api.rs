@@ -1,0 +1,245 @@
+//! Requests to the JetStream API, and what its errors mean.
+
+use std::time::Instant;
+
+use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::NatsBroker;
+use crate::{
+    broker::{BrokerError, Receipt},
+    clock,
+};
+
+/// Error codes of the server that mean something to us.
+pub(super) mod code {
+    pub(crate) const NO_MESSAGE: u64 = 10037;
+    pub(crate) const NO_STREAM: u64 = 10059;
+    pub(crate) const NO_CONSUMER: u64 = 10014;
+    pub(crate) const STREAM_EXISTS: u64 = 10058;
+    pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10071;
+    pub(crate) const STORE_FAILED: u64 = 10077;
+    pub(crate) const WRONG_LAST_SEQUENCE_CONSTANT: u64 = 10164;
+    pub(crate) const CONSUMER_EXISTS: u64 = 10148;
+}
+
+/// What the JetStream API answered instead of what was asked for.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct ApiError {
+    #[serde(default)]
+    pub(super) code: u64,
+    #[serde(default)]
+    pub(super) err_code: u64,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+/// A call that did not succeed: out of reach, or answered with an error.
+#[derive(Debug)]
+pub(super) enum CallError {
+    Broker(BrokerError),
+    /// Nobody listens on the subject: no such stream, or no JetStream at all.
+    Nobody(BrokerError),
+    Api(ApiError),
+}
+
+impl CallError {
+    pub(super) fn is(&self, code: u64) -> bool {
+        matches!(self, Self::Api(error) if error.err_code == code)
+    }
+}
+
+/// A message as the server stores it.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredMessage {
+    pub(super) subject: String,
+    pub(super) seq: u64,
+    #[serde(default)]
+    data: String,
+    #[serde(default)]
+    hdrs: String,
+}
+
+impl StoredMessage {
+    pub(super) fn payload(&self) -> Vec<u8> {
+        STANDARD.decode(&self.data).unwrap_or_default()
+    }
+
+    /// The value of a header.
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        let raw = STANDARD.decode(&self.hdrs).ok()?;
+        let text = String::from_utf8(raw).ok()?;
+        text.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct MessageAnswer {
+    message: StoredMessage,
+}
+
+impl NatsBroker {
+    /// A request; its answer as it comes.
+    pub(super) async fn ask(
+        &self,
+        operation: &str,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Vec<u8>,
+    ) -> Result<Message, CallError> {
+        let start = clock::monotonic();
+        let mut request = Request::new().payload(payload.into());
+        if let Some(headers) = headers {
+            request = request.headers(headers);
+        }
+        self.client
+            .send_request(subject, request)
+            .await
+            .map_err(|error| {
+                let reason = match error.kind() {
+                    RequestErrorKind::TimedOut => "no answer in time".to_owned(),
+                    RequestErrorKind::NoResponders => {
+                        "JetStream does not answer; is it enabled (`nats-server -js`)?".to_owned()
+                    }
+                    _ => error.to_string(),
+                };
+                let told = self.out_of_reach(operation, start, reason);
+                match error.kind() {
+                    RequestErrorKind::NoResponders => CallError::Nobody(told),
+                    _ => CallError::Broker(told),
+                }
+            })
+    }
+
+    /// A request to the API under `$JS.API.`.
+    pub(super) async fn api<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        subject: &str,
+        body: &Value,
+    ) -> Result<T, CallError> {
+        let payload = match body {
+            Value::Null => Vec::new(),
+            body => body.to_string().into_bytes(),
+        };
+        let subject = format!("$JS.API.{subject}");
+        let answer = self.ask(operation, subject, None, payload).await?;
+        self.read(operation, &answer.payload)
+    }
+
+    /// Publishes to a stream and reads its acknowledgement.
+    pub(super) async fn store<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        subject: String,
+        headers: Option<HeaderMap>,
+        payload: Vec<u8>,
+    ) -> Result<T, CallError> {
+        let answer = self.ask(operation, subject, headers, payload).await?;
+        self.read(operation, &answer.payload)
+    }
+
+    fn read<T: DeserializeOwned>(&self, operation: &str, bytes: &[u8]) -> Result<T, CallError> {
+        #[derive(Deserialize)]
+        struct MayFail {
+            error: Option<ApiError>,
+        }
+        let failed = |error: serde_json::Error| {
+            CallError::Broker(self.failed(operation, format!("its answer is not understood: {error}")))
+        };
+        let MayFail { error } = serde_json::from_slice(bytes).map_err(failed)?;
+        match error {
+            Some(error) => Err(CallError::Api(error)),
+            None => serde_json::from_slice(bytes).map_err(failed),
+        }
+    }
+
+    /// A stored message by the API's own way of asking; `None` if there is none.
+    pub(super) async fn stored_message(
+        &self,
+        operation: &str,
+        stream: &str,
+        which: &Value,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        let subject = format!("STREAM.MSG.GET.{stream}");
+        match self.api::<MessageAnswer>(operation, &subject, which).await {
+            Ok(answer) => Ok(Some(answer.message)),
+            Err(error) if error.is(code::NO_MESSAGE) => Ok(None),
+            Err(error) => Err(self.error(operation, error)),
+        }
+    }
+
+    /// Settles a delivery and waits for the confirmation.
+    pub(super) async fn settle(
+        &self,
+        operation: &str,
+        receipt: &Receipt,
+        word: String,
+    ) -> Result<(), BrokerError> {
+        let asked = self.ask(operation, receipt.0.clone(), None, word.into_bytes());
+        match asked.await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.error(operation, error)),
+        }
+    }
+
+    pub(super) fn out_of_reach(
+        &self,
+        operation: &str,
+        start: Instant,
+        reason: String,
+    ) -> BrokerError {
+        let (broker, operation) = (super::Broker::describe(self), operation.to_owned());
+        match self.violations.since(start) {
+            Some(reason) => BrokerError::NotPermitted {
+                broker,
+                operation,
+                reason,
+            },
+            None => BrokerError::Unreachable {
+                broker,
+                operation,
+                reason,
+            },
+        }
+    }
+
+    pub(super) fn failed(&self, operation: &str, reason: String) -> BrokerError {
+        BrokerError::Failed {
+            broker: super::Broker::describe(self),
+            operation: operation.to_owned(),
+            reason,
+        }
+    }
+
+    pub(super) fn error(&self, operation: &str, error: CallError) -> BrokerError {
+        let error = match error {
+            CallError::Broker(error) | CallError::Nobody(error) => return error,
+            CallError::Api(error) => error,
+        };
+        let (broker, operation) = (super::Broker::describe(self), operation.to_owned());
+        let reason = format!("{} ({})", error.description, error.err_code);
+        match (error.code, error.err_code) {
+            (503 | 504, code::STORE_FAILED) | (_, 10047 | 10122 | 10023) => BrokerError::Full {
+                broker,
+                operation,
+                reason,
+            },
+            (503 | 504 | 408, _) => BrokerError::Unreachable {
+                broker,
+                operation,
+                reason,
+            },
+            _ => BrokerError::Failed {
+                broker,
+                operation,
+                reason,
+            },
+        }
+    }
+}

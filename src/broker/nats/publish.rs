@@ -1,0 +1,67 @@
+//! Publishing runs. The server refuses a repeated message id and an occupied subject.
+
+use async_nats::HeaderMap;
+use serde::Deserialize;
+
+use super::{
+    NatsBroker,
+    api::{CallError, code},
+    setup::{Role, Stream},
+    stored,
+};
+use crate::broker::{BrokerError, Outgoing, Published};
+
+/// The header that holds the run id.
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// How often an occupant that vanishes, or a stream that was removed, is got round.
+const TRIES: usize = 4;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Stored {
+    pub(super) seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+}
+
+pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Published, BrokerError> {
+    let operation = format!("publish {}", run.run_id);
+    let subject = nats.names.run(&run.queue, &run.run_id, run.slot);
+    let mut last = None;
+    for _ in 0..TRIES {
+        nats.ensure_consumer(&run.queue, Role::Publisher).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert(MESSAGE_ID, run.run_id.to_string());
+        let stored = nats
+            .store::<Stored>(&operation, subject.clone(), Some(headers), run.payload.clone())
+            .await;
+        match stored {
+            Ok(Stored { duplicate: true, .. }) => return Ok(Published::Duplicate),
+            Ok(Stored { .. }) => return Ok(Published::Stored),
+            Err(CallError::Api(error)) if error.err_code == code::STORE_FAILED => {
+                match stored::occupant(nats, &run.queue, &run.run_id, run.slot).await? {
+                    Some((_, Some(id))) if id == run.run_id => return Ok(Published::Duplicate),
+                    Some((_, Some(id))) => return Ok(Published::Occupied(id)),
+                    // Not one of ours: a worker takes it to the dead letters.
+                    Some((_, None)) => {
+                        return Err(nats.failed(
+                            &operation,
+                            format!("the subject {subject} is occupied by a message without a run id; a worker of the queue removes it"),
+                        ));
+                    }
+                    // Gone in between, or the stream is full.
+                    None => last = Some(CallError::Api(error)),
+                }
+            }
+            Err(error @ CallError::Nobody(_)) => {
+                nats.setup.forget();
+                nats.ensure(Stream::Jobs).await?;
+                last = Some(error);
+            }
+            Err(error) => return Err(nats.error(&operation, error)),
+        }
+    }
+    Err(match last {
+        Some(error) => nats.error(&operation, error),
+        None => nats.failed(&operation, "it was not tried".to_owned()),
+    })
+}

@@ -1,0 +1,237 @@
+//! Taking runs, without ever holding more than were asked for.
+//!
+//! All requests of one pull answer to one subscription. Asking without waiting is answered at once,
+//! but an answer may come in several messages, and the server does not say which is the last one:
+//! whatever is not certainly over is ended by draining the subscription, which also brings in what
+//! was under way. What exceeds the free slots goes back at once.
+
+use std::time::Duration;
+
+use async_nats::{Message, StatusCode, Subscriber};
+use futures::StreamExt;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    NatsBroker, PATIENCE,
+    setup::{Role, nanoseconds},
+};
+use crate::{
+    broker::{Broker, BrokerError, Delivery, PullRequest, Receipt},
+    clock,
+    job::QueueName,
+};
+
+/// The word that gives a delivery back, to come again after `delay`.
+pub(super) fn nak(delay: Duration) -> String {
+    match delay.is_zero() {
+        true => "-NAK".to_owned(),
+        false => format!("-NAK {}", json!({ "delay": nanoseconds(delay) })),
+    }
+}
+
+pub(super) async fn pull(
+    nats: &NatsBroker,
+    request: PullRequest,
+    stop: &CancellationToken,
+) -> Result<Vec<Delivery>, BrokerError> {
+    for (queue, _) in &request.shares {
+        nats.ensure_consumer(queue, Role::Worker).await?;
+    }
+    let inbox = nats.client.new_inbox();
+    let subscriber = nats.client.subscribe(format!("{inbox}.*")).await;
+    let subscriber = subscriber.map_err(|error| lost(nats, &error.to_string()))?;
+    let mut pulling = Pulling {
+        nats,
+        inbox,
+        subscriber,
+        open: 0,
+        taken: Vec::new(),
+    };
+    let outcome = pulling.take(&request, stop).await;
+    pulling.finish(request.max, outcome).await
+}
+
+struct Pulling<'a> {
+    nats: &'a NatsBroker,
+    inbox: String,
+    subscriber: Subscriber,
+    /// Requests that the server may still answer.
+    open: usize,
+    taken: Vec<Delivery>,
+}
+
+/// What a message of the subscription was.
+enum Came {
+    /// A run; so many more can be taken after it.
+    Run { more: u64 },
+    /// The end of a request.
+    End,
+}
+
+impl Pulling<'_> {
+    async fn take(
+        &mut self,
+        request: &PullRequest,
+        stop: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        for (queue, share) in &request.shares {
+            let free = request.max.saturating_sub(self.taken.len());
+            self.at_once(queue, (*share).min(free)).await?;
+        }
+        for (queue, _) in &request.shares {
+            let free = request.max.saturating_sub(self.taken.len());
+            self.at_once(queue, free).await?;
+        }
+        if self.taken.is_empty() && !request.wait.is_zero() && !stop.is_cancelled() {
+            self.wait(request, stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `batch` runs that are there now.
+    async fn at_once(&mut self, queue: &QueueName, batch: usize) -> Result<(), BrokerError> {
+        if batch == 0 {
+            return Ok(());
+        }
+        self.ask(queue, &json!({ "batch": batch, "no_wait": true })).await?;
+        let before = self.taken.len();
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.next()).await;
+            match next.map_err(|_| lost(self.nats, "no answer in time"))?? {
+                Came::End => return Ok(()),
+                Came::Run { .. } if self.taken.len() - before >= batch => {
+                    self.open = self.open.saturating_sub(1);
+                    return Ok(());
+                }
+                // Fewer were there than asked for. Repeats may follow: the end brings them in.
+                Came::Run { more: 0 } => return Ok(()),
+                Came::Run { .. } => {}
+            }
+        }
+    }
+
+    /// Waits for the first run of any queue.
+    async fn wait(
+        &mut self,
+        request: &PullRequest,
+        stop: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let body = json!({ "batch": request.max, "expires": nanoseconds(request.wait) });
+        for (queue, _) in &request.shares {
+            self.ask(queue, &body).await?;
+        }
+        let deadline = tokio::time::sleep(request.wait + PATIENCE);
+        tokio::pin!(deadline);
+        while self.open > 0 && self.taken.is_empty() {
+            tokio::select! {
+                came = self.next() => { came?; }
+                () = stop.cancelled() => return Ok(()),
+                // The server would have said so long ago: it was away.
+                () = &mut deadline => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self, queue: &QueueName, body: &serde_json::Value) -> Result<(), BrokerError> {
+        let stream = self.nats.names.jobs_stream();
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{queue}");
+        let reply = format!("{}.{queue}", self.inbox);
+        let payload = body.to_string().into();
+        let asked = self.nats.client.publish_with_reply(subject, reply, payload);
+        asked
+            .await
+            .map_err(|error| lost(self.nats, &error.to_string()))?;
+        self.open += 1;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Came, BrokerError> {
+        let Some(message) = self.subscriber.next().await else {
+            return Err(lost(self.nats, "the connection was closed"));
+        };
+        self.receive(message)
+    }
+
+    fn receive(&mut self, message: Message) -> Result<Came, BrokerError> {
+        match message.status {
+            None | Some(StatusCode::OK) => {}
+            Some(StatusCode::IDLE_HEARTBEAT) => return Ok(Came::Run { more: 1 }),
+            Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => {
+                self.open = self.open.saturating_sub(1);
+                return Ok(Came::End);
+            }
+            Some(other) => {
+                // Removed under us, or too many wait: made sure of again by the next pull.
+                self.open = self.open.saturating_sub(1);
+                self.nats.setup.forget();
+                let said = message.description.unwrap_or_default();
+                return Err(lost(self.nats, &format!("{other} {said}")));
+            }
+        }
+        let delivery = self.delivery(&message);
+        let (delivery, more) = delivery.ok_or_else(|| {
+            let subject = message.subject.as_str();
+            self.nats.failed("pull", format!("a delivery on {subject} has no JetStream reply"))
+        })?;
+        self.taken.push(delivery);
+        Ok(Came::Run { more })
+    }
+
+    /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERIES.SEQUENCE.….TIME.PENDING`; newer servers put a
+    /// domain and an account in front of the stream.
+    fn delivery(&self, message: &Message) -> Option<(Delivery, u64)> {
+        let reply = message.reply.as_ref()?.as_str();
+        let tokens: Vec<_> = reply.split('.').collect();
+        let first = match tokens.len() {
+            9 => 4,
+            11.. => 6,
+            _ => return None,
+        };
+        let number = |at: usize| tokens.get(at)?.parse::<u64>().ok();
+        let delivery = Delivery {
+            receipt: Receipt(reply.to_owned()),
+            deliveries: number(first)?,
+            sequence: number(first + 1)?,
+            queue: self.nats.names.queue_of(&message.subject)?,
+            payload: message.payload.to_vec(),
+        };
+        Some((delivery, number(first + 4)?))
+    }
+
+    /// Ends what is open, brings in what was under way, gives back what is too much.
+    async fn finish(
+        mut self,
+        max: usize,
+        outcome: Result<(), BrokerError>,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        if self.open > 0 && self.subscriber.drain().await.is_ok() {
+            let limit = tokio::time::sleep(PATIENCE);
+            tokio::pin!(limit);
+            loop {
+                let message = tokio::select! {
+                    message = self.subscriber.next() => message,
+                    () = &mut limit => None,
+                };
+                let Some(message) = message else { break };
+                // The end of a request, or what this pull has failed with already.
+                let _ = self.receive(message);
+            }
+        }
+        let surplus = self.taken.split_off(self.taken.len().min(max));
+        for delivery in surplus {
+            // If this fails, the lease brings it back.
+            let _ = self.nats.release(&delivery.receipt, Duration::ZERO).await;
+        }
+        match outcome {
+            Err(error) if self.taken.is_empty() => Err(error),
+            // What was taken is worth more than the error, which comes again.
+            Ok(()) | Err(_) => Ok(self.taken),
+        }
+    }
+}
+
+fn lost(nats: &NatsBroker, reason: &str) -> BrokerError {
+    nats.out_of_reach("pull", clock::monotonic(), reason.to_owned())
+}

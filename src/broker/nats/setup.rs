@@ -1,0 +1,239 @@
+//! Creates streams, buckets and consumers on first use, and again if somebody removed them.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::{
+    NatsBroker,
+    api::{CallError, code},
+};
+use crate::{
+    broker::{BrokerError, Bucket},
+    job::QueueName,
+};
+
+/// How long a message id is remembered.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// What is kept of the logs.
+const LOGS_MAX_BYTES: i64 = 1 << 30;
+/// How long logs are kept.
+const LOGS_MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
+/// What is kept of the dead letters.
+const DEAD_MAX_MESSAGES: i64 = 10_000;
+const DEAD_MAX_BYTES: i64 = 1 << 30;
+/// How many pulls may wait on one queue.
+const MAX_WAITING: u64 = 4096;
+
+/// What was made sure of on this connection.
+#[derive(Debug)]
+pub(super) struct Setup {
+    replicas: usize,
+    present: Mutex<HashSet<String>>,
+}
+
+/// A stream of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Jobs,
+    Logs,
+    Dead,
+    Values(Bucket),
+}
+
+/// Who makes sure of a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A publisher only wants the queue to be known.
+    Publisher,
+    /// A worker sets the lease.
+    Worker,
+}
+
+impl Setup {
+    pub(super) fn new(replicas: usize) -> Self {
+        Self {
+            replicas,
+            present: Mutex::default(),
+        }
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.contains(name)
+    }
+
+    fn note(&self, name: String) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.insert(name);
+    }
+
+    /// Somebody removed something: everything is made sure of again.
+    pub(super) fn forget(&self) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.clear();
+    }
+}
+
+impl NatsBroker {
+    /// Fails if the server has no JetStream.
+    pub(super) async fn check_jetstream(&self) -> Result<(), BrokerError> {
+        const OPERATION: &str = "look for JetStream";
+        match self.api::<Value>(OPERATION, "INFO", &Value::Null).await {
+            Ok(_) => Ok(()),
+            Err(CallError::Nobody(_)) => Err(self.failed(
+                OPERATION,
+                "JetStream is not enabled; start the server with `nats-server -js`, or give its configuration a `jetstream` block".to_owned(),
+            )),
+            Err(error) => Err(self.error(OPERATION, error)),
+        }
+    }
+
+    pub(super) fn stream_name(&self, stream: Stream) -> String {
+        match stream {
+            Stream::Jobs => self.names.jobs_stream(),
+            Stream::Logs => self.names.logs_stream(),
+            Stream::Dead => self.names.dead_stream(),
+            Stream::Values(bucket) => self.names.bucket_stream(bucket),
+        }
+    }
+
+    /// Makes sure of a stream.
+    pub(super) async fn ensure(&self, stream: Stream) -> Result<(), BrokerError> {
+        let name = self.stream_name(stream);
+        if self.setup.knows(&name) {
+            return Ok(());
+        }
+        let operation = format!("create the stream {name}");
+        let subject = format!("STREAM.CREATE.{name}");
+        let config = self.stream_config(stream, &name);
+        match self.api::<Value>(&operation, &subject, &config).await {
+            Ok(_) => {}
+            // It exists with other settings: an operator's choice, which stays.
+            Err(error) if error.is(code::STREAM_EXISTS) => {}
+            Err(error) => return Err(self.error(&operation, error)),
+        }
+        self.setup.note(name);
+        Ok(())
+    }
+
+    fn stream_config(&self, stream: Stream, name: &str) -> Value {
+        let mut config = json!({
+            "name": name,
+            "storage": "file",
+            "retention": "limits",
+            "num_replicas": self.setup.replicas,
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
+        });
+        let more = match stream {
+            Stream::Jobs => json!({
+                "subjects": [self.names.all_jobs()],
+                "retention": "workqueue",
+                "discard": "new",
+                "discard_new_per_subject": true,
+                "max_msgs_per_subject": 1,
+            }),
+            Stream::Logs => json!({
+                "subjects": [self.names.all_logs()],
+                "discard": "old",
+                "max_age": nanoseconds(LOGS_MAX_AGE),
+                "max_bytes": LOGS_MAX_BYTES,
+            }),
+            Stream::Dead => json!({
+                "subjects": [self.names.all_dead()],
+                "discard": "old",
+                "max_msgs": DEAD_MAX_MESSAGES,
+                "max_bytes": DEAD_MAX_BYTES,
+            }),
+            Stream::Values(bucket) => {
+                let age = bucket.max_age().unwrap_or_default();
+                let window = match age.is_zero() {
+                    true => DUPLICATE_WINDOW,
+                    false => DUPLICATE_WINDOW.min(age),
+                };
+                json!({
+                    "subjects": [self.names.key(bucket, ">")],
+                    "discard": "new",
+                    "max_msgs_per_subject": 1,
+                    "max_age": nanoseconds(age),
+                    "duplicate_window": nanoseconds(window),
+                    "allow_rollup_hdrs": true,
+                    "deny_delete": true,
+                    "allow_direct": true,
+                })
+            }
+        };
+        if let (Value::Object(config), Value::Object(more)) = (&mut config, more) {
+            config.extend(more);
+        }
+        config
+    }
+
+    /// Makes sure of the consumer of a queue; a worker's has its lease.
+    pub(super) async fn ensure_consumer(
+        &self,
+        queue: &QueueName,
+        role: Role,
+    ) -> Result<(), BrokerError> {
+        let known = format!("{role:?} {queue}");
+        if self.setup.knows(&known) {
+            return Ok(());
+        }
+        self.ensure(Stream::Jobs).await?;
+        let stream = self.names.jobs_stream();
+        let operation = format!("create the consumer {queue} of {stream}");
+        let lease = nanoseconds(self.lease);
+        let info = self
+            .api::<Value>(&operation, &format!("CONSUMER.INFO.{stream}.{queue}"), &Value::Null)
+            .await;
+        let before = match info {
+            Ok(info) => Some(info["config"]["ack_wait"].clone()),
+            Err(error) if error.is(code::NO_CONSUMER) => None,
+            Err(error) => return Err(self.error(&operation, error)),
+        };
+        let suits = match (&before, role) {
+            (None, _) => false,
+            (Some(_), Role::Publisher) => true,
+            (Some(ack_wait), Role::Worker) => *ack_wait == json!(lease),
+        };
+        if !suits {
+            let config = json!({
+                "stream_name": stream,
+                "config": {
+                    "durable_name": queue,
+                    "filter_subject": self.names.queue(queue),
+                    "deliver_policy": "all",
+                    "replay_policy": "instant",
+                    "ack_policy": "explicit",
+                    "ack_wait": lease,
+                    "max_deliver": -1,
+                    "max_ack_pending": -1,
+                    "max_waiting": MAX_WAITING,
+                }
+            });
+            let subject = format!("CONSUMER.DURABLE.CREATE.{stream}.{queue}");
+            match self.api::<Value>(&operation, &subject, &config).await {
+                Ok(_) if before.is_some() => info!(target: "orchestrator::broker", %queue,
+                    lease = ?self.lease, "the lease of the queue is changed"),
+                Ok(_) => {}
+                // Somebody else was quicker.
+                Err(error) if error.is(code::CONSUMER_EXISTS) => {}
+                Err(error) => return Err(self.error(&operation, error)),
+            }
+        }
+        self.setup.note(known);
+        Ok(())
+    }
+}
+
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

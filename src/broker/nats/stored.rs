@@ -1,0 +1,125 @@
+//! The stored runs, looked at from outside: who waits, who is in the way, how many there are.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    NatsBroker,
+    api::{StoredMessage, code},
+    publish::MESSAGE_ID,
+    setup::Stream,
+};
+use crate::{
+    broker::{BrokerError, Pending, QueueDepth, Slot},
+    job::QueueName,
+    run::RunId,
+};
+
+pub(super) async fn pending(
+    nats: &NatsBroker,
+    from: u64,
+    limit: usize,
+) -> Result<Vec<Pending>, BrokerError> {
+    const OPERATION: &str = "look at stored runs";
+    nats.ensure(Stream::Jobs).await?;
+    let (stream, subject) = (nats.names.jobs_stream(), nats.names.all_jobs());
+    let (mut next, mut found) = (from.max(1), Vec::new());
+    while found.len() < limit {
+        let which = json!({ "seq": next, "next_by_subj": subject });
+        let Some(message) = nats.stored_message(OPERATION, &stream, &which).await? else {
+            break;
+        };
+        next = message.seq + 1;
+        found.extend(as_pending(nats, &message));
+    }
+    Ok(found)
+}
+
+fn as_pending(nats: &NatsBroker, message: &StoredMessage) -> Option<Pending> {
+    Some(Pending {
+        sequence: message.seq,
+        queue: nats.names.queue_of(&message.subject)?,
+        payload: message.payload(),
+    })
+}
+
+/// The message on the subject, with the run id of its header.
+pub(super) async fn occupant(
+    nats: &NatsBroker,
+    queue: &QueueName,
+    run_id: &RunId,
+    slot: Slot,
+) -> Result<Option<(Pending, Option<RunId>)>, BrokerError> {
+    nats.ensure(Stream::Jobs).await?;
+    let subject = nats.names.run(queue, run_id, slot);
+    let operation = format!("look at {subject}");
+    let which = json!({ "last_by_subj": subject });
+    let stream = nats.names.jobs_stream();
+    let found = nats.stored_message(&operation, &stream, &which).await?;
+    Ok(found.and_then(|message| {
+        let id = message.header(MESSAGE_ID).and_then(|id| id.parse().ok());
+        Some((as_pending(nats, &message)?, id))
+    }))
+}
+
+pub(super) async fn remove(nats: &NatsBroker, pending: &Pending) -> Result<bool, BrokerError> {
+    let stream = nats.names.jobs_stream();
+    let operation = format!("remove message {} of {stream}", pending.sequence);
+    let which = json!({ "seq": pending.sequence });
+    let found = nats.stored_message(&operation, &stream, &which).await?;
+    // A stream that was made anew counts from the beginning again.
+    if found.is_none_or(|message| message.payload() != pending.payload) {
+        return Ok(false);
+    }
+    let subject = format!("STREAM.MSG.DELETE.{stream}");
+    let which = json!({ "seq": pending.sequence, "no_erase": true });
+    match nats.api::<Value>(&operation, &subject, &which).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is(code::NO_MESSAGE) || error.is(10043) => Ok(false),
+        Err(error) => Err(nats.error(&operation, error)),
+    }
+}
+
+#[derive(Deserialize)]
+struct Consumers {
+    total: usize,
+    #[serde(default)]
+    consumers: Option<Vec<Consumer>>,
+}
+
+#[derive(Deserialize)]
+struct Consumer {
+    name: String,
+    num_pending: u64,
+    num_ack_pending: u64,
+}
+
+/// Runs that are put off are held by nobody, but the server counts them with those that a worker
+/// holds.
+pub(super) async fn queues(nats: &NatsBroker) -> Result<Vec<QueueDepth>, BrokerError> {
+    const OPERATION: &str = "list the queues";
+    nats.ensure(Stream::Jobs).await?;
+    let subject = format!("CONSUMER.LIST.{}", nats.names.jobs_stream());
+    let (mut seen, mut found) = (0, Vec::new());
+    loop {
+        let page = nats
+            .api::<Consumers>(OPERATION, &subject, &json!({ "offset": seen }))
+            .await;
+        let page = page.map_err(|error| nats.error(OPERATION, error))?;
+        let consumers = page.consumers.unwrap_or_default();
+        let empty = consumers.is_empty();
+        seen += consumers.len();
+        found.extend(consumers.into_iter().filter_map(|consumer| {
+            Some(QueueDepth {
+                queue: consumer.name.parse().ok()?,
+                waiting: consumer.num_pending,
+                running: consumer.num_ack_pending,
+            })
+        }));
+        if empty || seen >= page.total {
+            break;
+        }
+    }
+    found.sort_by(|a, b| a.queue.cmp(&b.queue));
+    Ok(found)
+}

@@ -1,0 +1,128 @@
+//! Logs and dead letters: bounded streams, the oldest go first.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{
+    NatsBroker,
+    api::{CallError, StoredMessage, code},
+    publish::Stored,
+    setup::Stream,
+};
+use crate::{
+    broker::{BrokerError, DeadLetter, LogChunk},
+    run::RunId,
+};
+
+pub(super) async fn append_log(
+    nats: &NatsBroker,
+    run_id: &RunId,
+    chunk: &LogChunk,
+) -> Result<u64, BrokerError> {
+    append(nats, Stream::Logs, nats.names.log(run_id), chunk).await
+}
+
+pub(super) async fn trim_log(
+    nats: &NatsBroker,
+    run_id: &RunId,
+    sequence: u64,
+) -> Result<(), BrokerError> {
+    let subject = nats.names.log(run_id);
+    let operation = format!("trim {subject}");
+    let purge = format!("STREAM.PURGE.{}", nats.names.logs_stream());
+    let which = json!({ "filter": subject, "seq": sequence + 1 });
+    match nats.api::<Value>(&operation, &purge, &which).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is(code::NO_STREAM) => Ok(()),
+        Err(error) => Err(nats.error(&operation, error)),
+    }
+}
+
+pub(super) async fn read_log(
+    nats: &NatsBroker,
+    run_id: &RunId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<(u64, LogChunk)>, BrokerError> {
+    nats.ensure(Stream::Logs).await?;
+    let subject = nats.names.log(run_id);
+    let operation = format!("read {subject}");
+    let stream = nats.names.logs_stream();
+    let (mut next, mut found) = (after + 1, Vec::new());
+    while found.len() < limit {
+        let which = json!({ "seq": next, "next_by_subj": subject });
+        let Some(message) = nats.stored_message(&operation, &stream, &which).await? else {
+            break;
+        };
+        next = message.seq + 1;
+        if let Some(chunk) = decode(&message) {
+            found.push((message.seq, chunk));
+        }
+    }
+    Ok(found)
+}
+
+pub(super) async fn dead_letter(
+    nats: &NatsBroker,
+    letter: &DeadLetter,
+) -> Result<(), BrokerError> {
+    let subject = nats.names.dead(&letter.queue);
+    append(nats, Stream::Dead, subject, letter).await?;
+    Ok(())
+}
+
+pub(super) async fn dead_letters(
+    nats: &NatsBroker,
+    limit: usize,
+) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
+    const OPERATION: &str = "list dead letters";
+    nats.ensure(Stream::Dead).await?;
+    let stream = nats.names.dead_stream();
+    let info = nats
+        .api::<Value>(OPERATION, &format!("STREAM.INFO.{stream}"), &Value::Null)
+        .await
+        .map_err(|error| nats.error(OPERATION, error))?;
+    let edge = |name: &str| info["state"][name].as_u64().unwrap_or(0);
+    let (first, last) = (edge("first_seq").max(1), edge("last_seq"));
+    let mut found = Vec::new();
+    for sequence in (first..=last).rev() {
+        if found.len() >= limit {
+            break;
+        }
+        let which = json!({ "seq": sequence });
+        let message = nats.stored_message(OPERATION, &stream, &which).await?;
+        if let Some(letter) = message.as_ref().and_then(decode) {
+            found.push((sequence, letter));
+        }
+    }
+    Ok(found)
+}
+
+fn decode<T: DeserializeOwned>(message: &StoredMessage) -> Option<T> {
+    serde_json::from_slice(&message.payload()).ok()
+}
+
+async fn append(
+    nats: &NatsBroker,
+    stream: Stream,
+    subject: String,
+    value: &impl Serialize,
+) -> Result<u64, BrokerError> {
+    let operation = format!("append to {subject}");
+    let payload = serde_json::to_vec(value)
+        .map_err(|error| nats.failed(&operation, error.to_string()))?;
+    nats.ensure(stream).await?;
+    let stored = nats
+        .store::<Stored>(&operation, subject.clone(), None, payload.clone())
+        .await;
+    let stored = match stored {
+        Err(CallError::Nobody(_)) => {
+            nats.setup.forget();
+            nats.ensure(stream).await?;
+            nats.store::<Stored>(&operation, subject, None, payload).await
+        }
+        stored => stored,
+    };
+    let stored = stored.map_err(|error| nats.error(&operation, error))?;
+    Ok(stored.seq)
+}

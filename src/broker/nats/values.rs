@@ -1,0 +1,232 @@
+//! Key-value buckets, in the form that every NATS client knows: one stream a bucket, one subject a
+//! key, the last message is the value.
+
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, consumer::push, consumer::DeliverPolicy},
+};
+use futures::{StreamExt, stream};
+use serde_json::json;
+
+use super::{
+    NatsBroker,
+    api::{CallError, StoredMessage, code},
+    publish::Stored,
+    setup::Stream,
+};
+use crate::broker::{Broker, BrokerError, Bucket, Cas, Change, Changes, Entry, Revision};
+
+const OPERATION_HEADER: &str = "KV-Operation";
+const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// How often a removed stream is made again.
+const TRIES: usize = 2;
+
+pub(super) async fn get(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+) -> Result<Option<Entry>, BrokerError> {
+    let message = last(nats, bucket, key).await?;
+    Ok(message.and_then(|message| as_entry(nats, bucket, &message)))
+}
+
+pub(super) async fn latest(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    prefix: &str,
+) -> Result<Option<Entry>, BrokerError> {
+    get(nats, bucket, &format!("{prefix}>")).await
+}
+
+async fn last(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+) -> Result<Option<StoredMessage>, BrokerError> {
+    nats.ensure(Stream::Values(bucket)).await?;
+    let subject = nats.names.key(bucket, key);
+    let operation = format!("get {subject}");
+    let which = json!({ "last_by_subj": subject });
+    let stream = nats.names.bucket_stream(bucket);
+    nats.stored_message(&operation, &stream, &which).await
+}
+
+fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Option<Entry> {
+    if message.header(OPERATION_HEADER).is_some() {
+        return None;
+    }
+    let key = message.subject.strip_prefix(&nats.names.key_prefix(bucket))?;
+    Some(Entry {
+        key: key.to_owned(),
+        revision: Revision(message.seq),
+        value: message.payload(),
+    })
+}
+
+pub(super) async fn put(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+    value: Vec<u8>,
+) -> Result<Revision, BrokerError> {
+    let stored = write(nats, bucket, key, HeaderMap::new(), value).await;
+    let stored = stored.map_err(|error| nats.error(&format!("put {key}"), error))?;
+    Ok(Revision(stored.seq))
+}
+
+pub(super) async fn compare_and_set(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+    expected: Option<Revision>,
+    value: Vec<u8>,
+) -> Result<Cas, BrokerError> {
+    let revision = expected.map_or(0, |revision| revision.0);
+    match set_if(nats, bucket, key, revision, value.clone()).await? {
+        Cas::Conflict if expected.is_none() => {}
+        done => return Ok(done),
+    }
+    // A key that was removed has left a marker, which stands for nothing.
+    match last(nats, bucket, key).await? {
+        Some(marker) if marker.header(OPERATION_HEADER).is_some() => {
+            set_if(nats, bucket, key, marker.seq, value).await
+        }
+        Some(_) | None => Ok(Cas::Conflict),
+    }
+}
+
+async fn set_if(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+    revision: u64,
+    value: Vec<u8>,
+) -> Result<Cas, BrokerError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(EXPECTED, revision.to_string());
+    match write(nats, bucket, key, headers, value).await {
+        Ok(stored) => Ok(Cas::Done(Revision(stored.seq))),
+        Err(error)
+            if error.is(code::WRONG_LAST_SEQUENCE)
+                || error.is(code::WRONG_LAST_SEQUENCE_CONSTANT) =>
+        {
+            Ok(Cas::Conflict)
+        }
+        Err(error) => Err(nats.error(&format!("compare and set {key}"), error)),
+    }
+}
+
+/// Removes a key: only a marker is left.
+pub(super) async fn delete(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+) -> Result<(), BrokerError> {
+    let gone = last(nats, bucket, key).await?;
+    if gone.is_none_or(|message| message.header(OPERATION_HEADER).is_some()) {
+        return Ok(());
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(OPERATION_HEADER, "PURGE");
+    headers.insert("Nats-Rollup", "sub");
+    let stored = write(nats, bucket, key, headers, Vec::new()).await;
+    stored.map_err(|error| nats.error(&format!("delete {key}"), error))?;
+    Ok(())
+}
+
+async fn write(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+    headers: HeaderMap,
+    value: Vec<u8>,
+) -> Result<Stored, CallError> {
+    let subject = nats.names.key(bucket, key);
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let ready = nats.ensure(Stream::Values(bucket)).await;
+        ready.map_err(CallError::Broker)?;
+        let operation = format!("write {subject}");
+        let stored = nats
+            .store::<Stored>(&operation, subject.clone(), Some(headers.clone()), value.clone())
+            .await;
+        match stored {
+            Err(CallError::Nobody(_)) if tried < TRIES => nats.setup.forget(),
+            stored => return stored,
+        }
+    }
+}
+
+pub(super) async fn watch(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    prefix: &str,
+) -> Result<Changes, BrokerError> {
+    nats.ensure(Stream::Values(bucket)).await?;
+    let name = nats.names.bucket_stream(bucket);
+    let operation = format!("watch {name}");
+    let failed = |error: String| BrokerError::Unreachable {
+        broker: nats.describe(),
+        operation: operation.clone(),
+        reason: error,
+    };
+    let context = jetstream::new(nats.client.clone());
+    let stream = context.get_stream_no_info(&name).await;
+    let stream = stream.map_err(|error| failed(error.to_string()))?;
+    let consumer = stream
+        .create_consumer(push::OrderedConfig {
+            deliver_subject: nats.client.new_inbox(),
+            filter_subject: nats.names.key(bucket, &format!("{prefix}>")),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ..push::OrderedConfig::default()
+        })
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let empty = consumer.cached_info().num_pending == 0;
+    let messages = consumer.messages().await;
+    let messages = messages.map_err(|error| failed(error.to_string()))?;
+    let key_prefix = nats.names.key_prefix(bucket);
+    let (broker, mut current) = (nats.describe(), empty);
+    let changes = messages.flat_map(move |message| {
+        let changes = match message {
+            Ok(message) => understand(&message, &key_prefix, &mut current),
+            Err(error) => vec![Err(BrokerError::Unreachable {
+                broker: broker.clone(),
+                operation: operation.clone(),
+                reason: error.to_string(),
+            })],
+        };
+        stream::iter(changes)
+    });
+    let first = stream::iter(empty.then_some(Ok(Change::Current)));
+    Ok(first.chain(changes).boxed())
+}
+
+/// A message as a change; the last of those that were there at the beginning is followed by
+/// [`Change::Current`].
+fn understand(
+    message: &jetstream::Message,
+    key_prefix: &str,
+    current: &mut bool,
+) -> Vec<Result<Change, BrokerError>> {
+    let (Some(key), Ok(info)) = (message.subject.strip_prefix(key_prefix), message.info()) else {
+        return Vec::new();
+    };
+    let headers = message.headers.as_ref();
+    let removed = headers.is_some_and(|headers| headers.get(OPERATION_HEADER).is_some());
+    let key = key.to_owned();
+    let mut changes = vec![Ok(match removed {
+        true => Change::Deleted { key },
+        false => Change::Put(Entry {
+            key,
+            revision: Revision(info.stream_sequence),
+            value: message.payload.to_vec(),
+        }),
+    })];
+    if !*current && info.pending == 0 {
+        *current = true;
+        changes.push(Ok(Change::Current));
+    }
+    changes
+}

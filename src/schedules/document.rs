@@ -1,0 +1,184 @@
+//! One file: `[defaults]`, and `[job.NAME]` for each job.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
+
+use super::{
+    build::{Builder, CronCache, Table},
+    diagnostic::Findings,
+    reader::{Item, Reader, narrow},
+    settings::{Scope, Settings, dotted_name},
+    source::{Lines, Source},
+};
+use crate::job::{Job, JobName, NameError};
+
+/// The jobs of all files so far.
+#[derive(Default)]
+pub(super) struct Collected {
+    pub(super) jobs: BTreeMap<JobName, Arc<Job>>,
+    pub(super) findings: Findings,
+    /// Where each name was first used, good job or not.
+    first_use: HashMap<JobName, FirstUse>,
+    cron_cache: CronCache,
+}
+
+impl Collected {
+    pub(super) fn new(findings: Findings) -> Self {
+        Self {
+            findings,
+            ..Self::default()
+        }
+    }
+}
+
+struct FirstUse {
+    source: Source,
+    at: usize,
+}
+
+/// Reads one file into the collection.
+pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc>) {
+    let Collected {
+        jobs,
+        findings,
+        first_use,
+        cron_cache,
+    } = collected;
+    let (document, errors) = DeTable::parse_recoverable(&source.text);
+    let mut reader = Reader::new(source, findings);
+    for error in errors {
+        reader.syntax(error.span().unwrap_or(0..0), error.message());
+    }
+    let document = document.into_inner();
+    let sections = sections(&mut reader, &document);
+    let defaults = match sections.defaults {
+        Some(table) => Settings::read(&mut reader, table, Scope::Defaults),
+        None => Settings::default(),
+    };
+    let mut builder = Builder {
+        defaults: &defaults,
+        cache: cron_cache,
+        now,
+    };
+    for (key, item) in sections.jobs.into_iter().flatten() {
+        let Some((name, settings)) = job(&mut reader, key, item) else {
+            continue;
+        };
+        if let Some(first) = first_use.get(&name) {
+            duplicate(&mut reader, &name, key.span(), first);
+            continue;
+        }
+        let first = FirstUse {
+            source: source.clone(),
+            at: key.span().start,
+        };
+        first_use.insert(name.clone(), first);
+        let table = Table {
+            name: name.clone(),
+            name_span: key.span(),
+            settings,
+        };
+        if let Some(job) = builder.build(&mut reader, table) {
+            jobs.insert(name, Arc::new(job));
+        }
+    }
+}
+
+/// The tables at the top of a file.
+#[derive(Default)]
+struct Sections<'d, 'i> {
+    defaults: Option<&'d DeTable<'i>>,
+    jobs: Option<&'d DeTable<'i>>,
+}
+
+fn sections<'d, 'i>(reader: &mut Reader<'_>, document: &'d DeTable<'i>) -> Sections<'d, 'i> {
+    let mut sections = Sections::default();
+    for (key, item) in document {
+        let name: &str = key.get_ref();
+        match name {
+            "defaults" => sections.defaults = reader.table("defaults", item),
+            "job" => match item.get_ref() {
+                DeValue::Table(jobs) => sections.jobs = Some(jobs),
+                _ => {
+                    let message = "`job` takes tables with a name each";
+                    let help = "write [job.NAME]".to_owned();
+                    reader.error_with_help(key.span(), message, Some(help));
+                }
+            },
+            "blackout" => {
+                let message = "[blackout] is not supported by this version yet";
+                reader.error(key.span(), message);
+            }
+            _ => unknown_section(reader, name, key.span()),
+        }
+    }
+    sections
+}
+
+fn unknown_section(reader: &mut Reader<'_>, name: &str, span: Range<usize>) {
+    let known_key = super::settings::keys().any(|key| key == name);
+    let help = match known_key {
+        true => Some(format!("`{name}` belongs below [defaults] or [job.NAME]")),
+        false => reader
+            .did_you_mean(name, ["defaults", "job"])
+            .or_else(|| Some("a file has [defaults] and [job.NAME]".to_owned())),
+    };
+    reader.error_with_help(
+        span,
+        format!("unknown key `{name}` at the top of the file"),
+        help,
+    );
+}
+
+fn job(
+    reader: &mut Reader<'_>,
+    key: &Spanned<DeString<'_>>,
+    item: &Item<'_>,
+) -> Option<(JobName, Settings)> {
+    let text: &str = key.get_ref();
+    let name = match text.parse::<JobName>() {
+        Ok(name) => Some(name),
+        Err(NameError::Character { found: '.', .. }) => {
+            dotted_name(reader, key.span(), text);
+            None
+        }
+        Err(error) => {
+            let help = format!("write [job.{}]", narrow(text));
+            reader.error_with_help(key.span(), format!("job name: {error}"), Some(help));
+            None
+        }
+    };
+    let DeValue::Table(table) = item.get_ref() else {
+        let known = super::settings::keys().any(|known| known == text);
+        let help = match known {
+            true => format!("`{text}` belongs below [job.NAME]; this table has no name"),
+            false => format!("write [job.{}]", narrow(text)),
+        };
+        let message = format!("`job.{text}` must be a table");
+        reader.error_with_help(key.span(), message, Some(help));
+        return None;
+    };
+    let settings = Settings::read(reader, table, Scope::Job(text));
+    if settings.is_prefix_of_a_dotted_name() {
+        return None;
+    }
+    Some((name?, settings))
+}
+
+fn duplicate(reader: &mut Reader<'_>, name: &JobName, span: Range<usize>, first: &FirstUse) {
+    let here = reader.line_of(span.start);
+    let line = Lines::new(&first.source.text).position(first.at).line;
+    let there = format!("{}:{line}", first.source.name);
+    let message = format!("the job `{name}` is defined twice: at {there} and at {here}");
+    let help = "job names are unique over all files: rename or remove one".to_owned();
+    reader.error_with_help(span, message, Some(help));
+}

@@ -1,0 +1,275 @@
+//! The JSON Schema of schedule files, for editors. A test compares its keys with those that are read.
+
+use serde_json::{Map, Value, json};
+
+const DURATION: &str = r"^\s*(\d+\s*[a-zµ]+\s*)+$";
+const NAME: &str = "^[a-z0-9][a-z0-9_-]{0,62}$";
+
+/// The JSON Schema (draft 2020-12) of one schedule file.
+pub fn schema() -> Value {
+    let job = job_properties();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "orchestrator schedules",
+        "description": "Jobs of orchestrator: what to run, when, where, and what to do when it fails",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "defaults": {
+                "description": "Values for all jobs of this file; a job's own value wins",
+                "type": "object",
+                "additionalProperties": false,
+                "properties": job.clone(),
+            },
+            "job": {
+                "description": "The jobs by name",
+                "type": "object",
+                "propertyNames": { "pattern": NAME },
+                "additionalProperties": { "$ref": "#/$defs/job" },
+            },
+        },
+        "$defs": {
+            "job": {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": job,
+                "dependentRequired": { "offset": ["every"] },
+                "allOf": [
+                    { "not": { "required": ["command", "shell"] } },
+                    { "not": { "required": ["cron", "every"] } },
+                    { "not": { "required": ["cron", "at"] } },
+                    { "not": { "required": ["every", "at"] } },
+                ],
+            },
+            "duration": {
+                "description": "A duration with units, for example 90s, 15m or 1h 30m",
+                "type": "string",
+                "pattern": DURATION,
+            },
+            "exit_codes": {
+                "type": "array",
+                "items": { "type": "integer", "minimum": 0, "maximum": 255 },
+            },
+        },
+    })
+}
+
+fn job_properties() -> Map<String, Value> {
+    let mut properties = Map::new();
+    for group in [about(), due(), executed(), limits(), policies()] {
+        if let Value::Object(group) = group {
+            properties.extend(group);
+        }
+    }
+    properties
+}
+
+fn duration(description: &str) -> Value {
+    json!({ "description": description, "$ref": "#/$defs/duration" })
+}
+
+fn choice(description: &str, words: &[&str], default: &str) -> Value {
+    json!({ "description": description, "enum": words, "default": default })
+}
+
+fn about() -> Value {
+    json!({
+        "description": { "description": "For people; never interpreted", "type": "string" },
+        "tags": {
+            "description": "For people and filters; never interpreted",
+            "type": "array",
+            "items": { "type": "string" },
+        },
+        "enabled": {
+            "description": "A disabled job has no ticks; it can still be run by hand",
+            "type": "boolean",
+            "default": true,
+        },
+    })
+}
+
+fn due() -> Value {
+    let moment = json!({
+        "type": "string",
+        "description": "RFC 3339, or local time in the job's zone: 2026-12-24T18:00:00",
+    });
+    json!({
+        "cron": {
+            "description": "A crontab(5) expression, or the union of several: 5 fields, 6 with leading seconds, or @daily …",
+            "oneOf": [
+                { "type": "string" },
+                { "type": "array", "items": { "type": "string" }, "minItems": 1 },
+            ],
+        },
+        "every": duration("An interval of whole seconds, 1s to 366days, aligned to the epoch"),
+        "offset": duration("Shifts the grid of `every`; shorter than the interval"),
+        "at": {
+            "description": "A date with a time, or a list of some",
+            "oneOf": [moment.clone(), { "type": "array", "items": moment, "minItems": 1 }],
+        },
+        "timezone": {
+            "description": "IANA name of the zone in which times are read and shown",
+            "type": "string",
+            "default": "UTC",
+            "examples": ["UTC", "Asia/Shanghai", "Europe/Berlin"],
+        },
+        "dst_gap": choice(
+            "What becomes of a fixed time that a change of the clock skips", &["run_after", "skip"], "run_after"),
+        "dst_repeat": choice(
+            "How often a fixed time runs that comes round twice", &["once", "twice"], "once"),
+        "first_run": choice(
+            "When a job that was never seen before runs first", &["next", "now"], "next"),
+    })
+}
+
+fn executed() -> Value {
+    json!({
+        "queue": {
+            "description": "The route to workers: critical, high, default, low or any other name",
+            "type": "string",
+            "pattern": NAME,
+            "default": "default",
+        },
+        "command": {
+            "description": "The program and its arguments, without a shell; placeholders: {arg.NAME}, {last_success}, {scheduled_for}, {run_id}, {job}, {queue}, {attempt}",
+            "type": "array",
+            "items": { "type": "string" },
+            "minItems": 1,
+        },
+        "shell": {
+            "description": "A script for /bin/sh -c, without placeholders",
+            "type": "string",
+            "minLength": 1,
+        },
+        "args": {
+            "description": "Default arguments; those of a run by hand are laid over them",
+            "type": "object",
+        },
+        "env": {
+            "description": "Added to the worker's environment",
+            "type": "object",
+            "additionalProperties": { "type": "string" },
+        },
+        "working_dir": {
+            "description": "Where the program starts; relative to this file's directory",
+            "type": "string",
+            "minLength": 1,
+        },
+    })
+}
+
+fn limits() -> Value {
+    json!({
+        "timeout": duration("An attempt that takes longer is ended"),
+        "kill": {
+            "description": "How an attempt is ended before its time",
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "signal": choice(
+                    "The polite signal",
+                    &crate::job::SignalName::ALL.map(|(name, _)| name), "SIGTERM"),
+                "grace": duration("Time until SIGKILL, 10s by default"),
+            },
+        },
+        "success_exit": {
+            "description": "Exit codes that mean success, [0] by default",
+            "$ref": "#/$defs/exit_codes",
+        },
+        "output_limit": {
+            "description": "How much output is kept of a run: bytes, or a text such as 1 MiB",
+            "oneOf": [{ "type": "integer", "minimum": 0, "maximum": 1 << 30 }, { "type": "string" }],
+            "default": "1 MiB",
+        },
+    })
+}
+
+fn policies() -> Value {
+    json!({
+        "retry": {
+            "description": "What happens after a failed attempt",
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "attempts": {
+                    "description": "How often a run is attempted in all",
+                    "type": "integer", "minimum": 1, "maximum": 1000, "default": 1,
+                },
+                "backoff": {
+                    "description": "How the delays grow, or the delays themselves",
+                    "oneOf": [
+                        { "enum": ["fixed", "exponential"] },
+                        { "type": "array", "items": { "$ref": "#/$defs/duration" }, "minItems": 1 },
+                    ],
+                    "default": "exponential",
+                },
+                "initial": duration("The first delay, 10s by default"),
+                "max": duration("No delay is longer, 1h by default"),
+                "jitter": {
+                    "description": "Share of the delay by which it varies at random",
+                    "type": "number", "minimum": 0, "maximum": 1, "default": 0.1,
+                },
+                "on_exit": {
+                    "description": "If not empty, only these exit codes are retried",
+                    "$ref": "#/$defs/exit_codes",
+                },
+                "not_on_exit": {
+                    "description": "These exit codes are never retried",
+                    "$ref": "#/$defs/exit_codes",
+                },
+            },
+        },
+        "expires": duration("A run not started by so long after its tick ends as expired"),
+        "catch_up": choice(
+            "Which of several overdue ticks are run", &["skip", "latest", "all"], "latest"),
+        "catch_up_window": duration("Older ticks are missed, 1h by default"),
+        "max_catch_up": {
+            "description": "At most so many overdue ticks are run under catch_up = \"all\"",
+            "type": "integer", "minimum": 1, "maximum": 100_000, "default": 100,
+        },
+        "overlap": choice(
+            "What happens to a tick while a run of its job is live", &["skip", "allow"], "skip"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::schedules::{retry::RETRY_KEYS, settings, values::KILL_KEYS};
+
+    fn keys_at(pointer: &str) -> BTreeSet<String> {
+        let schema = schema();
+        let table = schema.pointer(pointer).unwrap().as_object().unwrap();
+        table.keys().cloned().collect()
+    }
+
+    fn set<'a>(keys: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+        keys.into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_key_that_is_read_is_in_the_schema_and_the_other_way_round() {
+        assert_eq!(keys_at("/$defs/job/properties"), set(settings::keys()));
+        assert_eq!(
+            keys_at("/properties/defaults/properties"),
+            set(settings::keys())
+        );
+        let inner = |key: &str| keys_at(&format!("/$defs/job/properties/{key}/properties"));
+        assert_eq!(inner("retry"), set(RETRY_KEYS));
+        assert_eq!(inner("kill"), set(KILL_KEYS));
+    }
+
+    #[test]
+    fn the_stored_schema_is_up_to_date() {
+        let stored = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/schedule.schema.json");
+        let stored: Value =
+            serde_json::from_str(&std::fs::read_to_string(stored).unwrap()).unwrap();
+        assert_eq!(
+            stored,
+            schema(),
+            "run `orchestrator schema > docs/schedule.schema.json`"
+        );
+    }
+}

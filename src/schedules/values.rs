@@ -1,0 +1,390 @@
+//! Values that need more than a type: commands, environments, retry policies, sizes, times.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use chrono_tz::Tz;
+use toml::de::DeValue;
+
+use super::reader::{Item, Located, Reader};
+use crate::job::{
+    CatchUp, FirstRun, Kill, Overlap, SignalName, Template, TemplateError,
+    cron::{DstGap, DstRepeat},
+};
+
+pub(super) use super::retry::retry;
+
+pub(super) const DST_GAP: [(&str, DstGap); 2] =
+    [("run_after", DstGap::RunAfter), ("skip", DstGap::Skip)];
+pub(super) const DST_REPEAT: [(&str, DstRepeat); 2] =
+    [("once", DstRepeat::Once), ("twice", DstRepeat::Twice)];
+pub(super) const FIRST_RUN: [(&str, FirstRun); 2] =
+    [("next", FirstRun::Next), ("now", FirstRun::Now)];
+pub(super) const CATCH_UP: [(&str, CatchUp); 3] = [
+    ("skip", CatchUp::Skip),
+    ("latest", CatchUp::Latest),
+    ("all", CatchUp::All),
+];
+pub(super) const OVERLAP: [(&str, Overlap); 2] =
+    [("skip", Overlap::Skip), ("allow", Overlap::Allow)];
+
+/// Most bytes of output that can be kept of a run.
+const MAX_OUTPUT: u64 = 1 << 30;
+
+pub(super) const KILL_KEYS: [&str; 2] = ["signal", "grace"];
+
+pub(super) fn located(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<Located<String>> {
+    let value = reader.text(key, item)?.to_owned();
+    let span = item.span();
+    Some(Located { value, span })
+}
+
+/// A date and time, as TOML has them or as text.
+pub(super) fn moment(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<Located<String>> {
+    let value = match item.get_ref() {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Datetime(moment) => moment.to_string(),
+        _ => {
+            reader.mismatch(
+                key,
+                item,
+                "a date with a time",
+                Some("for example 2026-12-24T18:00:00"),
+            );
+            return None;
+        }
+    };
+    let span = item.span();
+    Some(Located { value, span })
+}
+
+pub(super) fn timezone(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Tz> {
+    let text = reader.text(key, item)?;
+    if let Ok(zone) = text.parse() {
+        return Some(zone);
+    }
+    let help = reader
+        .did_you_mean(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()))
+        .unwrap_or_else(|| {
+            "zones are named as in the IANA database: `Asia/Shanghai`, `UTC`".to_owned()
+        });
+    let message = format!("`{key}`: there is no time zone `{text}`");
+    reader.error_with_help(item.span(), message, Some(help));
+    None
+}
+
+pub(super) fn command(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<Vec<Template>> {
+    if let DeValue::String(text) = item.get_ref() {
+        let words: Vec<_> = text
+            .split_whitespace()
+            .map(|word| format!("{word:?}"))
+            .collect();
+        let help = format!(
+            "write {key} = [{}], or use the key `shell`",
+            words.join(", ")
+        );
+        reader.mismatch(key, item, "a list of texts", Some(&help));
+        return None;
+    }
+    let arguments = reader.list(key, item, "a list of texts", |reader, item| {
+        let text = reader.plain_text(key, item)?;
+        match text.parse::<Template>() {
+            Ok(template) => Some(template),
+            Err(error) => {
+                template_error(reader, item, &text, &error);
+                None
+            }
+        }
+    })?;
+    match arguments.first().map(ToString::to_string) {
+        Some(program) if !program.trim().is_empty() => Some(arguments),
+        Some(_) => {
+            reader.error(
+                item.span(),
+                format!("the first text of `{key}` is the program; it is empty"),
+            );
+            None
+        }
+        None => {
+            reader.error(
+                item.span(),
+                format!("`{key}` is empty; it needs at least a program"),
+            );
+            None
+        }
+    }
+}
+
+fn template_error(reader: &mut Reader<'_>, item: &Item<'_>, text: &str, error: &TemplateError) {
+    let mut span = item.span();
+    let mut help = None;
+    if let TemplateError::Unknown(name) = error {
+        let written = format!("{{{name}}}");
+        if let Some(at) = text.find(&written) {
+            span = reader.within(&span, text, at..at + written.len());
+        }
+        help = reader.did_you_mean(name, Template::BUILT_IN).or_else(|| {
+            (!name.contains(['.', ' '])).then(|| format!("an argument is `{{arg.{name}}}`"))
+        });
+    }
+    let message = match error {
+        TemplateError::Unknown(name) => format!("unknown placeholder `{{{name}}}`"),
+        TemplateError::Open(_) | TemplateError::Close(_) | TemplateError::Missing(_) => {
+            error.to_string()
+        }
+    };
+    let help = help.map(|near| format!("{near} There are {{arg.NAME}}, {}", placeholder_names()));
+    reader.error_with_help(
+        span,
+        message,
+        help.or_else(|| Some("`{{` and `}}` stand for braces".to_owned())),
+    );
+}
+
+fn placeholder_names() -> String {
+    Template::BUILT_IN
+        .map(|name| format!("{{{name}}}"))
+        .join(", ")
+}
+
+pub(super) fn shell(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<String> {
+    let text = reader.plain_text(key, item)?;
+    if text.trim().is_empty() {
+        reader.error(item.span(), format!("`{key}` is empty"));
+        return None;
+    }
+    let named = Template::BUILT_IN.map(|name| format!("{{{name}}}"));
+    let placeholder = std::iter::once("{arg.")
+        .chain(named.iter().map(String::as_str))
+        .find_map(|open| text.find(open).map(|at| (open, at)));
+    let Some((open, at)) = placeholder else {
+        return Some(text);
+    };
+    let end = text[at..]
+        .find('}')
+        .map_or(at + open.len(), |end| at + end + 1);
+    let span = reader.within(&item.span(), &text, at..end);
+    let message = format!("`{key}` has no placeholders, so that no argument can become a command");
+    let help = "use `command`, for example [\"sh\", \"-c\", 'fetch \"$1\"', \"sh\", \"{arg.url}\"], or the \
+                environment: $ORCHESTRATOR_ARGS, $ORCHESTRATOR_JOB, …";
+    reader.error_with_help(span, message, Some(help.to_owned()));
+    None
+}
+
+pub(super) fn args(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let table = reader.table(key, item)?;
+    let read = |(name, item)| Some((plain(name), json(reader, key, item)?));
+    let values: Vec<_> = table.iter().map(read).collect();
+    values.into_iter().collect()
+}
+
+fn plain(key: &toml::Spanned<toml::de::DeString<'_>>) -> String {
+    key.get_ref().to_string()
+}
+
+/// The same value as JSON; dates become texts.
+fn json(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<serde_json::Value> {
+    use serde_json::Value;
+    let number = match item.get_ref() {
+        DeValue::String(text) => return Some(Value::String(text.to_string())),
+        DeValue::Boolean(value) => return Some(Value::Bool(*value)),
+        DeValue::Datetime(moment) => return Some(Value::String(moment.to_string())),
+        DeValue::Array(items) => {
+            let values: Vec<_> = items.iter().map(|item| json(reader, key, item)).collect();
+            return values.into_iter().collect::<Option<_>>().map(Value::Array);
+        }
+        DeValue::Table(_) => return args(reader, key, item).map(Value::Object),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .map(Value::from),
+        DeValue::Float(number) => number
+            .as_str()
+            .parse()
+            .ok()
+            .and_then(serde_json::Number::from_f64)
+            .map(Value::Number),
+    };
+    if number.is_none() {
+        reader.error(
+            item.span(),
+            format!("`{key}`: JSON cannot carry this number"),
+        );
+    }
+    number
+}
+
+pub(super) fn env(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<BTreeMap<String, String>> {
+    let table = reader.table(key, item)?;
+    let mut values = Vec::with_capacity(table.len());
+    for (name, item) in table {
+        let name_text: &str = name.get_ref();
+        if name_text.is_empty() || name_text.contains(['=', '\0']) {
+            reader.error(
+                name.span(),
+                format!("`{name_text}` cannot be a variable of the environment"),
+            );
+        }
+        if name_text.starts_with("ORCHESTRATOR_") {
+            let message = format!("`{name_text}`: variables ORCHESTRATOR_… are set by the worker");
+            reader.error(name.span(), message);
+        }
+        let value = match item.get_ref() {
+            DeValue::String(_) => reader.plain_text(key, item),
+            _ => {
+                let raw = reader.source.text.get(item.span()).unwrap_or_default();
+                let help = format!("write it in quotes: \"{raw}\"");
+                let nested = matches!(item.get_ref(), DeValue::Array(_) | DeValue::Table(_));
+                reader.mismatch(
+                    &format!("{key}.{name_text}"),
+                    item,
+                    "text",
+                    (!nested).then_some(&*help),
+                );
+                None
+            }
+        };
+        values.push(value.map(|value| (name_text.to_owned(), value)));
+    }
+    values.into_iter().collect()
+}
+
+/// Made absolute: relative to the directory of the file.
+pub(super) fn working_dir(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<PathBuf> {
+    let text = reader.plain_text(key, item)?;
+    if text.is_empty() {
+        reader.error(item.span(), format!("`{key}` is empty"));
+        return None;
+    }
+    if text == "~" || text.starts_with("~/") {
+        let help = "write the whole path, or one relative to this file".to_owned();
+        reader.error_with_help(
+            item.span(),
+            format!("`{key}`: `~` is not expanded"),
+            Some(help),
+        );
+        return None;
+    }
+    // Joining drops the `.` components and keeps `..`, which may lie behind a symbolic link.
+    Some(reader.source.dir.join(text).components().collect())
+}
+
+pub(super) fn kill(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Kill> {
+    let mut kill = Kill::default();
+    for (name, item) in reader.table(key, item)? {
+        match name.get_ref().as_ref() {
+            "signal" => {
+                if let Some(signal) = reader.choice("kill.signal", item, &SignalName::ALL, &[]) {
+                    kill.signal = signal;
+                }
+            }
+            "grace" => {
+                if let Some(grace) = reader.duration("kill.grace", item) {
+                    kill.grace = grace;
+                }
+            }
+            other => reader.unknown_key(name.span(), other, "`kill`", &KILL_KEYS),
+        }
+    }
+    Some(kill)
+}
+
+pub(super) fn success_exit(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<Vec<i32>> {
+    let codes = exit_codes(reader, key, item)?;
+    if codes.is_empty() {
+        reader.error(
+            item.span(),
+            format!("`{key}` is empty, so no run could succeed"),
+        );
+        return None;
+    }
+    Some(codes)
+}
+
+pub(super) fn exit_codes(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Vec<i32>> {
+    reader.list(key, item, "a list of exit codes", |reader, item| {
+        reader.integer(key, item, 0..=255)
+    })
+}
+
+/// A number of bytes, or a text such as `1 MiB`.
+pub(super) fn size(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<u64> {
+    let DeValue::String(text) = item.get_ref() else {
+        let DeValue::Integer(_) = item.get_ref() else {
+            reader.mismatch(
+                key,
+                item,
+                "a number of bytes or a text such as \"1 MiB\"",
+                None,
+            );
+            return None;
+        };
+        return reader.integer(key, item, 0..=MAX_OUTPUT.cast_signed());
+    };
+    let size = parse_size(text);
+    if size.is_none_or(|size| size > MAX_OUTPUT) {
+        let message = format!("`{key}`: `{text}` is not a size up to 1 GiB");
+        let help = "write for example \"64 KiB\", \"1 MiB\" or a number of bytes".to_owned();
+        reader.error_with_help(item.span(), message, Some(help));
+        return None;
+    }
+    size
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim().trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text
+        .trim()
+        .strip_prefix(digits)?
+        .trim()
+        .to_ascii_lowercase();
+    let factor: u64 = match unit.as_str() {
+        "" | "b" => 1,
+        "kib" | "k" => 1 << 10,
+        "mib" | "m" => 1 << 20,
+        "gib" | "g" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("1 MiB"), Some(1 << 20));
+        assert_eq!(parse_size("64KiB"), Some(65_536));
+        assert_eq!(parse_size(" 10 mb "), Some(10_000_000));
+        assert_eq!(parse_size("512"), Some(512));
+        for bad in ["", "MiB", "1 TiB", "-1", "1.5 MiB", "99999999999999999999"] {
+            assert_eq!(parse_size(bad), None, "{bad}");
+        }
+    }
+}
