@@ -1,5 +1,12 @@
 //! `check`, `schema` and `next` as a user meets them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
 use std::fs;
 
 use assert_cmd::Command;

@@ -1,5 +1,12 @@
 //! Schedule files through the library: what they mean, what is refused and where.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -344,6 +351,8 @@ fn commands_are_checked() {
         let found = only_error(&format!("[job.x]\ncommand = {value}"));
         assert!(found.starts_with(expected), "{found}");
     }
+    let loaded = parse("[job.x]\nshell = \"awk '{job}'\"").unwrap();
+    assert_eq!(loaded.warnings[0].text(), Some("{job}"));
     let found = only_error("[job.x]\nshell = 'get {arg.url}'");
     assert!(
         found.starts_with("2:14 {arg.url} | `shell` has no placeholders"),

@@ -210,6 +210,7 @@ mod tests {
                 "runs backwards",
                 Some("`fri-sat,sun-mon`"),
             ),
+            ("0 0 * * 7-1", "runs backwards", Some("write `0-1`")),
             (
                 "0 22-3 * * *",
                 "hour: the range `22-3`",
