@@ -1,6 +1,13 @@
 //! The corpus made with Debian's own cron: every entry gives the listed instants, every invalid
 //! expression is refused.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
 use chrono::{DateTime, FixedOffset, TimeZone, Utc};
 use orchestrator::job::cron::{CronTrigger, DstGap, DstRepeat};
 use serde::Deserialize;

@@ -1,6 +1,13 @@
 //! Random expressions against an independent oracle that walks the seconds of real time: it asks a
 //! zone what the wall clock shows, and matches that with bits of its own reading of the fields.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Datelike, Duration, NaiveDate, NaiveDateTime, TimeZone, Timelike, Utc};

@@ -126,6 +126,10 @@ fn sections<'d, 'i>(reader: &mut Reader<'_>, document: &'d DeTable<'i>) -> Secti
 
 fn unknown_section(reader: &mut Reader<'_>, name: &str, span: Range<usize>) {
     let known_key = super::settings::keys().any(|key| key == name);
+    if known_key && reader.is_broken() {
+        // Most likely its header is what the syntax error has cost.
+        return;
+    }
     let help = match known_key {
         true => Some(format!("`{name}` belongs below [defaults] or [job.NAME]")),
         false => reader

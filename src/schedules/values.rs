@@ -164,22 +164,26 @@ pub(super) fn shell(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Opti
         reader.error(item.span(), format!("`{key}` is empty"));
         return None;
     }
-    let named = Template::BUILT_IN.map(|name| format!("{{{name}}}"));
-    let placeholder = std::iter::once("{arg.")
-        .chain(named.iter().map(String::as_str))
-        .find_map(|open| text.find(open).map(|at| (open, at)));
-    let Some((open, at)) = placeholder else {
-        return Some(text);
+    let place = |reader: &Reader<'_>, at: usize| {
+        let end = text[at..].find('}').map_or(text.len(), |end| at + end + 1);
+        reader.within(&item.span(), &text, at..end)
     };
-    let end = text[at..]
-        .find('}')
-        .map_or(at + open.len(), |end| at + end + 1);
-    let span = reader.within(&item.span(), &text, at..end);
-    let message = format!("`{key}` has no placeholders, so that no argument can become a command");
-    let help = "use `command`, for example [\"sh\", \"-c\", 'fetch \"$1\"', \"sh\", \"{arg.url}\"], or the \
-                environment: $ORCHESTRATOR_ARGS, $ORCHESTRATOR_JOB, …";
-    reader.error_with_help(span, message, Some(help.to_owned()));
-    None
+    if let Some(at) = text.find("{arg.") {
+        let message =
+            format!("`{key}` has no placeholders, so that no argument can become a command");
+        let help = "use `command`, for example [\"sh\", \"-c\", 'fetch \"$1\"', \"sh\", \"{arg.url}\"], or \
+                    the environment: $ORCHESTRATOR_ARGS, $ORCHESTRATOR_JOB, …";
+        reader.error_with_help(place(reader, at), message, Some(help.to_owned()));
+        return None;
+    }
+    let named = Template::BUILT_IN.map(|name| format!("{{{name}}}"));
+    if let Some(at) = named.iter().find_map(|name| text.find(name)) {
+        // A shell may mean it otherwise: awk '{job}'.
+        let message = format!("`{key}` has no placeholders: this stays as it is");
+        let help = "in a script use the environment: $ORCHESTRATOR_RUN_ID, $ORCHESTRATOR_JOB, …";
+        reader.warn(place(reader, at), message, help);
+    }
+    Some(text)
 }
 
 pub(super) fn args(

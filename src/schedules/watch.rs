@@ -13,7 +13,10 @@ use std::{
 
 use notify_debouncer_full::{
     DebounceEventResult, Debouncer, RecommendedCache, new_debouncer,
-    notify::{self, RecommendedWatcher, RecursiveMode},
+    notify::{
+        self, EventKind, RecommendedWatcher, RecursiveMode,
+        event::{AccessKind, AccessMode},
+    },
 };
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -59,9 +62,11 @@ enum Cause {
 /// Watches the given files and directories; what they hold now counts as known.
 pub fn watch(paths: &[PathBuf]) -> Result<Watch, WatchError> {
     let (sender, events) = mpsc::channel(1);
-    let debouncer = new_debouncer(SETTLE, None, move |_: DebounceEventResult| {
-        // A signal that still waits to be taken stands for this one too.
-        let _ = sender.try_send(());
+    let debouncer = new_debouncer(SETTLE, None, move |result| {
+        if matters(&result) {
+            // A signal that still waits to be taken stands for this one too.
+            let _ = sender.try_send(());
+        }
     })?;
     let mut watch = Watch {
         paths: paths.to_vec(),
@@ -74,6 +79,18 @@ pub fn watch(paths: &[PathBuf]) -> Result<Watch, WatchError> {
     };
     watch.attach();
     Ok(watch)
+}
+
+/// Whether files may have changed: not if they were only read, which we do ourselves.
+fn matters(result: &DebounceEventResult) -> bool {
+    let Ok(events) = result else {
+        return true;
+    };
+    events.iter().any(|event| match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    })
 }
 
 impl Watch {
@@ -158,4 +175,25 @@ fn digest(paths: &[PathBuf], add: impl Fn(&PathBuf, &mut DefaultHasher)) -> u64 
         }
     }
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reading_is_no_event_and_writing_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.toml");
+        fs::write(&file, "# 1").unwrap();
+        let mut watch = watch(&[dir.path().to_owned()]).unwrap();
+        for _ in 0..3 {
+            fs::read(&file).unwrap();
+        }
+        let none = tokio::time::timeout(SETTLE * 4, watch.events.recv()).await;
+        assert!(none.is_err(), "{none:?}");
+        fs::write(&file, "# 2").unwrap();
+        let some = tokio::time::timeout(SETTLE * 50, watch.events.recv()).await;
+        assert_eq!(some, Ok(Some(())));
+    }
 }

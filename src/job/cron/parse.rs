@@ -273,7 +273,11 @@ fn backwards(field: Field, from: &str, to: &str, (first, last): (u32, u32)) -> P
     };
     Problem::Backwards {
         range: format!("{from}-{to}"),
-        instead: format!("{},{}", range(first.min(max), max), range(min, last)),
+        instead: match first > max {
+            // 7 is Sunday, as is 0.
+            true => range(min, last),
+            false => format!("{},{}", range(first, max), range(min, last)),
+        },
     }
 }
 

@@ -37,8 +37,8 @@ struct Branch {
 /// What lists of numbers cannot say about a date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filter {
-    LastDay,
-    LastWeekday,
+    MonthEnd,
+    FinalWeekday,
     LastWeek,
 }
 
@@ -148,10 +148,10 @@ impl Filter {
         };
         let this = Some(date.month());
         match self {
-            Self::LastDay => month_of(1) != this,
+            Self::MonthEnd => month_of(1) != this,
             Self::LastWeek => month_of(7) != this,
             // The last day, or a Friday with nothing but a weekend behind it.
-            Self::LastWeekday => match date.weekday().num_days_from_monday() {
+            Self::FinalWeekday => match date.weekday().num_days_from_monday() {
                 0..=3 => month_of(1) != this,
                 4 => month_of(3) != this,
                 _ => false,
@@ -183,10 +183,10 @@ fn month_days(days: &Days) -> Vec<DaySet> {
     };
     let mut sets = vec![set(days.plain, None)];
     if days.last {
-        sets.push(set(0b1111 << 28, Some(Filter::LastDay)));
+        sets.push(set(0b1111 << 28, Some(Filter::MonthEnd)));
     }
     if days.last_weekday {
-        sets.push(set(0b11_1111 << 26, Some(Filter::LastWeekday)));
+        sets.push(set(0b11_1111 << 26, Some(Filter::FinalWeekday)));
     }
     sets
 }
