@@ -1,1 +1,205 @@
-//! placeholder
+//! Executes one attempt as a child process: environment, process group, output, timeout, result.
+//!
+//! Owns the child from `fork` to the last member of its process group, and the files it is given.
+//! Knows nothing of brokers, leases or records: it is handed a [`Program`], [`Limits`], a place for
+//! [`Output`] and a [`Stop`], and tells how the program ended. Never fails because of what a
+//! program does: what cannot be started is [`Exit::NotStarted`], what cannot be read is a remark in
+//! the output.
+
+mod child;
+mod command;
+mod environment;
+mod output;
+mod pump;
+mod result;
+mod ring;
+mod spawn;
+
+use std::{io, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+pub use command::Program;
+pub use environment::RunContext;
+pub use output::Output;
+
+use crate::{
+    job::{Kill, Seconds},
+    run::Exit,
+};
+use child::Running;
+use result::Scratch;
+use spawn::Spawners;
+
+/// How long pipes may stay open after the program and its process group have ended: whoever still
+/// holds them has left the group.
+const PIPES_AFTER_END: Duration = Duration::from_millis(500);
+
+/// Starts programs. Cheap to clone; the threads behind it end with the last clone.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spawners: Spawners,
+    scratch: Scratch,
+}
+
+/// Why an executor could not be set up.
+#[derive(Debug, Error)]
+pub enum ExecError {
+    /// No private directory for result files.
+    #[error(
+        "cannot create the directory {path} for result files: {source}; set TMPDIR to a writable directory"
+    )]
+    Scratch {
+        /// What was to be created.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread that spawns jobs: {0}")]
+    Thread(io::Error),
+}
+
+/// When and how a program is ended before its time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// It is ended when it takes longer.
+    pub timeout: Option<Seconds>,
+    /// How it is ended.
+    pub kill: Kill,
+}
+
+/// Ends a program from outside: politely by its [`Kill`] policy, or at once by SIGKILL.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    polite: CancellationToken,
+    at_once: CancellationToken,
+}
+
+impl Stop {
+    /// Ends the program by its kill policy.
+    pub fn ask(&self) {
+        self.polite.cancel();
+    }
+
+    /// Ends the program by SIGKILL.
+    pub fn force(&self) {
+        self.at_once.cancel();
+    }
+
+    pub(crate) async fn asked(&self) {
+        tokio::select! {
+            () = self.polite.cancelled() => {}
+            () = self.at_once.cancelled() => {}
+        }
+    }
+
+    async fn forced(&self) {
+        self.at_once.cancelled().await;
+    }
+}
+
+/// Why a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, or it was never started.
+    ByItself,
+    /// Its timeout was over.
+    TimedOut,
+    /// By [`Stop`].
+    Stopped,
+}
+
+/// What became of a program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Execution {
+    /// Why it ended.
+    pub ended: Ended,
+    /// How it ended.
+    pub exit: Exit,
+    /// The JSON that it left in its result file.
+    pub result: Option<serde_json::Value>,
+}
+
+impl Executor {
+    /// Starts the threads that spawn, and makes the private directory for result files.
+    pub fn start() -> Result<Self, ExecError> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                spawners: Spawners::start()?,
+                scratch: Scratch::create()?,
+            }),
+        })
+    }
+
+    /// Executes a program to its end. Returns after the last member of its process group was
+    /// killed; dropping the future kills the group too.
+    ///
+    /// A result that is not JSON or is larger than 64 KiB is left out with a remark in the output:
+    /// the program did its work, and its exit code tells whether it succeeded.
+    pub async fn execute(
+        &self,
+        program: Program,
+        limits: Limits,
+        output: &Output,
+        stop: &Stop,
+    ) -> Execution {
+        let file = self.inner.scratch.file();
+        let mut running = match self.spawn(&program, file.path()).await {
+            Ok(running) => running,
+            Err(reason) => {
+                output.remark(&reason);
+                return Execution {
+                    ended: Ended::ByItself,
+                    exit: Exit::NotStarted(reason),
+                    result: None,
+                };
+            }
+        };
+        let gone = CancellationToken::new();
+        let pipes = running.take_pipes();
+        let supervised = async {
+            let end = child::supervise(running, limits, output, stop).await;
+            gone.cancel();
+            end
+        };
+        let drained = async {
+            tokio::select! {
+                () = pump::drain(pipes, output) => {}
+                () = after(&gone, PIPES_AFTER_END) => {
+                    output.remark("a process that left the job's process group still holds its output; it is no longer read");
+                }
+            }
+        };
+        let ((ended, exit), ()) = tokio::join!(supervised, drained);
+        let result = file.read().unwrap_or_else(|remark| {
+            output.remark(&remark.to_string());
+            None
+        });
+        Execution {
+            ended,
+            exit,
+            result,
+        }
+    }
+
+    async fn spawn(&self, program: &Program, result: &std::path::Path) -> Result<Running, String> {
+        let command = program.to_command(result)?;
+        let child = self.inner.spawners.spawn(command).await;
+        let child = child.map_err(|error| program.not_started(&error))?;
+        Running::adopt(child).map_err(|error| {
+            format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")
+        })
+    }
+}
+
+async fn after(gone: &CancellationToken, delay: Duration) {
+    gone.cancelled().await;
+    tokio::time::sleep(delay).await;
+}

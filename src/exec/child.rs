@@ -1,0 +1,204 @@
+//! Watches one child and ends its process group: in time, by timeout or on request.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    process::{Child, ExitStatus},
+    time::Duration,
+};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, test_kill_process_group},
+};
+use tokio::io::unix::AsyncFd;
+
+use super::{Ended, Limits, Output, Stop, pump::Pipes, spawn};
+use crate::{
+    job::{Kill, SignalName},
+    run::Exit,
+};
+
+/// How often a process group whose leader has ended is looked at during its grace.
+const GROUP_POLL: Duration = Duration::from_millis(20);
+
+/// A child with its process group. Dropping it kills the group.
+#[derive(Debug)]
+pub(super) struct Running {
+    child: Child,
+    group: Pid,
+    /// Readable once the child has ended, before it is reaped: until then its id, and so that of
+    /// its group, cannot be given to another process.
+    pidfd: AsyncFd<OwnedFd>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The child was not reaped yet.
+    Alive,
+    /// The child was reaped; members of its group may be alive.
+    Reaped,
+    /// The group was killed too.
+    Over,
+}
+
+impl Running {
+    pub(super) fn adopt(child: Child) -> io::Result<Self> {
+        let watch = |child: &Child| {
+            let group = Pid::from_child(child);
+            let pidfd = pidfd_open(group, PidfdFlags::empty())?;
+            Ok((group, spawn::watch(pidfd)?))
+        };
+        match watch(&child) {
+            Ok((group, pidfd)) => Ok(Self {
+                child,
+                group,
+                pidfd,
+                state: State::Alive,
+            }),
+            Err(error) => {
+                discard(child);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn take_pipes(&mut self) -> Pipes {
+        Pipes {
+            stdout: self.child.stdout.take(),
+            stderr: self.child.stderr.take(),
+        }
+    }
+
+    async fn ended(&self) {
+        if self.pidfd.readable().await.is_err() {
+            // The runtime is going down, and will drop this future.
+            std::future::pending().await
+        }
+    }
+
+    /// Kills what is left of the group, then takes the child's exit status. Does not block if the
+    /// child has ended.
+    fn reap(&mut self) -> Exit {
+        signal_group(self.group, Signal::KILL);
+        let exit = self.take_status();
+        self.state = State::Over;
+        exit
+    }
+
+    fn take_status(&mut self) -> Exit {
+        self.state = State::Reaped;
+        match self.child.wait() {
+            Ok(status) => exit_of(status),
+            Err(error) => Exit::NotStarted(format!(
+                "its exit status was lost: {error}; SIGCHLD must not be ignored"
+            )),
+        }
+    }
+
+    /// Ends the group by `kill`, or at once when `stop` is forced.
+    async fn end(mut self, kill: Kill, stop: &Stop) -> Exit {
+        signal_group(self.group, number(kill.signal));
+        let polite = tokio::time::timeout(kill.grace.get(), async {
+            self.ended().await;
+            // Members of the group have the same grace as its leader.
+            let exit = self.take_status();
+            while test_kill_process_group(self.group).is_ok() {
+                tokio::time::sleep(GROUP_POLL).await;
+            }
+            exit
+        });
+        tokio::select! {
+            biased;
+            () = stop.forced() => {}
+            ended = polite => if let Ok(exit) = ended {
+                self.state = State::Over;
+                return exit;
+            }
+        }
+        signal_group(self.group, Signal::KILL);
+        self.ended().await;
+        // If only members of the group outlived the grace, the child was reaped before: its status
+        // is still there.
+        self.reap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        match self.state {
+            State::Alive => {
+                self.reap();
+            }
+            State::Reaped => signal_group(self.group, Signal::KILL),
+            State::Over => {}
+        }
+    }
+}
+
+/// Waits for the end of the child, ends it when its time is over or somebody asks for it, and
+/// leaves nobody in its process group.
+pub(super) async fn supervise(
+    mut running: Running,
+    limits: Limits,
+    output: &Output,
+    stop: &Stop,
+) -> (Ended, Exit) {
+    let ended = tokio::select! {
+        biased;
+        () = running.ended() => return (Ended::ByItself, running.reap()),
+        () = stop.asked() => Ended::Stopped,
+        () = elapsed(limits) => Ended::TimedOut,
+    };
+    let Kill { signal, grace } = limits.kill;
+    if let (Ended::TimedOut, Some(timeout)) = (ended, limits.timeout) {
+        output.remark(&format!(
+            "not ended after {timeout}: {signal} to its process group, SIGKILL {grace} later"
+        ));
+    }
+    (ended, running.end(limits.kill, stop).await)
+}
+
+/// Kills and reaps a child that nobody will watch.
+pub(super) fn discard(mut child: Child) {
+    signal_group(Pid::from_child(&child), Signal::KILL);
+    // The signal ends it; there is nobody to tell how.
+    let _ = child.wait();
+}
+
+async fn elapsed(limits: Limits) {
+    match limits.timeout {
+        Some(timeout) => tokio::time::sleep(timeout.get()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn signal_group(group: Pid, signal: Signal) {
+    match kill_process_group(group, signal) {
+        // ESRCH: everybody has gone, which is what was wanted. EPERM: only members that changed
+        // their user are left, who are beyond the worker's rights.
+        Ok(()) | Err(Errno::SRCH | Errno::PERM) => {}
+        Err(error) => tracing::warn!(%error, "cannot signal a job's process group"),
+    }
+}
+
+fn number(name: SignalName) -> Signal {
+    match name {
+        SignalName::Term => Signal::TERM,
+        SignalName::Int => Signal::INT,
+        SignalName::Hup => Signal::HUP,
+        SignalName::Quit => Signal::QUIT,
+        SignalName::Usr1 => Signal::USR1,
+        SignalName::Usr2 => Signal::USR2,
+        SignalName::Kill => Signal::KILL,
+    }
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::NotStarted(format!("it ended in a way that is not known: {status}")),
+    }
+}

@@ -1,0 +1,171 @@
+//! The file in which a job may leave its result, and the private directory of these files.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::fs::OFlags;
+use serde_json::Value;
+use thiserror::Error;
+
+use super::ExecError;
+
+/// Bytes of a result at most.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// A directory that only this user can enter; removed with everything in it when dropped.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    directory: PathBuf,
+    next: AtomicU64,
+}
+
+/// A path at which nothing exists yet; what a job puts there is removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct ResultFile {
+    path: PathBuf,
+}
+
+/// Why a result is left out.
+#[derive(Debug, Error)]
+pub(super) enum Unusable {
+    #[error("the result is left out: ORCHESTRATOR_RESULT has more than 64 KiB")]
+    TooLarge,
+    #[error("the result is left out: ORCHESTRATOR_RESULT is not JSON: {0}")]
+    NotJson(serde_json::Error),
+    #[error("the result is left out: ORCHESTRATOR_RESULT is not a regular file")]
+    NotAFile,
+    #[error("the result is left out: ORCHESTRATOR_RESULT cannot be read: {0}")]
+    Unreadable(io::Error),
+}
+
+impl Scratch {
+    pub(super) fn create() -> Result<Self, ExecError> {
+        let name = format!("orchestrator-{}", uuid::Uuid::now_v7().simple());
+        let directory = std::env::temp_dir().join(name);
+        let created = DirBuilder::new().mode(0o700).create(&directory);
+        created.map_err(|source| ExecError::Scratch {
+            path: directory.display().to_string(),
+            source,
+        })?;
+        Ok(Self {
+            directory,
+            next: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn file(&self) -> ResultFile {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        ResultFile {
+            path: self.directory.join(format!("result-{number}.json")),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            tracing::warn!(%error, directory = %self.directory.display(), "cannot remove the directory for result files");
+        }
+    }
+}
+
+impl ResultFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The result, if the job left one.
+    pub(super) fn read(&self) -> Result<Option<Value>, Unusable> {
+        let file = match open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Unusable::Unreadable(error)),
+        };
+        if !file.metadata().map_err(Unusable::Unreadable)?.is_file() {
+            return Err(Unusable::NotAFile);
+        }
+        let mut bytes = Vec::new();
+        let mut limited = file.take(MAX_BYTES + 1);
+        limited
+            .read_to_end(&mut bytes)
+            .map_err(Unusable::Unreadable)?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(Unusable::TooLarge);
+        }
+        if bytes.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(Unusable::NotJson)
+    }
+}
+
+impl Drop for ResultFile {
+    fn drop(&mut self) {
+        // Mostly it was never there. What cannot be removed now goes with the directory.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Opens without waiting for the other end of a pipe and without following a link.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn takes_json_and_refuses_the_rest() {
+        let scratch = Scratch::create().unwrap();
+        let file = scratch.file();
+        assert_eq!(file.read().unwrap(), None);
+        let large = format!("\"{}\"", "x".repeat(64 * 1024));
+        for (text, expected) in [
+            ("{\"pages\": 3}", Ok(Some(json!({"pages": 3})))),
+            ("  \n", Ok(None)),
+            ("pages: 3", Err("not JSON")),
+            (large.as_str(), Err("more than 64 KiB")),
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            match (file.read(), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (found, expected) => panic!("{found:?} instead of {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let scratch = Scratch::create().unwrap();
+        let file = scratch.file();
+        std::os::unix::fs::symlink("/etc/hostname", file.path()).unwrap();
+        assert!(matches!(file.read(), Err(Unusable::Unreadable(_))));
+    }
+
+    #[test]
+    fn nothing_stays() {
+        let scratch = Scratch::create().unwrap();
+        let directory = scratch.directory.clone();
+        let file = scratch.file();
+        std::fs::write(file.path(), "1").unwrap();
+        let path = file.path().to_owned();
+        drop(file);
+        assert!(!path.exists() && directory.exists());
+        drop(scratch);
+        assert!(!directory.exists());
+    }
+}
