@@ -4,7 +4,11 @@
 //!   with NATS's default `sync_interval` and with `always`; median of five.
 //! * 100,000 jobs loaded from TOML.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark"
+)]
 
 #[path = "../tests/support/nats.rs"]
 mod nats;
@@ -53,13 +57,21 @@ async fn burst(url: String, namespace: String) -> Duration {
         schedules: sources,
         own: None,
     };
-    let beat = Beat::start(broker.clone(), beat_options, loaded.set).await.unwrap();
+    let beat = Beat::start(broker.clone(), beat_options, loaded.set)
+        .await
+        .unwrap();
     let (tick, _) = beat.upcoming(1)[0].clone();
     let stop = CancellationToken::new();
     let (_keep, reload) = mpsc::channel(1);
     let beating = tokio::spawn(beat.run(reload, stop.clone()));
     loop {
-        let stored: u64 = broker.queues().await.unwrap().iter().map(|q| q.waiting).sum();
+        let stored: u64 = broker
+            .queues()
+            .await
+            .unwrap()
+            .iter()
+            .map(|q| q.waiting)
+            .sum();
         if stored >= TICKS as u64 {
             break;
         }
@@ -101,7 +113,10 @@ fn median(mut values: Vec<Duration>) -> Duration {
 #[tokio::main]
 async fn main() {
     let loads = (0..ROUNDS).map(|_| load()).collect();
-    println!("{JOBS} jobs loaded from TOML in {:?} (median of {ROUNDS})", median(loads));
+    println!(
+        "{JOBS} jobs loaded from TOML in {:?} (median of {ROUNDS})",
+        median(loads)
+    );
     let plain = nats::NatsServer::start();
     let synced = nats::NatsServer::start_with("jetstream { sync_interval: always }");
     let (mut fast, mut safe) = (Vec::new(), Vec::new());
@@ -109,6 +124,9 @@ async fn main() {
         fast.push(burst(plain.url(), format!("round{round}")).await);
         safe.push(burst(synced.url(), format!("round{round}")).await);
     }
-    println!("{TICKS} ticks due in one second, all stored after: {:?} with NATS's default sync_interval, {:?} with `always` (medians of {ROUNDS})",
-        median(fast), median(safe));
+    println!(
+        "{TICKS} ticks due in one second, all stored after: {:?} with NATS's default sync_interval, {:?} with `always` (medians of {ROUNDS})",
+        median(fast),
+        median(safe)
+    );
 }

@@ -3,7 +3,11 @@
 //! Starts the release binary: how long until the first tick is ready (the event "next tick"), and
 //! how much memory (RSS) `up` and a worker on NATS hold once nothing happens.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark"
+)]
 
 #[path = "../tests/support/nats.rs"]
 mod nats;
@@ -43,14 +47,20 @@ fn until(child: &mut Child, word: &str) -> BufReader<std::process::ChildStdout> 
     let mut line = String::new();
     while !line.contains(word) {
         line.clear();
-        assert!(events.read_line(&mut line).unwrap() > 0, "it ended before {word}");
+        assert!(
+            events.read_line(&mut line).unwrap() > 0,
+            "it ended before {word}"
+        );
     }
     events
 }
 
 fn rss_kib(child: &Child) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
     rss.split_whitespace().next().unwrap().parse().unwrap()
 }
 
@@ -66,7 +76,11 @@ fn main() {
         fs::create_dir(dir.path().join("schedules")).unwrap();
         let mut text = String::new();
         for n in 0..JOBS {
-            writeln!(text, "[job.j{n}]\nevery = \"1h\"\noffset = \"{n}s\"\nshell = \"true\"").unwrap();
+            writeln!(
+                text,
+                "[job.j{n}]\nevery = \"1h\"\noffset = \"{n}s\"\nshell = \"true\""
+            )
+            .unwrap();
         }
         fs::write(dir.path().join("schedules/jobs.toml"), text).unwrap();
         let begin = Instant::now();
@@ -79,13 +93,23 @@ fn main() {
     }
     ready.sort();
     memory.sort();
-    println!("up with {JOBS} jobs: first tick ready {:?} after the start, idle memory {:.1} MB (medians of {ROUNDS})",
-        ready[ROUNDS / 2], memory[ROUNDS / 2] as f64 / 1024.0);
+    println!(
+        "up with {JOBS} jobs: first tick ready {:?} after the start, idle memory {:.1} MB (medians of {ROUNDS})",
+        ready[ROUNDS / 2],
+        memory[ROUNDS / 2] as f64 / 1024.0
+    );
     let server = nats::NatsServer::start();
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut worker = start(dir.path(), &["worker", "--queue", "high"], Some(&server.url()));
+    let mut worker = start(
+        dir.path(),
+        &["worker", "--queue", "high"],
+        Some(&server.url()),
+    );
     let _events = until(&mut worker, "worker");
     std::thread::sleep(IDLE);
-    println!("worker on NATS: idle memory {:.1} MB", rss_kib(&worker) as f64 / 1024.0);
+    println!(
+        "worker on NATS: idle memory {:.1} MB",
+        rss_kib(&worker) as f64 / 1024.0
+    );
     end(worker);
 }

@@ -5,7 +5,11 @@
 //! the server that `tests/tools/nats-server` installs, once with its default `sync_interval` and
 //! once with `always`. Needs no network beyond loopback and ends by itself.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a benchmark"
+)]
 
 #[path = "../tests/support/nats.rs"]
 mod nats;
@@ -59,7 +63,10 @@ async fn raw() -> f64 {
                 .stderr(Stdio::piped())
                 .spawn()
                 .unwrap();
-            tokio::spawn(child.wait_with_output()).await.unwrap().unwrap();
+            tokio::spawn(child.wait_with_output())
+                .await
+                .unwrap()
+                .unwrap();
         })
         .buffer_unordered(CONCURRENCY)
         .for_each(|()| async {})
@@ -90,7 +97,10 @@ async fn publish(broker: &SharedBroker) {
         let broker = Arc::clone(broker);
         async move { broker.publish(outgoing).await.unwrap() }
     });
-    stream::iter(sends).buffer_unordered(256).for_each(|_| async {}).await;
+    stream::iter(sends)
+        .buffer_unordered(256)
+        .for_each(|_| async {})
+        .await;
 }
 
 /// Publishes, then measures from the worker's start to the last record and acknowledgement.
@@ -111,13 +121,22 @@ async fn through(broker: SharedBroker) -> f64 {
     let rate = RUNS as f64 / start.elapsed().as_secs_f64();
     stop.cancel();
     working.await.unwrap();
-    assert!(broker.latest(Bucket::Runs, "true.").await.unwrap().is_some());
+    assert!(
+        broker
+            .latest(Bucket::Runs, "true.")
+            .await
+            .unwrap()
+            .is_some()
+    );
     rate
 }
 
 async fn left(broker: &dyn Broker) -> u64 {
     let queues = broker.queues().await.unwrap();
-    queues.iter().map(|queue| queue.waiting + queue.running).sum()
+    queues
+        .iter()
+        .map(|queue| queue.waiting + queue.running)
+        .sum()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -145,8 +164,10 @@ async fn main() {
             };
             row[at] = through(NatsBroker::connect(options).await.unwrap()).await;
         }
-        println!("round {round}: raw {:.0}/s, embedded {:.0}/s, NATS {:.0}/s, NATS with sync always {:.0}/s",
-            row[0], row[1], row[2], row[3]);
+        println!(
+            "round {round}: raw {:.0}/s, embedded {:.0}/s, NATS {:.0}/s, NATS with sync always {:.0}/s",
+            row[0], row[1], row[2], row[3]
+        );
         rows.push(row);
     }
     for (at, name) in [(1, "embedded"), (2, "NATS"), (3, "NATS, sync always")] {

@@ -20,6 +20,12 @@ mod contract {
 
     mod embedded;
     mod embedded_kill;
+    mod nats;
+    #[path = "../support/nats.rs"]
+    mod server;
+    mod socket;
 
     for_backend!(on_embedded, super::embedded::Embedded);
+    for_backend!(on_nats, super::nats::Nats);
+    for_backend!(on_socket, super::socket::Socket);
 }

@@ -1,6 +1,11 @@
 //! The whole, as a user sees it: the real binary, real files, real processes, a real nats-server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 mod support;
 

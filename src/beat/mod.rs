@@ -12,12 +12,7 @@ mod own;
 mod reload;
 mod sweep;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use thiserror::Error;
@@ -31,7 +26,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     broker::{BrokerError, SharedBroker},
     clock,
-    job::{Job, JobName, QueueName},
+    job::{Job, QueueName},
     plan::{Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };

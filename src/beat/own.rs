@@ -23,20 +23,15 @@ pub enum OwnError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The watermark is not one.
-    #[error("beat's own copy in {directory} is not understood: {reason}; move that directory away to go on from the shared copy")]
+    #[error(
+        "beat's own copy in {directory} is not understood: {reason}; move that directory away to go on from the shared copy"
+    )]
     NotUnderstood {
         /// The directory of the store.
         directory: String,
         /// What is wrong with it.
         reason: String,
     },
-}
-
-impl OwnError {
-    /// Whether another beat uses the same directory.
-    pub fn is_held(&self) -> bool {
-        matches!(self, Self::Store(StoreError::Held { .. }))
-    }
 }
 
 /// Beat's own copy of its state.
@@ -65,12 +60,16 @@ impl OwnState {
         let mut states = Vec::new();
         for entry in self.store.scan_prefix(TREE, JOB) {
             let (key, value) = entry?;
-            let name = key.get(JOB.len()..).and_then(|name| std::str::from_utf8(name).ok());
+            let name = key
+                .get(JOB.len()..)
+                .and_then(|name| std::str::from_utf8(name).ok());
             let name = name.and_then(|name| name.parse().ok());
             match (name, serde_json::from_slice(&value)) {
                 (Some(name), Ok(state)) => states.push((name, state)),
-                (_, state) => warn!(target: "orchestrator::beat", key = %String::from_utf8_lossy(&key),
-                    error = ?state.err(), "an entry of beat's own copy is not understood"),
+                (_, state) => {
+                    warn!(target: "orchestrator::beat", key = %String::from_utf8_lossy(&key),
+                    error = ?state.err(), "an entry of beat's own copy is not understood")
+                }
             }
         }
         Ok(Some((watermark, states)))

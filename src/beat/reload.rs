@@ -8,7 +8,7 @@ use crate::{
     broker::Bucket,
     clock,
     plan::{RELOAD_KEY, ReloadStatus},
-    schedules::{self, JobSet},
+    schedules::{self, Diagnostic, JobSet},
 };
 
 /// How many of a broken edit's errors are shared.
@@ -52,7 +52,8 @@ impl Beat {
         match read {
             Ok(Ok(loaded)) => {
                 for warning in &loaded.warnings {
-                    warn!(target: "orchestrator::beat", "{warning}");
+                    warn!(target: "orchestrator::beat", place = warning.location(),
+                        "{}", warning.message());
                 }
                 self.wanted = Some(Wanted {
                     set: Some(loaded.set),
@@ -61,7 +62,7 @@ impl Beat {
                 });
             }
             Ok(Err(errors)) => {
-                let errors = errors.lines();
+                let errors: Vec<String> = errors.errors().map(line).collect();
                 error!(target: "orchestrator::beat", ?cause, errors = errors.len(),
                     first = errors.first(),
                     "the schedules have errors; the old set stays in force (see `orchestrator check`)");
@@ -99,4 +100,17 @@ impl Beat {
         }
         Ok(())
     }
+}
+
+/// A finding in one line: `crawler.toml:3:1: unknown key `evry`; is `every` meant?`
+fn line(finding: &Diagnostic) -> String {
+    let mut text = finding
+        .location()
+        .map_or_else(String::new, |place| format!("{place}: "));
+    text.push_str(finding.message());
+    if let Some(help) = finding.help() {
+        text.push_str("; ");
+        text.push_str(help);
+    }
+    text
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use crate::store::Durability;
 use crate::{job::QueueName, run::RunId};
 
 /// A run to be published.
@@ -91,9 +92,10 @@ pub struct Pending {
 pub struct QueueDepth {
     /// The queue.
     pub queue: QueueName,
-    /// Runs that can be taken now or are put off.
+    /// Runs that can be taken now; with most brokers also those that are put off.
     pub waiting: u64,
-    /// Runs that a worker holds.
+    /// Runs that a worker holds; NATS counts those that are put off here, it does not tell them
+    /// apart.
     pub running: u64,
 }
 
@@ -144,16 +146,6 @@ pub enum Cas {
     Done(Revision),
     /// Somebody else changed it first; nothing was done.
     Conflict,
-}
-
-/// What a write must survive before it is confirmed. A broker may always do more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Durability {
-    /// The death of every process involved. For what is harmless to repeat.
-    Crash,
-    /// Also the loss of power, as far as the broker's own settings promise it.
-    Power,
 }
 
 /// Something a watcher sees.

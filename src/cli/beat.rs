@@ -5,7 +5,10 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service};
-use crate::beat::{Beat, BeatError, BeatOptions, OwnError, OwnState};
+use crate::{
+    beat::{Beat, BeatError, BeatOptions, OwnError, OwnState},
+    store::StoreError,
+};
 
 /// Turn the ticks of the schedules into runs, on NATS
 #[derive(Debug, Args)]
@@ -65,12 +68,21 @@ impl From<BeatError> for CliError {
     }
 }
 
-impl From<OwnError> for CliError {
-    fn from(error: OwnError) -> Self {
-        let exit = match error.is_held() {
-            true => Exit::Conflict,
-            false => Exit::Failed,
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        let exit = match error {
+            StoreError::Held { .. } => Exit::Conflict,
+            _ => Exit::Failed,
         };
         Self::new(exit, error)
+    }
+}
+
+impl From<OwnError> for CliError {
+    fn from(error: OwnError) -> Self {
+        match error {
+            OwnError::Store(error) => error.into(),
+            OwnError::NotUnderstood { .. } => Self::new(Exit::Failed, error),
+        }
     }
 }

@@ -79,12 +79,12 @@ pub(super) fn watch_schedules(
     };
     Some(tokio::spawn(async move {
         loop {
-            let changed = tokio::select! {
-                changed = watch.changed() => changed,
+            tokio::select! {
+                () = watch.changed() => {}
                 () = stop.cancelled() => return,
-            };
-            // Full: a reload is due anyway. Closed: beat has ended.
-            if changed.is_none() || reload.send(ReloadCause::FilesChanged).await.is_err() {
+            }
+            // Closed: beat has ended.
+            if reload.send(ReloadCause::FilesChanged).await.is_err() {
                 return;
             }
         }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     beat::{Beat, BeatOptions},
     broker::{
-        Broker, SharedBroker,
+        SharedBroker,
         embedded::{EmbeddedBroker, EmbeddedOptions},
         socket,
     },
@@ -52,7 +52,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         lease: args.limits.lease.0,
         ..EmbeddedOptions::default()
     };
-    let embedded = EmbeddedBroker::open2(&globals.data_dir, options)?;
+    let embedded = EmbeddedBroker::open(&globals.data_dir, options)?;
     let broker: SharedBroker = Arc::clone(&embedded) as SharedBroker;
     let server = socket::serve(&globals.data_dir, Arc::clone(&broker)).map_err(|error| {
         let dir = globals.data_dir.display();

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::{CliError, Globals, connect, events, service};
+use super::{CliError, Exit, Globals, connect, events, service};
 use crate::{
+    exec::ExecError,
     job::Seconds,
     worker::{QueueShare, Worker, WorkerOptions},
 };
@@ -92,6 +93,12 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
     worker.run(stop.drain.clone(), stop.at_once.clone()).await;
     stop.at_once.cancel();
     Ok(())
+}
+
+impl From<ExecError> for CliError {
+    fn from(error: ExecError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
 }
 
 /// What a job's own `orchestrator` commands need to reach the same broker.

@@ -2,11 +2,15 @@
 //! Pure: no I/O, no clock, no async.
 
 mod id;
+mod last;
 mod message;
 mod outcome;
 mod record;
+mod status;
 
 pub use id::{RunId, RunIdError};
+pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION};
 pub use outcome::{Disposition, Ending, Exit, dispose};
 pub use record::{Attempt, AttemptEnd, Claim, ClaimRefused, Claimant, RunRecord, RunState};
+pub use status::{CANCEL_PREFIX, WorkerStatus};

@@ -357,6 +357,7 @@ fn check_size(
         queue: job.queue.clone(),
         scheduled_for: now,
         published_at: now,
+        not_before: Some(now),
         expires_at: Some(now),
         last_success: Some(now),
         parent: None,

@@ -15,6 +15,7 @@
 //! An I/O error is final: everything queued and all that comes after is refused with it.
 
 mod batch;
+mod durability;
 mod error;
 mod lock;
 mod open;
@@ -31,8 +32,8 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-pub use crate::broker::Durability;
 pub use batch::{Batch, Tree};
+pub use durability::Durability;
 pub use error::StoreError;
 use lock::DirectoryLock;
 pub use scan::Scan;

@@ -1,1 +1,292 @@
-//! placeholder
+//! Workers: take runs from a broker, execute them, record their outcome.
+//!
+//! The thin loop around [`crate::exec`] and the transitions of [`crate::run::RunRecord`]. Takes no
+//! more than it can start. Owns nothing that outlives it: what it holds is on lease, and whoever
+//! takes over finds everything in the record.
+//!
+//! A delivery goes through named steps, each in a file of its own: `claim`, then execution under a
+//! renewed lease (`attempt`, `lease`, `log`, `cancel`), then `settle`.
+
+mod attempt;
+mod cancel;
+mod claim;
+mod heartbeat;
+mod lease;
+mod log;
+mod registry;
+mod settle;
+mod shares;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    broker::{BrokerError, Delivery, PullRequest, SharedBroker},
+    exec::{ExecError, Executor},
+};
+use registry::Registry;
+pub use shares::QueueShare;
+use shares::Shares;
+
+/// How long one pull waits for work.
+const PULL_WAIT: Duration = Duration::from_secs(5);
+/// How many outcomes may be on their way to the broker, for each slot.
+const RECORDING_PER_SLOT: usize = 4;
+
+/// What a worker is called, what it serves and within which limits.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Distinguishes it from every other worker.
+    pub id: String,
+    /// What it serves, now and later.
+    pub queues: watch::Receiver<Vec<QueueShare>>,
+    /// How many runs it executes at once; at least 1.
+    pub concurrency: usize,
+    /// How long running jobs may go on once it drains.
+    pub drain_timeout: Duration,
+    /// A run that killed more workers than this is dead.
+    pub max_crashes: u32,
+    /// Variables for every job, so that its own commands reach the same broker.
+    pub hand_on: BTreeMap<String, String>,
+}
+
+impl WorkerOptions {
+    /// Serves these queues, eight runs at once.
+    pub fn new(id: String, queues: Vec<QueueShare>) -> Self {
+        Self::following(id, watch::channel(queues).1)
+    }
+
+    /// Serves the queues that `queues` says, whenever it says others.
+    pub fn following(id: String, queues: watch::Receiver<Vec<QueueShare>>) -> Self {
+        Self {
+            id,
+            queues,
+            concurrency: 8,
+            drain_timeout: Duration::from_secs(60),
+            max_crashes: 3,
+            hand_on: BTreeMap::new(),
+        }
+    }
+}
+
+/// A worker that has not started yet.
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+/// What all deliveries of a worker share.
+#[derive(Debug)]
+struct Shared {
+    broker: SharedBroker,
+    executor: Executor,
+    options: WorkerOptions,
+    registry: Registry,
+    recording: Arc<Semaphore>,
+    /// Nothing is waited for any more.
+    at_once: CancellationToken,
+}
+
+impl Worker {
+    /// Prepares a worker: threads that spawn, a private directory for results.
+    pub fn new(broker: SharedBroker, mut options: WorkerOptions) -> Result<Self, ExecError> {
+        options.concurrency = options.concurrency.max(1);
+        let recording = Semaphore::new(options.concurrency * RECORDING_PER_SLOT);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                broker,
+                executor: Executor::start()?,
+                options,
+                registry: Registry::default(),
+                recording: Arc::new(recording),
+                at_once: CancellationToken::new(),
+            }),
+        })
+    }
+
+    /// Works until `drain`; then lets running jobs end, hands the rest back after the drain
+    /// timeout, and returns. `at_once` cuts that short: jobs are killed.
+    pub async fn run(self, drain: CancellationToken, at_once: CancellationToken) {
+        let shared = self.shared;
+        let beside = CancellationToken::new();
+        let mut helpers = JoinSet::new();
+        helpers.spawn(heartbeat::beat(
+            Arc::clone(&shared),
+            drain.clone(),
+            beside.clone(),
+        ));
+        helpers.spawn(cancel::follow(Arc::clone(&shared), beside.clone()));
+        info!(target: "orchestrator::worker", worker = shared.options.id,
+            broker = shared.broker.describe(), concurrency = shared.options.concurrency,
+            "worker starts");
+        let mut deliveries = JoinSet::new();
+        take(&shared, &drain, &mut deliveries).await;
+        wind_up(&shared, &at_once, &mut deliveries).await;
+        beside.cancel();
+        while helpers.join_next().await.is_some() {}
+        info!(target: "orchestrator::worker", worker = shared.options.id, "worker stopped");
+    }
+}
+
+/// Takes runs as slots become free, until `drain`.
+async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut JoinSet<()>) {
+    let slots = Arc::new(Semaphore::new(shared.options.concurrency));
+    let mut queues = shared.options.queues.clone();
+    let mut shares = Shares::default();
+    shares.serve(&queues.borrow_and_update());
+    let mut outage = Outage::default();
+    loop {
+        let Some(free) = free_slots(&slots, drain).await else {
+            return;
+        };
+        join_ended(deliveries);
+        if queues.has_changed().unwrap_or(false) {
+            shares.serve(&queues.borrow_and_update());
+        }
+        // A change of the queues, too, ends a pull: the new ones are not to wait for it.
+        let stop = drain.child_token();
+        let request = PullRequest {
+            shares: shares.allot(free.len()),
+            max: free.len(),
+            wait: PULL_WAIT,
+        };
+        let pulling = shared.broker.pull(request, &stop);
+        match stopped_by_change(pulling, &mut queues, &stop).await {
+            Ok(taken) => {
+                outage.over();
+                shares.taken(taken.iter().map(|delivery| &delivery.queue));
+                for (delivery, slot) in taken.into_iter().zip(free) {
+                    deliveries.spawn(attempt::handle(Arc::clone(shared), delivery, slot));
+                }
+            }
+            Err(error) => {
+                let pause = outage.goes_on(&error);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = drain.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a free slot and takes all that are free; `None` once draining.
+async fn free_slots(
+    slots: &Arc<Semaphore>,
+    drain: &CancellationToken,
+) -> Option<Vec<OwnedSemaphorePermit>> {
+    let first = tokio::select! {
+        biased;
+        () = drain.cancelled() => return None,
+        slot = Arc::clone(slots).acquire_owned() => slot.ok()?,
+    };
+    let mut free = vec![first];
+    while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+        free.push(slot);
+    }
+    Some(free)
+}
+
+/// Awaits a pull; asks it to end when other queues are to be served.
+async fn stopped_by_change(
+    pulling: impl Future<Output = Result<Vec<Delivery>, BrokerError>>,
+    queues: &mut watch::Receiver<Vec<QueueShare>>,
+    stop: &CancellationToken,
+) -> Result<Vec<Delivery>, BrokerError> {
+    let mut pulling = std::pin::pin!(pulling);
+    tokio::select! {
+        taken = &mut pulling => taken,
+        () = other_queues(queues) => {
+            stop.cancel();
+            pulling.await
+        }
+    }
+}
+
+async fn other_queues(queues: &mut watch::Receiver<Vec<QueueShare>>) {
+    match queues.changed().await {
+        Ok(()) => queues.mark_changed(),
+        // Nobody will say anything else.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Lets running jobs end, hands back what does not, kills what does not even then.
+async fn wind_up(shared: &Arc<Shared>, at_once: &CancellationToken, deliveries: &mut JoinSet<()>) {
+    join_ended(deliveries);
+    if !deliveries.is_empty() {
+        info!(target: "orchestrator::worker", running = deliveries.len(),
+            timeout = ?shared.options.drain_timeout, "draining");
+    }
+    let timeout = tokio::time::sleep(shared.options.drain_timeout);
+    tokio::pin!(timeout);
+    let mut handing_back = false;
+    let mut killing = false;
+    while !deliveries.is_empty() {
+        tokio::select! {
+            ended = deliveries.join_next() => tell_panic(ended),
+            () = at_once.cancelled(), if !killing => {
+                killing = true;
+                shared.at_once.cancel();
+                shared.registry.kill_all();
+            }
+            () = &mut timeout, if !handing_back => {
+                handing_back = true;
+                shared.registry.hand_back_all();
+            }
+        }
+    }
+}
+
+fn join_ended(deliveries: &mut JoinSet<()>) {
+    while let Some(ended) = deliveries.try_join_next() {
+        tell_panic(Some(ended));
+    }
+}
+
+fn tell_panic(ended: Option<Result<(), tokio::task::JoinError>>) {
+    if let Some(Err(panicked)) = ended {
+        error!(target: "orchestrator::worker", %panicked,
+            "a run was abandoned by a defect of this program; its lease brings it back");
+    }
+}
+
+/// An outage is told once when it begins and once when it is over.
+#[derive(Debug, Default)]
+struct Outage {
+    failures: u32,
+}
+
+impl Outage {
+    fn goes_on(&mut self, error: &BrokerError) -> Duration {
+        if self.failures == 0 {
+            warn!(target: "orchestrator::worker", %error,
+                "no runs can be taken; trying again until it is over");
+        }
+        self.failures = self.failures.saturating_add(1);
+        let nominal = Duration::from_millis(50 << self.failures.min(6));
+        nominal
+            .min(Duration::from_secs(2))
+            .mul_f64(1.0 - random() / 2.0)
+    }
+
+    fn over(&mut self) {
+        if self.failures > 0 {
+            info!(target: "orchestrator::worker", tries = self.failures, "taking runs again");
+            self.failures = 0;
+        }
+    }
+}
+
+/// A random number in `0.0..1.0`.
+fn random() -> f64 {
+    let bytes = uuid::Uuid::new_v4();
+    let [a, b, c, d, ..] = *bytes.as_bytes();
+    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
+}

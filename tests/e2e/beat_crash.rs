@@ -24,7 +24,10 @@ fn instant(value: &Value) -> DateTime<Utc> {
 /// Every tick from the first run to the last has exactly one verdict: a run, or a note.
 fn check(here: &Installation) {
     let runs = here.runs("tick");
-    let fired: BTreeSet<_> = runs.iter().map(|run| instant(&run["scheduled_for"])).collect();
+    let fired: BTreeSet<_> = runs
+        .iter()
+        .map(|run| instant(&run["scheduled_for"]))
+        .collect();
     assert_eq!(fired.len(), runs.len(), "a tick has two runs");
     let executed = here.lines("ticks");
     let distinct: BTreeSet<_> = executed.iter().collect();
@@ -36,7 +39,10 @@ fn check(here: &Installation) {
     let jobs = here.json(&["jobs"]);
     for note in jobs[0]["notes"].as_array().unwrap() {
         let (from, to) = (instant(&note["first"]), instant(&note["last"]));
-        assert_eq!((to - from).num_seconds() + 1, note["count"].as_i64().unwrap());
+        assert_eq!(
+            (to - from).num_seconds() + 1,
+            note["count"].as_i64().unwrap()
+        );
         let mut tick = from;
         while tick <= to {
             assert!(accounted.insert(tick), "{tick} has two verdicts");
@@ -56,7 +62,11 @@ fn killed_at(point: &str) {
     let failpoint = format!("{point}=pause");
     for round in 0..ROUNDS {
         let before = here.lines("beat.log").len();
-        let beat = here.start_with("beat", &["beat", "-v"], &[("FAILPOINTS", failpoint.as_str())]);
+        let beat = here.start_with(
+            "beat",
+            &["beat", "-v"],
+            &[("FAILPOINTS", failpoint.as_str())],
+        );
         wait_for("beat to reach the failpoint", || {
             let log = here.lines("beat.log");
             let new = log.get(before..).unwrap_or_default();

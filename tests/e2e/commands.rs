@@ -16,11 +16,17 @@ fn usage_errors_end_with_two_and_help_with_zero() {
 #[test]
 fn listings_have_three_forms() {
     let here = Installation::new();
-    here.schedule("a.toml", "[job.a]\nevery = \"1h\"\nqueue = \"high\"\ntags = [\"x\"]\nshell = \"true\"\n");
+    here.schedule(
+        "a.toml",
+        "[job.a]\nevery = \"1h\"\nqueue = \"high\"\ntags = [\"x\"]\nshell = \"true\"\n",
+    );
     let up = here.up(&[]);
     wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
     let job = here.json(&["jobs"])[0].clone();
-    assert_eq!((job["name"].as_str(), job["queue"].as_str()), (Some("a"), Some("high")));
+    assert_eq!(
+        (job["name"].as_str(), job["queue"].as_str()),
+        (Some("a"), Some("high"))
+    );
     assert!(job["next"].as_str().unwrap().contains('T'));
     assert_eq!(here.run(&["jobs", "-o", "name"]).stdout, "a\n");
     assert!(here.run(&["jobs"]).stdout.starts_with("JOB"));
@@ -43,7 +49,10 @@ fn cancel_ends_what_waits_at_once_and_frees_its_slot() {
     assert_eq!(refused.code, 7);
     assert!(refused.stderr.contains(&id), "{}", refused.stderr);
     assert_eq!(here.json(&["show", &id])["state"], "queued");
-    assert_eq!(here.json(&["runs", "--state", "queued"])[0]["run_id"], id.as_str());
+    assert_eq!(
+        here.json(&["runs", "--state", "queued"])[0]["run_id"],
+        id.as_str()
+    );
     let waited = here.run(&["run", "a", "--wait", "--wait-timeout", "1s"]);
     assert_eq!(waited.code, 7, "the slot is still held");
     assert_eq!(here.run(&["cancel", &id]).code, 0);
@@ -62,7 +71,9 @@ fn a_run_may_be_put_off() {
     let ended = here.run(&["run", "a", "--in", "2s", "--wait", "-o", "json"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let run: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
-    let time = |key: &str| -> chrono::DateTime<chrono::Utc> { run[key].as_str().unwrap().parse().unwrap() };
+    let time = |key: &str| -> chrono::DateTime<chrono::Utc> {
+        run[key].as_str().unwrap().parse().unwrap()
+    };
     let delay = time("started_at") - time("published_at");
     assert!(delay.num_milliseconds() >= 1990, "{delay}");
     assert_eq!(run["attempts"].as_array().unwrap().len(), 1);
@@ -71,7 +82,10 @@ fn a_run_may_be_put_off() {
 #[test]
 fn output_survives_a_reader_that_goes_away() {
     let here = Installation::new();
-    here.schedule("a.toml", "[job.a]\ncron = \"* * * * *\"\nshell = \"true\"\n");
+    here.schedule(
+        "a.toml",
+        "[job.a]\ncron = \"* * * * *\"\nshell = \"true\"\n",
+    );
     let mut child = here
         .command(&["next", "--count", "10000"])
         .stdout(std::process::Stdio::piped())

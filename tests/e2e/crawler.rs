@@ -19,11 +19,23 @@ fn copy(from: &Path, to: &Path) {
 fn shipped() -> Installation {
     let here = Installation::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    copy(&root.join("examples/crawler"), &here.path("examples/crawler"));
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    copy(
+        &root.join("examples/crawler"),
+        &here.path("examples/crawler"),
+    );
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let text = fs::read_to_string(root.join("schedules/crawler.toml")).unwrap();
-    assert!(text.contains("127.0.0.1:8321"), "the example has another port");
-    here.schedule("crawler.toml", &text.replace("127.0.0.1:8321", &free.to_string()));
+    assert!(
+        text.contains("127.0.0.1:8321"),
+        "the example has another port"
+    );
+    here.schedule(
+        "crawler.toml",
+        &text.replace("127.0.0.1:8321", &free.to_string()),
+    );
     here
 }
 
@@ -38,13 +50,22 @@ fn within_15_seconds_the_cookie_is_fresh_and_pages_are_stored() {
         let runs = here.runs(job);
         runs.into_iter().find(|run| run["state"] == "succeeded")
     };
-    within(PROMISED, "a refreshed cookie, a crawl and stored pages", || {
-        succeeded("cookie-refresh")?;
-        let crawl = succeeded("crawl-incremental")?;
-        (crawl["result"]["stored"].as_u64()? > 0).then_some(())
+    within(
+        PROMISED,
+        "a refreshed cookie, a crawl and stored pages",
+        || {
+            succeeded("cookie-refresh")?;
+            let crawl = succeeded("crawl-incremental")?;
+            (crawl["result"]["stored"].as_u64()? > 0).then_some(())
+        },
+    );
+    let page = within(PROMISED, "a page that a crawl fanned out to", || {
+        succeeded("crawl-page")
     });
-    let page = within(PROMISED, "a page that a crawl fanned out to", || succeeded("crawl-page"));
-    assert!(page["parent"].as_str().unwrap().starts_with("crawl-"), "{page}");
+    assert!(
+        page["parent"].as_str().unwrap().starts_with("crawl-"),
+        "{page}"
+    );
     let site = here.runs("site")[0]["attempts"][0]["worker"].clone();
     assert!(site.is_string());
     assert!(up.stop().success());
@@ -69,7 +90,13 @@ fn every_shipped_example_passes_check() {
         assert_eq!(ended.code, 0, "{example}: {}", ended.stderr);
     }
     let path = root.join("examples/weibospider.toml");
-    let next = here.json(&["next", "--schedules", path.to_str().unwrap(), "--count", "200"]);
+    let next = here.json(&[
+        "next",
+        "--schedules",
+        path.to_str().unwrap(),
+        "--count",
+        "200",
+    ]);
     let jobs: std::collections::BTreeSet<_> = next
         .as_array()
         .unwrap()

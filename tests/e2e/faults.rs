@@ -5,14 +5,21 @@ use std::{fs, os::unix::process::CommandExt, process::Stdio};
 use crate::support::{Installation, is_alive, nats::NatsServer, wait_for};
 
 fn ready(here: &Installation) {
-    wait_for("the definitions", || here.try_json(&["jobs"])?.get(0).cloned());
+    wait_for("the definitions", || {
+        here.try_json(&["jobs"])?.get(0).cloned()
+    });
 }
 
 #[test]
 fn no_broker_at_the_start_says_how_to_start_one() {
     let here = Installation::on_nats("nats://127.0.0.1:9");
     here.schedule("a.toml", "[job.a]\nshell = \"true\"\n");
-    for args in [&["beat"][..], &["worker", "--queue", "high"], &["jobs"], &["run", "a"]] {
+    for args in [
+        &["beat"][..],
+        &["worker", "--queue", "high"],
+        &["jobs"],
+        &["run", "a"],
+    ] {
         let ended = here.run(args);
         assert_eq!(ended.code, 5, "{args:?}: {}", ended.stderr);
         assert!(ended.stderr.contains("127.0.0.1:9"), "{}", ended.stderr);
@@ -32,10 +39,14 @@ fn nats_killed_and_restarted_under_beat_and_worker() {
     let mut worker = here.start("worker", &["worker", "--queue", "default", "--lease", "3s"]);
     for _ in 0..3 {
         let before = here.lines("ticks").len();
-        wait_for("ticks", || (here.lines("ticks").len() >= before + 2).then_some(()));
+        wait_for("ticks", || {
+            (here.lines("ticks").len() >= before + 2).then_some(())
+        });
         nats.kill9();
         wait_for("beat to notice", || {
-            beat.log().contains("beat holds its watermark").then_some(())
+            beat.log()
+                .contains("beat holds its watermark")
+                .then_some(())
         });
         nats.restart();
     }
@@ -47,7 +58,10 @@ fn nats_killed_and_restarted_under_beat_and_worker() {
     assert!(beat.stop().success());
     wait_for("every accepted run to have ended well", || {
         let runs = here.runs("tick");
-        let well = runs.iter().filter(|run| run["state"] == "succeeded").count();
+        let well = runs
+            .iter()
+            .filter(|run| run["state"] == "succeeded")
+            .count();
         (!runs.is_empty() && well == runs.len()).then_some(())
     });
     let executed = here.lines("ticks");
@@ -55,7 +69,10 @@ fn nats_killed_and_restarted_under_beat_and_worker() {
         let id = run["run_id"].as_str().unwrap();
         let times = executed.iter().filter(|line| *line == id).count();
         let attempts = run["attempts"].as_array().unwrap().len();
-        assert!((1..=attempts).contains(&times), "{id}: {times} executions, {attempts} attempts");
+        assert!(
+            (1..=attempts).contains(&times),
+            "{id}: {times} executions, {attempts} attempts"
+        );
     }
 }
 
@@ -71,14 +88,23 @@ fn a_message_that_is_not_json_becomes_a_dead_letter_and_the_worker_goes_on() {
     nats.publish("orch.jobs.default.good.slot", b"this is not JSON");
     let letter = wait_for("the dead letter", || here.json(&["dead"]).get(0).cloned());
     assert_eq!(letter["message"], "this is not JSON");
-    assert!(letter["reason"].as_str().unwrap().contains("not understood"), "{letter}");
+    assert!(
+        letter["reason"]
+            .as_str()
+            .unwrap()
+            .contains("not understood"),
+        "{letter}"
+    );
     assert_eq!(here.run(&["run", "good", "--wait"]).code, 0);
 }
 
 #[test]
 fn a_command_that_does_not_exist_is_named() {
     let here = Installation::new();
-    here.schedule("a.toml", "[job.a]\ncommand = [\"no-such-program-here\", \"x\"]\n");
+    here.schedule(
+        "a.toml",
+        "[job.a]\ncommand = [\"no-such-program-here\", \"x\"]\n",
+    );
     let _up = here.up(&[]);
     ready(&here);
     assert_eq!(here.run(&["run", "a", "--wait"]).code, 1);
@@ -103,11 +129,21 @@ fn a_job_that_prints_a_gigabyte_is_bounded() {
     });
     assert_eq!(ended["attempts"][0]["exit"]["code"], 0);
     let logs = here.run(&["logs", &id]);
-    assert!(logs.stdout.len() <= 512 * 1024, "{} bytes kept", logs.stdout.len());
-    assert!(logs.stdout.ends_with("the-end\n"), "the newest output was dropped");
+    assert!(
+        logs.stdout.len() <= 512 * 1024,
+        "{} bytes kept",
+        logs.stdout.len()
+    );
+    assert!(
+        logs.stdout.ends_with("the-end\n"),
+        "the newest output was dropped"
+    );
     assert!(logs.stderr.contains("were dropped"), "{}", logs.stderr);
     let status = fs::read_to_string(format!("/proc/{}/status", up.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     let kib: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
     assert!(kib < 300 * 1024, "`up` grew to {kib} KiB");
 }
@@ -161,10 +197,17 @@ fn a_data_directory_without_permission_is_named() {
 fn a_job_with_a_dot_in_its_name_and_a_cron_that_never_fires_stop_the_start() {
     let here = Installation::new();
     here.schedule("a.toml", "[job.\"crawl.page\"]\nshell = \"true\"\n");
-    here.schedule("b.toml", "[job.b]\ncron = \"0 0 30 2 *\"\nshell = \"true\"\n");
+    here.schedule(
+        "b.toml",
+        "[job.b]\ncron = \"0 0 30 2 *\"\nshell = \"true\"\n",
+    );
     let ended = here.run(&["up"]);
     assert_eq!(ended.code, 3);
-    assert!(ended.stderr.contains("crawl.page") && ended.stderr.contains("a.toml:1"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("crawl.page") && ended.stderr.contains("a.toml:1"),
+        "{}",
+        ended.stderr
+    );
     assert!(ended.stderr.contains("b.toml:2"), "{}", ended.stderr);
 }
 
@@ -179,7 +222,10 @@ fn failures_are_retried_by_policy_and_end_as_dead_letters() {
     ready(&here);
     assert_eq!(here.run(&["run", "flaky", "--wait"]).code, 1);
     let run = &here.runs("flaky")[0];
-    assert_eq!((run["state"].as_str(), run["attempts_used"].as_u64()), (Some("dead"), Some(3)));
+    assert_eq!(
+        (run["state"].as_str(), run["attempts_used"].as_u64()),
+        (Some("dead"), Some(3))
+    );
     assert_eq!(here.lines("tries").len(), 3);
     let letters = here.json(&["dead"]);
     assert_eq!(letters[0]["run_id"], run["run_id"]);

@@ -20,26 +20,37 @@ fn a_killed_worker_costs_one_lease_and_leaves_nothing_behind() {
     let _beat = here.start("beat", &["beat"]);
     let worker = |name: &str| here.start(name, &["worker", "--queue", "default", "--lease", "3s"]);
     let first = worker("first");
-    wait_for("the definition", || here.try_json(&["jobs"])?.get(0).cloned());
+    wait_for("the definition", || {
+        here.try_json(&["jobs"])?.get(0).cloned()
+    });
     let id = here.run(&["run", "long"]).stdout.trim().to_owned();
-    let child: u32 = wait_for("the job to run", || here.lines("pids").first()?.parse().ok());
+    let child: u32 = wait_for("the job to run", || {
+        here.lines("pids").first()?.parse().ok()
+    });
     let second = worker("second");
     wait_for("the second worker", || {
         (here.json(&["workers"]).as_array()?.len() == 2).then_some(())
     });
     let killed = Instant::now();
     first.kill9();
-    wait_for("the killed worker's child to end", || (!is_alive(child)).then_some(()));
-    within(LEASE + Duration::from_secs(1), "the run on the other worker", || {
-        here.lines("pids").get(1).cloned()
+    wait_for("the killed worker's child to end", || {
+        (!is_alive(child)).then_some(())
     });
+    within(
+        LEASE + Duration::from_secs(1),
+        "the run on the other worker",
+        || here.lines("pids").get(1).cloned(),
+    );
     println!("taken over {:?} after the kill", killed.elapsed());
     let record = wait_for("the record of the second attempt", || {
         let record = here.json(&["show", &id]);
         (record["attempts"].as_array()?.len() == 2).then_some(record)
     });
     assert_eq!(record["attempts"][0]["end"], "lost", "{record}");
-    assert_ne!(record["attempts"][0]["worker"], record["attempts"][1]["worker"]);
+    assert_ne!(
+        record["attempts"][0]["worker"],
+        record["attempts"][1]["worker"]
+    );
     assert_eq!(record["state"], "running");
     assert_eq!(here.run(&["cancel", &id, "--wait"]).code, 0);
     assert!(second.stop().success());
@@ -56,7 +67,9 @@ fn a_run_longer_than_its_lease_is_not_delivered_twice() {
     let _beat = here.start("beat", &["beat"]);
     let _a = here.start("a", &["worker", "--queue", "default", "--lease", "1s"]);
     let _b = here.start("b", &["worker", "--queue", "default", "--lease", "1s"]);
-    wait_for("the definition", || here.try_json(&["jobs"])?.get(0).cloned());
+    wait_for("the definition", || {
+        here.try_json(&["jobs"])?.get(0).cloned()
+    });
     let ended = here.run(&["run", "long", "--wait"]);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert_eq!(here.lines("starts").len(), 1);
@@ -72,12 +85,18 @@ fn a_frozen_worker_that_wakes_up_records_nothing() {
     );
     let _beat = here.start("beat", &["beat"]);
     let frozen = here.start("frozen", &["worker", "--queue", "default", "--lease", "1s"]);
-    wait_for("the definition", || here.try_json(&["jobs"])?.get(0).cloned());
+    wait_for("the definition", || {
+        here.try_json(&["jobs"])?.get(0).cloned()
+    });
     let id = here.run(&["run", "once"]).stdout.trim().to_owned();
-    wait_for("the job to run", || (here.lines("starts").len() == 1).then_some(()));
+    wait_for("the job to run", || {
+        (here.lines("starts").len() == 1).then_some(())
+    });
     frozen.signal(Signal::STOP);
     let _other = here.start("other", &["worker", "--queue", "default", "--lease", "1s"]);
-    wait_for("the takeover", || (here.lines("starts").len() == 2).then_some(()));
+    wait_for("the takeover", || {
+        (here.lines("starts").len() == 2).then_some(())
+    });
     frozen.signal(Signal::CONT);
     std::fs::write(here.path("go"), "").unwrap();
     let record = wait_for("the end", || {
@@ -89,8 +108,15 @@ fn a_frozen_worker_that_wakes_up_records_nothing() {
     assert_eq!(record["attempts"][1]["end"], "succeeded");
     wait_for("the queue to be empty", || {
         let queues = here.json(&["queues"]);
-        let busy = queues.as_array()?.iter().any(|q| q["waiting"] != 0 || q["running"] != 0);
+        let busy = queues
+            .as_array()?
+            .iter()
+            .any(|q| q["waiting"] != 0 || q["running"] != 0);
         (!busy).then_some(())
     });
-    assert_eq!(here.lines("starts").len(), 2, "the stale worker gave the run away");
+    assert_eq!(
+        here.lines("starts").len(),
+        2,
+        "the stale worker gave the run away"
+    );
 }

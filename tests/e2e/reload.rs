@@ -7,7 +7,8 @@ use crate::support::{Installation, Service, wait_for};
 fn names(here: &Installation) -> Vec<String> {
     let jobs = here.json(&["jobs"]);
     let jobs = jobs.as_array().unwrap().iter();
-    jobs.map(|job| job["name"].as_str().unwrap().to_owned()).collect()
+    jobs.map(|job| job["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn started(text: &str) -> (Installation, Service) {
@@ -29,12 +30,15 @@ fn an_edit_is_taken_over_and_a_removed_job_goes() {
         here.path("two").exists().then_some(())
     });
     std::fs::remove_file(here.path("schedules/a.toml")).unwrap();
-    wait_for("the removed job to go", || (names(&here) == ["two"]).then_some(()));
+    wait_for("the removed job to go", || {
+        (names(&here) == ["two"]).then_some(())
+    });
 }
 
 #[test]
 fn a_broken_edit_keeps_the_old_set_and_is_shown() {
-    let (here, up) = started("[job.one]\nevery = \"1s\"\nshell = \"echo x >> one\"\nworking_dir = \"..\"\n");
+    let (here, up) =
+        started("[job.one]\nevery = \"1s\"\nshell = \"echo x >> one\"\nworking_dir = \"..\"\n");
     here.schedule("a.toml", "[job.one]\nevry = \"1s\"\nshell = \"true\"\n");
     let shown = wait_for("the error in `jobs`", || {
         let ended = here.run(&["jobs"]);
@@ -44,9 +48,13 @@ fn a_broken_edit_keeps_the_old_set_and_is_shown() {
     assert!(shown.stderr.contains("a.toml:2"), "{}", shown.stderr);
     assert!(up.log().contains("evry"), "the log does not show it");
     let before = here.lines("one").len();
-    wait_for("the old set to go on", || (here.lines("one").len() > before + 1).then_some(()));
+    wait_for("the old set to go on", || {
+        (here.lines("one").len() > before + 1).then_some(())
+    });
     here.schedule("a.toml", "[job.other]\nevery = \"1h\"\nshell = \"true\"\n");
-    wait_for("the mended set", || (names(&here) == ["other"]).then_some(()));
+    wait_for("the mended set", || {
+        (names(&here) == ["other"]).then_some(())
+    });
     assert!(!here.run(&["jobs"]).stderr.contains("evry"));
 }
 
@@ -54,6 +62,8 @@ fn a_broken_edit_keeps_the_old_set_and_is_shown() {
 fn sighup_reloads() {
     let (here, up) = started("[job.one]\nevery = \"1h\"\nshell = \"true\"\n");
     up.signal(Signal::HUP);
-    wait_for("the reload", || up.log().contains("schedules reloaded").then_some(()));
+    wait_for("the reload", || {
+        up.log().contains("schedules reloaded").then_some(())
+    });
     assert_eq!(names(&here), ["one"]);
 }

@@ -31,10 +31,17 @@ fn due_jobs_run_on_time_once_with_their_outcome_kept() {
     assert!(attempt["worker"].is_string() && run["finished_at"].is_string());
     let id = run["run_id"].as_str().unwrap();
     let logs = here.run(&["logs", id]);
-    assert_eq!((logs.code, logs.stdout.as_str()), (0, "hello\n"), "{}", logs.stderr);
+    assert_eq!(
+        (logs.code, logs.stdout.as_str()),
+        (0, "hello\n"),
+        "{}",
+        logs.stderr
+    );
     let shown = here.json(&["show", id]);
     assert_eq!(shown["run_id"], run["run_id"]);
-    wait_for("five ticks", || (here.lines("ticks").len() >= 5).then_some(()));
+    wait_for("five ticks", || {
+        (here.lines("ticks").len() >= 5).then_some(())
+    });
     assert!(up.stop().success());
     let mut ticks = here.lines("ticks");
     let fired = ticks.len();
@@ -48,16 +55,33 @@ fn a_run_by_hand_takes_arguments_and_propagates_its_exit_code() {
     let here = Installation::new();
     here.schedule("a.toml", TICKING);
     let _up = here.up(&[]);
-    wait_for("the shared definition", || here.try_json(&["jobs"])?.get(1).cloned());
+    wait_for("the shared definition", || {
+        here.try_json(&["jobs"])?.get(1).cloned()
+    });
     let ended = here.run(&[
-        "run", "by-hand", "--arg", "url=http://x/", "--wait", "--propagate-exit", "-o", "json",
+        "run",
+        "by-hand",
+        "--arg",
+        "url=http://x/",
+        "--wait",
+        "--propagate-exit",
+        "-o",
+        "json",
     ]);
     assert_eq!(ended.code, 3, "{}", ended.stderr);
     let run: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(run["state"], "failed");
     let logs = here.run(&["logs", run["run_id"].as_str().unwrap()]);
-    assert!(logs.stdout.starts_with("got http://x/\n"), "{}", logs.stdout);
-    assert!(logs.stdout.contains(r#""url":"http://x/""#), "{}", logs.stdout);
+    assert!(
+        logs.stdout.starts_with("got http://x/\n"),
+        "{}",
+        logs.stdout
+    );
+    assert!(
+        logs.stdout.contains(r#""url":"http://x/""#),
+        "{}",
+        logs.stdout
+    );
 
     let missing = here.run(&["run", "by-hand"]);
     assert_eq!(missing.code, 2);
@@ -75,13 +99,17 @@ fn killed_and_started_again_it_goes_on_and_fires_nothing_twice() {
     for round in 1..=5 {
         let up = here.up(&[]);
         let before = here.lines("ticks").len();
-        wait_for("new ticks", || (here.lines("ticks").len() >= before + 2).then_some(()));
+        wait_for("new ticks", || {
+            (here.lines("ticks").len() >= before + 2).then_some(())
+        });
         assert!(round > 0);
         up.kill9();
     }
     let up = here.up(&[]);
     wait_for("every run to have ended", || {
-        let open = here.json(&["runs", "--state", "queued", "--state", "running", "--state", "retrying"]);
+        let open = here.json(&[
+            "runs", "--state", "queued", "--state", "running", "--state", "retrying",
+        ]);
         open.as_array().unwrap().len().le(&1).then_some(())
     });
     up.stop();
@@ -94,8 +122,13 @@ fn killed_and_started_again_it_goes_on_and_fires_nothing_twice() {
         let id = run["run_id"].as_str().unwrap();
         let executed = lines.iter().filter(|line| *line == id).count();
         let attempts = run["attempts"].as_array().unwrap().len();
-        assert!(executed <= attempts, "{id} was executed {executed} times in {attempts} attempts");
-        assert!(run["state"] != "succeeded" || executed >= 1 || !lines.iter().any(|line| line == id));
+        assert!(
+            executed <= attempts,
+            "{id} was executed {executed} times in {attempts} attempts"
+        );
+        assert!(
+            run["state"] != "succeeded" || executed >= 1 || !lines.iter().any(|line| line == id)
+        );
     }
     let mut ids: Vec<_> = runs.iter().map(|run| run["run_id"].to_string()).collect();
     let all = ids.len();
@@ -111,8 +144,15 @@ fn a_second_up_says_who_holds_the_data_directory() {
     let up = here.up(&[]);
     let second = here.run(&["up"]);
     assert_eq!(second.code, 7, "{}", second.stderr);
-    assert!(second.stderr.contains(&up.pid().to_string()), "{}", second.stderr);
-    assert!(here.try_json(&["queues"]).is_some(), "the first one goes on");
+    assert!(
+        second.stderr.contains(&up.pid().to_string()),
+        "{}",
+        second.stderr
+    );
+    assert!(
+        here.try_json(&["queues"]).is_some(),
+        "the first one goes on"
+    );
     up.stop();
 }
 
@@ -132,7 +172,9 @@ kill = { signal = "SIGTERM", grace = "2s" }
 "#,
     );
     let mut up = here.up(&["--drain-timeout", "3s"]);
-    wait_for("the definitions", || here.try_json(&["jobs"])?.get(1).cloned());
+    wait_for("the definitions", || {
+        here.try_json(&["jobs"])?.get(1).cloned()
+    });
     here.run(&["run", "short"]);
     let long = here.run(&["run", "long"]);
     wait_for("both to run", || {
@@ -163,7 +205,10 @@ kill = { signal = "SIGTERM", grace = "2s" }
 #[test]
 fn a_long_rhythm_is_kept_over_restarts() {
     let here = Installation::new();
-    here.schedule("a.toml", "[job.cookie]\nevery = \"20h\"\nshell = \"true\"\n");
+    here.schedule(
+        "a.toml",
+        "[job.cookie]\nevery = \"20h\"\nshell = \"true\"\n",
+    );
     let next = || here.json(&["jobs"])[0]["next"].clone();
     let first = here.up(&[]);
     let expected = next();

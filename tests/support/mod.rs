@@ -139,7 +139,8 @@ impl Installation {
     /// The runs of a job, newest first; none while nobody answers.
     pub fn runs(&self, job: &str) -> Vec<Value> {
         let runs = self.try_json(&["runs", "--job", job, "--limit", "100000"]);
-        runs.and_then(|runs| runs.as_array().cloned()).unwrap_or_default()
+        runs.and_then(|runs| runs.as_array().cloned())
+            .unwrap_or_default()
     }
 
     /// Starts a service; its standard output and error go to `NAME.log`.
@@ -149,7 +150,11 @@ impl Installation {
 
     pub fn start_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Service {
         let log = self.path(&format!("{name}.log"));
-        let out = File::options().create(true).append(true).open(&log).unwrap();
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
         let child = self
             .command(args)
             .envs(env.iter().copied())
@@ -186,7 +191,9 @@ impl Service {
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(pid.unwrap(), signal).unwrap();
     }
 
@@ -201,7 +208,10 @@ impl Service {
 
     pub fn wait(&mut self) -> ExitStatus {
         let log = self.log.clone();
-        wait_for(&format!("the end of the service, see {}", log.display()), || self.ended())
+        wait_for(
+            &format!("the end of the service, see {}", log.display()),
+            || self.ended(),
+        )
     }
 
     /// SIGTERM, then its end.

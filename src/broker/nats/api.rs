@@ -73,7 +73,8 @@ impl StoredMessage {
         let text = String::from_utf8(raw).ok()?;
         text.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+            key.eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_owned())
         })
     }
 }
@@ -150,7 +151,9 @@ impl NatsBroker {
             error: Option<ApiError>,
         }
         let failed = |error: serde_json::Error| {
-            CallError::Broker(self.failed(operation, format!("its answer is not understood: {error}")))
+            CallError::Broker(
+                self.failed(operation, format!("its answer is not understood: {error}")),
+            )
         };
         let MayFail { error } = serde_json::from_slice(bytes).map_err(failed)?;
         match error {

@@ -23,8 +23,8 @@ use async_nats::Client;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use connect::{Credentials, NatsOptions};
 use connect::Violations;
+pub use connect::{Credentials, NatsOptions};
 use names::Names;
 use setup::Setup;
 
@@ -71,15 +71,18 @@ impl Broker for NatsBroker {
     }
 
     async fn renew(&self, receipt: &Receipt) -> Result<(), BrokerError> {
-        self.settle("renew a lease", receipt, "+WPI".to_owned()).await
+        self.settle("renew a lease", receipt, "+WPI".to_owned())
+            .await
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), BrokerError> {
-        self.settle("acknowledge a run", receipt, "+ACK".to_owned()).await
+        self.settle("acknowledge a run", receipt, "+ACK".to_owned())
+            .await
     }
 
     async fn release(&self, receipt: &Receipt, delay: Duration) -> Result<(), BrokerError> {
-        self.settle("give a run back", receipt, pull::nak(delay)).await
+        self.settle("give a run back", receipt, pull::nak(delay))
+            .await
     }
 
     async fn pending(&self, from: u64, limit: usize) -> Result<Vec<Pending>, BrokerError> {

@@ -109,7 +109,10 @@ mod tests {
             "crawl@20261123T023000Z".parse().unwrap(),
         );
         assert_eq!(names.jobs_stream(), "ORCH_JOBS");
-        assert_eq!(names.run(&queue, &run, Slot::Job), "orch.jobs.high.crawl.slot");
+        assert_eq!(
+            names.run(&queue, &run, Slot::Job),
+            "orch.jobs.high.crawl.slot"
+        );
         let subject = names.run(&queue, &run, Slot::Run);
         assert_eq!(subject, "orch.jobs.high.crawl.crawl@20261123T023000Z");
         assert_eq!(names.queue_of(&subject), Some(queue));

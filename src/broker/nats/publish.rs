@@ -32,10 +32,17 @@ pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Publishe
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_ID, run.run_id.to_string());
         let stored = nats
-            .store::<Stored>(&operation, subject.clone(), Some(headers), run.payload.clone())
+            .store::<Stored>(
+                &operation,
+                subject.clone(),
+                Some(headers),
+                run.payload.clone(),
+            )
             .await;
         match stored {
-            Ok(Stored { duplicate: true, .. }) => return Ok(Published::Duplicate),
+            Ok(Stored {
+                duplicate: true, ..
+            }) => return Ok(Published::Duplicate),
             Ok(Stored { .. }) => return Ok(Published::Stored),
             Err(CallError::Api(error)) if error.err_code == code::STORE_FAILED => {
                 match stored::occupant(nats, &run.queue, &run.run_id, run.slot).await? {

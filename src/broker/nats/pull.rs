@@ -94,7 +94,8 @@ impl Pulling<'_> {
         if batch == 0 {
             return Ok(());
         }
-        self.ask(queue, &json!({ "batch": batch, "no_wait": true })).await?;
+        self.ask(queue, &json!({ "batch": batch, "no_wait": true }))
+            .await?;
         let before = self.taken.len();
         loop {
             let next = tokio::time::timeout(PATIENCE, self.next()).await;
@@ -134,7 +135,11 @@ impl Pulling<'_> {
         Ok(())
     }
 
-    async fn ask(&mut self, queue: &QueueName, body: &serde_json::Value) -> Result<(), BrokerError> {
+    async fn ask(
+        &mut self,
+        queue: &QueueName,
+        body: &serde_json::Value,
+    ) -> Result<(), BrokerError> {
         let stream = self.nats.names.jobs_stream();
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{queue}");
         let reply = format!("{}.{queue}", self.inbox);
@@ -173,7 +178,10 @@ impl Pulling<'_> {
         let delivery = self.delivery(&message);
         let (delivery, more) = delivery.ok_or_else(|| {
             let subject = message.subject.as_str();
-            self.nats.failed("pull", format!("a delivery on {subject} has no JetStream reply"))
+            self.nats.failed(
+                "pull",
+                format!("a delivery on {subject} has no JetStream reply"),
+            )
         })?;
         self.taken.push(delivery);
         Ok(Came::Run { more })

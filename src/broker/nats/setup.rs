@@ -192,7 +192,11 @@ impl NatsBroker {
         let operation = format!("create the consumer {queue} of {stream}");
         let lease = nanoseconds(self.lease);
         let info = self
-            .api::<Value>(&operation, &format!("CONSUMER.INFO.{stream}.{queue}"), &Value::Null)
+            .api::<Value>(
+                &operation,
+                &format!("CONSUMER.INFO.{stream}.{queue}"),
+                &Value::Null,
+            )
             .await;
         let before = match info {
             Ok(info) => Some(info["config"]["ack_wait"].clone()),

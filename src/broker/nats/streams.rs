@@ -62,10 +62,7 @@ pub(super) async fn read_log(
     Ok(found)
 }
 
-pub(super) async fn dead_letter(
-    nats: &NatsBroker,
-    letter: &DeadLetter,
-) -> Result<(), BrokerError> {
+pub(super) async fn dead_letter(nats: &NatsBroker, letter: &DeadLetter) -> Result<(), BrokerError> {
     let subject = nats.names.dead(&letter.queue);
     append(nats, Stream::Dead, subject, letter).await?;
     Ok(())
@@ -109,8 +106,8 @@ async fn append(
     value: &impl Serialize,
 ) -> Result<u64, BrokerError> {
     let operation = format!("append to {subject}");
-    let payload = serde_json::to_vec(value)
-        .map_err(|error| nats.failed(&operation, error.to_string()))?;
+    let payload =
+        serde_json::to_vec(value).map_err(|error| nats.failed(&operation, error.to_string()))?;
     nats.ensure(stream).await?;
     let stored = nats
         .store::<Stored>(&operation, subject.clone(), None, payload.clone())
@@ -119,7 +116,8 @@ async fn append(
         Err(CallError::Nobody(_)) => {
             nats.setup.forget();
             nats.ensure(stream).await?;
-            nats.store::<Stored>(&operation, subject, None, payload).await
+            nats.store::<Stored>(&operation, subject, None, payload)
+                .await
         }
         stored => stored,
     };

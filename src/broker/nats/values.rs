@@ -3,7 +3,7 @@
 
 use async_nats::{
     HeaderMap,
-    jetstream::{self, consumer::push, consumer::DeliverPolicy},
+    jetstream::{self, consumer::DeliverPolicy, consumer::push},
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
@@ -55,7 +55,9 @@ fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Optio
     if message.header(OPERATION_HEADER).is_some() {
         return None;
     }
-    let key = message.subject.strip_prefix(&nats.names.key_prefix(bucket))?;
+    let key = message
+        .subject
+        .strip_prefix(&nats.names.key_prefix(bucket))?;
     Some(Entry {
         key: key.to_owned(),
         revision: Revision(message.seq),
@@ -149,7 +151,12 @@ async fn write(
         ready.map_err(CallError::Broker)?;
         let operation = format!("write {subject}");
         let stored = nats
-            .store::<Stored>(&operation, subject.clone(), Some(headers.clone()), value.clone())
+            .store::<Stored>(
+                &operation,
+                subject.clone(),
+                Some(headers.clone()),
+                value.clone(),
+            )
             .await;
         match stored {
             Err(CallError::Nobody(_)) if tried < TRIES => nats.setup.forget(),
@@ -216,14 +223,17 @@ fn understand(
     let headers = message.headers.as_ref();
     let removed = headers.is_some_and(|headers| headers.get(OPERATION_HEADER).is_some());
     let key = key.to_owned();
-    let mut changes = vec![Ok(match removed {
-        true => Change::Deleted { key },
-        false => Change::Put(Entry {
+    let change = match removed {
+        // A marker of what was removed before the watch began tells nothing new.
+        true if !*current => None,
+        true => Some(Ok(Change::Deleted { key })),
+        false => Some(Ok(Change::Put(Entry {
             key,
             revision: Revision(info.stream_sequence),
             value: message.payload.to_vec(),
-        }),
-    })];
+        }))),
+    };
+    let mut changes: Vec<_> = change.into_iter().collect();
     if !*current && info.pending == 0 {
         *current = true;
         changes.push(Ok(Change::Current));

@@ -1,0 +1,147 @@
+//! What is remembered of a job's last run, beyond the age of run records.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{RunId, RunRecord, RunState};
+
+/// The prefix of the keys `last.JOB` in the state bucket, which hold [`LastRun`].
+pub const LAST_RUN_PREFIX: &str = "last.";
+
+/// The last run of a job, and the last that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The run whose last attempt started last.
+    pub run_id: RunId,
+    /// How it ended, or where it stands.
+    pub state: RunState,
+    /// Its tick, or when it was asked for.
+    pub scheduled_for: DateTime<Utc>,
+    /// When its last attempt started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<DateTime<Utc>>,
+    /// How its program ended, in a few words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<String>,
+    /// The run that succeeded last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<LastSuccess>,
+}
+
+/// The last run that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSuccess {
+    /// The run.
+    pub run_id: RunId,
+    /// When its last attempt started: what happened since may be unknown to it.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+}
+
+impl From<&RunRecord> for LastRun {
+    fn from(record: &RunRecord) -> Self {
+        let attempt = record.attempts.last();
+        let started_at = attempt.map(|attempt| attempt.started_at);
+        let last_success = match (record.state, started_at, record.finished_at) {
+            (RunState::Succeeded, Some(started_at), Some(finished_at)) => Some(LastSuccess {
+                run_id: record.run_id.clone(),
+                started_at,
+                finished_at,
+            }),
+            _ => None,
+        };
+        Self {
+            run_id: record.run_id.clone(),
+            state: record.state,
+            scheduled_for: record.scheduled_for,
+            started_at,
+            finished_at: record.finished_at,
+            exit: attempt.and_then(|attempt| Some(attempt.exit.as_ref()?.summary())),
+            last_success,
+        }
+    }
+}
+
+impl LastRun {
+    /// What is remembered after `record` has ended. Runs may be told in any order, and repeatedly:
+    /// of two, the one that started later is the last.
+    #[must_use]
+    pub fn after(self, record: &RunRecord) -> Self {
+        let told = Self::from(record);
+        let newer = |a: &Option<LastSuccess>, b: &Option<LastSuccess>| {
+            a.as_ref().map(|a| a.started_at) >= b.as_ref().map(|b| b.started_at)
+        };
+        let last_success = match newer(&told.last_success, &self.last_success) {
+            true => told.last_success.clone(),
+            false => self.last_success.clone(),
+        };
+        let last =
+            match (told.started_at, told.scheduled_for) >= (self.started_at, self.scheduled_for) {
+                true => told,
+                false => self,
+            };
+        Self {
+            last_success,
+            ..last
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        job::{Execute, RunSpec},
+        run::{AttemptEnd, Claimant, Exit, RunMessage, VERSION},
+    };
+
+    fn ended(minute: u32, state: RunState) -> RunRecord {
+        let at: DateTime<Utc> = format!("2026-11-23T10:{minute:02}:00Z").parse().unwrap();
+        let message = RunMessage {
+            version: VERSION,
+            run_id: RunId::for_tick("crawl".parse().unwrap(), at),
+            queue: "high".parse().unwrap(),
+            scheduled_for: at,
+            published_at: at,
+            not_before: None,
+            expires_at: None,
+            last_success: None,
+            parent: None,
+            spec: RunSpec::new(Execute::Shell("true".to_owned())),
+        };
+        let by = Claimant {
+            worker: "w".to_owned(),
+            at,
+        };
+        let mut record = RunRecord::queued(&message)
+            .claim(&by, None, 3)
+            .unwrap()
+            .record;
+        record.close_attempt(at, AttemptEnd::Succeeded, Some(Exit::Code(0)));
+        record.end(state, at, None);
+        record
+    }
+
+    #[test]
+    fn order_and_repetition_do_not_matter() {
+        let runs = [
+            ended(1, RunState::Succeeded),
+            ended(2, RunState::Succeeded),
+            ended(3, RunState::Failed),
+        ];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 1, 2]] {
+            let first = LastRun::from(&runs[order[0]]);
+            let last = order.iter().fold(first, |last, at| last.after(&runs[*at]));
+            assert_eq!(last.run_id, runs[2].run_id, "{order:?}");
+            assert_eq!(
+                last.last_success.unwrap().run_id,
+                runs[1].run_id,
+                "{order:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What workers say of themselves.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::RunId;
+use crate::job::QueueName;
+
+/// The prefix of the keys `cancel.JOB.ID` in the state bucket: whoever executes that run looks at
+/// its record at once. The record decides; the key only makes it quick.
+pub const CANCEL_PREFIX: &str = "cancel.";
+
+/// How many running runs a worker names.
+const NAMED: usize = 50;
+
+/// What a worker says of itself, under its id in the workers bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its id.
+    pub id: String,
+    /// Its machine.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// What it serves, as `NAME` or `NAME:WEIGHT`.
+    pub queues: Vec<String>,
+    /// How many runs it executes at once.
+    pub concurrency: usize,
+    /// What it executes; at most fifty are named.
+    pub running: Vec<RunId>,
+    /// Since when it is there.
+    pub started_at: DateTime<Utc>,
+    /// When it said this.
+    pub seen_at: DateTime<Utc>,
+    /// Whether it takes nothing new.
+    pub draining: bool,
+}
+
+impl WorkerStatus {
+    /// The queues that it serves.
+    pub fn served(&self) -> impl Iterator<Item = QueueName> {
+        let names = self.queues.iter().map(|share| share.split(':').next());
+        names.filter_map(|name| name?.parse().ok())
+    }
+
+    /// Names the running runs, no more than are shown.
+    pub fn name_running(&mut self, running: impl Iterator<Item = RunId>) {
+        self.running = running.take(NAMED).collect();
+    }
+}

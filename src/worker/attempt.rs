@@ -1,0 +1,180 @@
+//! One delivery, from its bytes to its settlement.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    Shared,
+    claim::{Claimed, Step},
+    lease::Lease,
+    log,
+    registry::{Cause, Ending},
+};
+use crate::{
+    broker::{BrokerError, DeadLetter, Delivery},
+    clock,
+    exec::{Ended, Execution, Limits, Output, Program, RunContext},
+    run::{Ending as RunEnding, Exit, RunMessage},
+};
+
+/// How much of a message is kept in its dead letter.
+const KEPT_PAYLOAD: usize = 512 * 1024;
+
+/// Takes one delivery to its end. Holds `slot` as long as its program runs.
+pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
+    let message = match RunMessage::decode(&delivery.payload) {
+        Ok(message) => message,
+        Err(error) => return bury(&shared, &delivery, &error.to_string()).await,
+    };
+    if let Err(error) = work(&shared, &delivery, &message, slot).await {
+        warn!(target: "orchestrator::worker", run_id = %message.run_id, %error,
+            "a run is left to its lease");
+    }
+}
+
+async fn work(
+    shared: &Shared,
+    delivery: &Delivery,
+    message: &RunMessage,
+    slot: OwnedSemaphorePermit,
+) -> Result<(), BrokerError> {
+    if let Some(wait) = too_early(message) {
+        return shared.broker.release(&delivery.receipt, wait).await;
+    }
+    let lease = Lease::new(shared.broker.lease());
+    let entered = shared.registry.enter(&message.run_id);
+    let claimed = match shared.claim(delivery, message).await? {
+        Step::Execute(claimed) => *claimed,
+        Step::Done => return Ok(()),
+    };
+    tell_start(message, &claimed);
+    let ending = &entered.ending;
+    let execution = execute(shared, delivery, message, &claimed, &lease, ending).await;
+    // The next job starts while this one's outcome is on its way; how many may be is bounded.
+    let recording = Arc::clone(&shared.recording).acquire_owned().await;
+    drop(slot);
+    let outcome = match (execution.ended, ending.cause()) {
+        (Ended::Stopped, Some(Cause::Lost)) => {
+            warn!(target: "orchestrator::worker", run_id = %message.run_id,
+                attempt = claimed.attempt, "lost: somebody else has the run");
+            return Ok(());
+        }
+        (Ended::Stopped, Some(Cause::HandedBack)) => RunEnding::HandedBack,
+        (Ended::Stopped, Some(Cause::Cancelled) | None) => RunEnding::Cancelled(execution.exit),
+        (Ended::TimedOut, _) => RunEnding::TimedOut(execution.exit),
+        (Ended::ByItself, _) => RunEnding::Exited(execution.exit),
+    };
+    let settled = shared
+        .settle(
+            delivery,
+            message,
+            claimed,
+            &lease,
+            (outcome, execution.result),
+        )
+        .await;
+    drop(recording);
+    settled
+}
+
+/// How long a run that was asked for later has to wait.
+fn too_early(message: &RunMessage) -> Option<Duration> {
+    let wait = (message.not_before? - clock::now()).to_std().ok()?;
+    (wait > Duration::ZERO).then_some(wait)
+}
+
+/// Executes the program, with its lease renewed and its output carried to the log.
+async fn execute(
+    shared: &Shared,
+    delivery: &Delivery,
+    message: &RunMessage,
+    claimed: &Claimed,
+    lease: &Lease,
+    ending: &Ending,
+) -> Execution {
+    let context = RunContext {
+        message,
+        attempt: claimed.attempt,
+        fence: claimed.fence,
+        hand_on: &shared.options.hand_on,
+    };
+    let program = match Program::prepare(&context) {
+        Ok(program) => program,
+        Err(error) => {
+            return Execution {
+                ended: Ended::ByItself,
+                exit: Exit::NotStarted(error.to_string()),
+                result: None,
+            };
+        }
+    };
+    let limits = Limits {
+        timeout: message.spec.timeout,
+        kill: message.spec.kill,
+    };
+    let output = Output::new(claimed.attempt);
+    let ended = CancellationToken::new();
+    let running = async {
+        let execution = shared
+            .executor
+            .execute(program, limits, &output, &ending.stop)
+            .await;
+        ended.cancel();
+        execution
+    };
+    let carrying = log::carry(
+        shared.broker.as_ref(),
+        &message.run_id,
+        &output,
+        message.spec.output_limit,
+        &ended,
+    );
+    let renewing = shared.keep(delivery, &message.run_id, claimed.fence, lease, ending);
+    let both = async { tokio::join!(running, carrying).0 };
+    tokio::select! {
+        execution = both => execution,
+        never = renewing => match never {},
+    }
+}
+
+impl Shared {
+    /// Takes a message that nobody can execute to the dead letters.
+    pub(super) async fn dead_letter(
+        &self,
+        delivery: &Delivery,
+        run: Option<&RunMessage>,
+        reason: &str,
+    ) -> Result<(), BrokerError> {
+        let kept = delivery.payload.len().min(KEPT_PAYLOAD);
+        let letter = DeadLetter {
+            run_id: run.map(|message| message.run_id.clone()),
+            queue: delivery.queue.clone(),
+            at: clock::now(),
+            reason: reason.to_owned(),
+            payload: delivery.payload[..kept].to_vec(),
+        };
+        self.broker.dead_letter(letter).await
+    }
+}
+
+async fn bury(shared: &Shared, delivery: &Delivery, reason: &str) {
+    let buried = match shared.dead_letter(delivery, None, reason).await {
+        Ok(()) => shared.broker.ack(&delivery.receipt).await,
+        Err(error) => Err(error),
+    };
+    match buried {
+        Ok(()) => warn!(target: "orchestrator::worker", queue = %delivery.queue,
+            sequence = delivery.sequence, reason, "a message became a dead letter"),
+        Err(error) => warn!(target: "orchestrator::worker", queue = %delivery.queue,
+            sequence = delivery.sequence, reason, %error,
+            "a message should become a dead letter; its lease brings it back"),
+    }
+}
+
+fn tell_start(message: &RunMessage, claimed: &Claimed) {
+    info!(target: "orchestrator::worker", run_id = %message.run_id, job = %message.run_id.job(),
+        queue = %message.queue, attempt = claimed.attempt, "run started");
+}

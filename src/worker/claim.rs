@@ -1,0 +1,160 @@
+//! Claims a delivered run on its record, or finds out what else is to be done with it.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Shared;
+use crate::{
+    broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
+    clock,
+    run::{CANCEL_PREFIX, ClaimRefused, Claimant, RunMessage, RunRecord, RunState},
+};
+
+/// How often a contended record is tried.
+const TRIES: usize = 8;
+
+/// What is to be done with a delivery.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// It is ours: execute it.
+    Execute(Box<Claimed>),
+    /// Nothing more: it was dropped, ended or put off, or it is somebody else's.
+    Done,
+}
+
+/// A run that is ours.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) record: RunRecord,
+    pub(super) revision: Revision,
+    pub(super) attempt: u32,
+    pub(super) fence: u64,
+}
+
+impl Shared {
+    pub(super) async fn claim(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+    ) -> Result<Step, BrokerError> {
+        // On the first delivery there is no record, as a rule: then one write is enough.
+        let mut found = match delivery.deliveries {
+            ..=1 => None,
+            2.. => self.record(message).await?,
+        };
+        for _ in 0..TRIES {
+            let (record, revision) = match found.take() {
+                Some((record, revision)) => (record, Some(revision)),
+                None => (RunRecord::queued(message), None),
+            };
+            if let Some(wait) = put_off(&record, delivery) {
+                self.broker.release(&delivery.receipt, wait).await?;
+                return Ok(Step::Done);
+            }
+            let by = Claimant {
+                worker: self.options.id.clone(),
+                at: clock::now(),
+            };
+            match record.claim(&by, message.expires_at, self.options.max_crashes) {
+                Ok(claim) => {
+                    let stored = self
+                        .write(&claim.record, revision, Durability::Crash)
+                        .await?;
+                    if let Cas::Done(revision) = stored {
+                        return Ok(Step::Execute(Box::new(Claimed {
+                            record: claim.record,
+                            revision,
+                            attempt: claim.attempt,
+                            fence: claim.fence,
+                        })));
+                    }
+                }
+                Err(ClaimRefused::Ended(state)) => {
+                    info!(target: "orchestrator::worker", run_id = %message.run_id, %state,
+                        "a repeat of a run that has ended is dropped");
+                    self.broker.ack(&delivery.receipt).await?;
+                    return Ok(Step::Done);
+                }
+                Err(ClaimRefused::EndNow(record)) => {
+                    let stored = self.write(&record, revision, Durability::Power).await?;
+                    if let Cas::Done(_) = stored {
+                        self.end_unexecuted(delivery, message, &record).await?;
+                        return Ok(Step::Done);
+                    }
+                }
+            }
+            found = self.record(message).await?;
+        }
+        warn!(target: "orchestrator::worker", run_id = %message.run_id,
+            "the record kept changing; the run is left to its lease");
+        Ok(Step::Done)
+    }
+
+    pub(super) async fn record(
+        &self,
+        message: &RunMessage,
+    ) -> Result<Option<(RunRecord, Revision)>, BrokerError> {
+        let entry = self.broker.get(Bucket::Runs, &message.run_id.key()).await?;
+        let Some(entry) = entry else { return Ok(None) };
+        match serde_json::from_slice(&entry.value) {
+            Ok(record) => Ok(Some((record, entry.revision))),
+            Err(error) => Err(BrokerError::Failed {
+                broker: self.broker.describe(),
+                operation: format!("read the record of {}", message.run_id),
+                reason: format!("it is not understood: {error}"),
+            }),
+        }
+    }
+
+    pub(super) async fn write(
+        &self,
+        record: &RunRecord,
+        revision: Option<Revision>,
+        durability: Durability,
+    ) -> Result<Cas, BrokerError> {
+        let value = serde_json::to_vec(record).map_err(|error| BrokerError::Failed {
+            broker: self.broker.describe(),
+            operation: format!("write the record of {}", record.run_id),
+            reason: error.to_string(),
+        })?;
+        let key = record.run_id.key();
+        self.broker
+            .compare_and_set(Bucket::Runs, &key, revision, value, durability)
+            .await
+    }
+
+    /// A run that has ended without another execution: cancelled, expired, or too many crashes.
+    async fn end_unexecuted(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        record: &RunRecord,
+    ) -> Result<(), BrokerError> {
+        let reason = record.reason.as_deref().unwrap_or_default();
+        warn!(target: "orchestrator::worker", run_id = %record.run_id, job = %record.run_id.job(),
+            state = %record.state, reason, "run ended without another execution");
+        if record.state == RunState::Dead {
+            self.dead_letter(delivery, Some(message), reason).await?;
+        }
+        if record.cancel_requested_at.is_some() {
+            let key = format!("{CANCEL_PREFIX}{}", record.run_id.key());
+            self.broker.delete(Bucket::State, &key).await?;
+        }
+        self.remember(message, record).await?;
+        self.broker.ack(&delivery.receipt).await
+    }
+}
+
+/// A run that waits for its next attempt and was delivered before that, or one that arrives anew
+/// while its record says that it is being executed: the original holder keeps it for a lease.
+fn put_off(record: &RunRecord, delivery: &Delivery) -> Option<Duration> {
+    match (record.state, record.next_attempt_at) {
+        (RunState::Retrying, Some(at)) => {
+            let wait = (at - clock::now()).to_std().ok()?;
+            (wait > Duration::ZERO).then_some(wait)
+        }
+        (RunState::Running, _) if delivery.deliveries <= 1 => Some(Duration::from_secs(1)),
+        _ => None,
+    }
+}

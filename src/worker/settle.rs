@@ -1,0 +1,238 @@
+//! Records what became of an attempt, then settles its delivery.
+//!
+//! The record first, by compare-and-set under the fence; only if that succeeded is the delivery
+//! settled, and only within the lease: the broker would take it from anybody. What is not settled
+//! comes again and is dropped, because its record is final.
+
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use super::{Shared, claim::Claimed, lease::Lease, random};
+use crate::{
+    broker::{BrokerError, Bucket, Cas, Delivery, Durability},
+    clock,
+    job::Execute,
+    run::{
+        AttemptEnd, CANCEL_PREFIX, Disposition, Ending, Exit, LAST_RUN_PREFIX, LastRun, RunMessage,
+        RunRecord, RunState, dispose,
+    },
+};
+
+/// How often a contended value is tried.
+const TRIES: usize = 10;
+/// The longest pause between two tries while the broker is away.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How it ended, and the result that the job left.
+pub(super) type Outcome = (Ending, Option<serde_json::Value>);
+
+impl Shared {
+    /// Records the outcome of an attempt and settles its delivery.
+    pub(super) async fn settle(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        claimed: Claimed,
+        lease: &Lease,
+        outcome: Outcome,
+    ) -> Result<(), BrokerError> {
+        let used = claimed.record.attempts_used + 1;
+        let disposition = dispose(&message.spec, used, &outcome.0, random());
+        let Some(record) = self
+            .record_outcome(message, claimed, &outcome, &disposition)
+            .await?
+        else {
+            warn!(target: "orchestrator::worker", run_id = %message.run_id,
+                "its outcome is not recorded: somebody else has the run");
+            return Ok(());
+        };
+        tell(message, &record, &disposition);
+        if record.state == RunState::Dead {
+            let reason = record.reason.as_deref().unwrap_or("all attempts failed");
+            self.dead_letter(delivery, Some(message), reason).await?;
+        }
+        if record.cancel_requested_at.is_some() && record.state.is_final() {
+            let key = format!("{CANCEL_PREFIX}{}", record.run_id.key());
+            self.broker.delete(Bucket::State, &key).await?;
+        }
+        if record.state.is_final() {
+            self.remember(message, &record).await?;
+        }
+        if !lease.is_safe() {
+            debug!(target: "orchestrator::worker", run_id = %message.run_id,
+                "recorded after its lease: the delivery is not settled");
+            return Ok(());
+        }
+        match disposition {
+            Disposition::Final(_) => self.broker.ack(&delivery.receipt).await,
+            Disposition::Retry(delay) => self.broker.release(&delivery.receipt, delay).await,
+            Disposition::Release => self.broker.release(&delivery.receipt, Duration::ZERO).await,
+        }
+    }
+
+    /// Writes the outcome into the record; `None` if the run belongs to somebody else by now.
+    /// While the broker is away it tries again, until nothing is waited for any more.
+    async fn record_outcome(
+        &self,
+        message: &RunMessage,
+        claimed: Claimed,
+        outcome: &Outcome,
+        disposition: &Disposition,
+    ) -> Result<Option<RunRecord>, BrokerError> {
+        let now = clock::now();
+        let (mut record, mut revision) = (claimed.record, claimed.revision);
+        let mut pause = Duration::from_millis(50);
+        let durability = match disposition {
+            Disposition::Final(_) => Durability::Power,
+            Disposition::Retry(_) | Disposition::Release => Durability::Crash,
+        };
+        loop {
+            let wanted = closed(record.clone(), now, outcome, disposition);
+            let error = match self.write(&wanted, Some(revision), durability).await {
+                Ok(Cas::Done(_)) => return Ok(Some(wanted)),
+                Ok(Cas::Conflict) => match self.record(message).await {
+                    // An earlier try was carried out, only its answer was lost.
+                    Ok(Some((current, _))) if current == wanted => return Ok(Some(wanted)),
+                    Ok(Some((current, newer))) if current.is_held_under(claimed.fence) => {
+                        (record, revision) = (current, newer);
+                        continue;
+                    }
+                    Ok(_) => return Ok(None),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !error.is_transient() {
+                return Err(error);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause.mul_f64(1.0 - random() / 2.0)) => {}
+                () = self.at_once.cancelled() => return Err(error),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Keeps the job's last run and last success, for jobs that ask for it: those with ticks, and
+    /// those whose command names the last success.
+    pub(super) async fn remember(
+        &self,
+        message: &RunMessage,
+        record: &RunRecord,
+    ) -> Result<(), BrokerError> {
+        if !is_remembered(message) {
+            return Ok(());
+        }
+        let key = format!("{LAST_RUN_PREFIX}{}", record.run_id.job());
+        for _ in 0..TRIES {
+            let found = self.broker.get(Bucket::State, &key).await?;
+            let before = found
+                .as_ref()
+                .and_then(|entry| serde_json::from_slice::<LastRun>(&entry.value).ok());
+            let after = match before.clone() {
+                Some(last) => last.after(record),
+                None => LastRun::from(record),
+            };
+            if before.as_ref() == Some(&after) {
+                return Ok(());
+            }
+            let value = serde_json::to_vec(&after).map_err(|error| BrokerError::Failed {
+                broker: self.broker.describe(),
+                operation: format!("write {key}"),
+                reason: error.to_string(),
+            })?;
+            let revision = found.map(|entry| entry.revision);
+            let done = self
+                .broker
+                .compare_and_set(Bucket::State, &key, revision, value, Durability::Crash)
+                .await?;
+            if let Cas::Done(_) = done {
+                return Ok(());
+            }
+        }
+        debug!(target: "orchestrator::worker", key, "the last run kept changing; others have told it");
+        Ok(())
+    }
+}
+
+fn is_remembered(message: &RunMessage) -> bool {
+    let names_it = match &message.spec.execute {
+        Execute::Command(argv) => argv
+            .iter()
+            .any(|part| part.source().contains("{last_success}")),
+        Execute::Shell(script) => script.contains("ORCHESTRATOR_LAST_SUCCESS"),
+    };
+    names_it || message.run_id.tick().is_some()
+}
+
+/// The record after the attempt.
+fn closed(
+    mut record: RunRecord,
+    at: chrono::DateTime<chrono::Utc>,
+    (ending, result): &Outcome,
+    disposition: &Disposition,
+) -> RunRecord {
+    let (end, exit) = match ending {
+        Ending::Exited(exit) if *disposition == Disposition::Final(RunState::Succeeded) => {
+            (AttemptEnd::Succeeded, Some(exit.clone()))
+        }
+        Ending::Exited(exit) => (AttemptEnd::Failed, Some(exit.clone())),
+        Ending::TimedOut(exit) => (AttemptEnd::TimedOut, Some(exit.clone())),
+        Ending::Cancelled(exit) => (AttemptEnd::Cancelled, Some(exit.clone())),
+        Ending::HandedBack => (AttemptEnd::HandedBack, None),
+    };
+    let reason = reason(end, exit.as_ref());
+    record.close_attempt(at, end, exit);
+    match disposition {
+        Disposition::Final(state) => {
+            record.end(*state, at, reason);
+            record.result.clone_from(result);
+        }
+        Disposition::Retry(delay) => {
+            let next = chrono::Duration::from_std(*delay).ok();
+            let next = next.and_then(|delay| at.checked_add_signed(delay));
+            record.put_off(RunState::Retrying, next);
+            record.reason = reason;
+        }
+        Disposition::Release => record.put_off(RunState::Queued, None),
+    }
+    record
+}
+
+fn reason(end: AttemptEnd, exit: Option<&Exit>) -> Option<String> {
+    let exit = exit.map(Exit::summary).unwrap_or_default();
+    match end {
+        AttemptEnd::Succeeded | AttemptEnd::HandedBack | AttemptEnd::Lost => None,
+        AttemptEnd::Failed => Some(exit),
+        AttemptEnd::TimedOut => Some(format!("timed out, ended with {exit}")),
+        AttemptEnd::Cancelled => Some(format!("cancelled, ended with {exit}")),
+    }
+}
+
+fn tell(message: &RunMessage, record: &RunRecord, disposition: &Disposition) {
+    let last = record.attempts.last();
+    let attempt = last.map_or(0, |attempt| attempt.number);
+    let took = last.and_then(|attempt| (attempt.finished_at? - attempt.started_at).to_std().ok());
+    let seconds = took.unwrap_or_default().as_secs_f64();
+    let reason = record.reason.as_deref();
+    let (run_id, job, queue) = (&record.run_id, record.run_id.job(), &message.queue);
+    match disposition {
+        Disposition::Final(RunState::Succeeded) => {
+            info!(target: "orchestrator::worker", %run_id, %job, %queue, attempt, seconds,
+                state = %record.state, "run succeeded");
+        }
+        Disposition::Final(state) => {
+            warn!(target: "orchestrator::worker", %run_id, %job, %queue, attempt, seconds, reason,
+                %state, "run {state}");
+        }
+        Disposition::Retry(delay) => {
+            warn!(target: "orchestrator::worker", %run_id, %job, %queue, attempt, seconds, reason,
+                delay_seconds = delay.as_secs_f64(), state = %record.state, "run will be retried");
+        }
+        Disposition::Release => {
+            info!(target: "orchestrator::worker", %run_id, %job, %queue, attempt, seconds,
+                "run handed back");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A real nats-server with JetStream, on loopback, with a store of its own.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    fs,
+    io::Write,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server; killed when dropped.
+#[derive(Debug)]
+pub struct NatsServer {
+    dir: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+fn binary() -> PathBuf {
+    let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/nats-server");
+    let binary = named.unwrap_or(tools);
+    assert!(
+        binary.exists(),
+        "there is no nats-server at {}: run tests/tools/nats-server, or tests/run",
+        binary.display()
+    );
+    binary
+}
+
+impl NatsServer {
+    /// A server with JetStream and its defaults.
+    pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// A server with these lines in its configuration.
+    pub fn start_with(more: &str) -> Self {
+        // A free port may be taken by somebody else a moment later: then another is tried.
+        for _ in 0..10 {
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("nats.conf"), config(dir.path(), port, more)).unwrap();
+            let child = Some(spawn(dir.path()));
+            let mut server = Self { dir, port, child };
+            if server.answers() {
+                return server;
+            }
+        }
+        panic!("nats-server does not start");
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// SIGKILL.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// The same port, the same store.
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.child = Some(spawn(self.dir.path()));
+        assert!(self.answers(), "nats-server does not come up again");
+    }
+
+    /// Publishes bytes as any client could.
+    pub fn publish(&self, subject: &str, payload: &[u8]) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        write!(
+            stream,
+            "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n",
+            payload.len()
+        )
+        .unwrap();
+        stream.write_all(payload).unwrap();
+        stream.write_all(b"\r\nPING\r\n").unwrap();
+        // Its answer to PING says that it has read what was before it.
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while !seen.windows(4).any(|window| window == b"PONG") {
+            let read = std::io::Read::read(&mut stream, &mut buffer).unwrap();
+            assert!(read > 0, "nats-server closed the connection");
+            seen.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "polls a real server, with a deadline"
+    )]
+    fn answers(&mut self) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let ended = self
+                .child
+                .as_mut()
+                .is_none_or(|child| child.try_wait().unwrap().is_some());
+            if ended {
+                return false;
+            }
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+}
+
+/// `more` may hold a `jetstream` block of its own.
+fn config(dir: &Path, port: u16, more: &str) -> String {
+    let store = dir.join("store");
+    let jetstream = if more.contains("jetstream") {
+        ""
+    } else {
+        "jetstream {}"
+    };
+    format!(
+        "listen: \"127.0.0.1:{port}\"\nstore_dir: \"{}\"\n{jetstream}\n{more}\n",
+        store.display()
+    )
+}
+
+fn spawn(dir: &Path) -> Child {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("nats.log"))
+        .unwrap();
+    Command::new(binary())
+        .arg("-c")
+        .arg(dir.join("nats.conf"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
