@@ -84,7 +84,8 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
         table.add_row(row);
     }
     for line in table.lines() {
-        to_stdout(line.trim_end())?;
+        // The style pads every column on both sides.
+        to_stdout(line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
     }
     Ok(())
 }

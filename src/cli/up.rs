@@ -1,6 +1,6 @@
 //! `orchestrator up`
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::sync::{mpsc, watch};
@@ -21,7 +21,7 @@ use crate::{
         embedded::{EmbeddedBroker, EmbeddedOptions},
         socket,
     },
-    job::QueueName,
+    job::{QueueName, Seconds},
     worker::{QueueShare, Worker, WorkerOptions},
 };
 
@@ -43,6 +43,9 @@ pub struct UpArgs {
     #[command(flatten)]
     limits: Limits,
 }
+
+/// How long `up` drains unless told otherwise: somebody is watching.
+const DRAIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
@@ -80,7 +83,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     };
     let worker_options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
-        drain_timeout: args.limits.drain_timeout.get(),
+        drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
         ..WorkerOptions::following(service::instance_id(), queues)
     };

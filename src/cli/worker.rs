@@ -1,6 +1,6 @@
 //! `orchestrator worker`
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 
@@ -50,19 +50,17 @@ pub(super) struct Limits {
     )]
     pub(super) lease: Lease,
 
-    /// How long running jobs may go on after SIGTERM, before they are handed back
-    #[arg(
-        long,
-        env = "ORCHESTRATOR_DRAIN_TIMEOUT",
-        value_name = "D",
-        default_value = "60s"
-    )]
-    pub(super) drain_timeout: Seconds,
+    /// How long running jobs may go on after SIGTERM, before they are handed back [default: 60s, `up`: 10s]
+    #[arg(long, env = "ORCHESTRATOR_DRAIN_TIMEOUT", value_name = "D")]
+    pub(super) drain_timeout: Option<Seconds>,
 }
+
+/// How long a worker drains unless told otherwise.
+const DRAIN: Duration = Duration::from_secs(60);
 
 /// A lease between a second and an hour.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lease(pub(super) std::time::Duration);
+pub(super) struct Lease(pub(super) Duration);
 
 impl std::str::FromStr for Lease {
     type Err = String;
@@ -85,7 +83,7 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
     let stop = service::follow_signals(None)?;
     let options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
-        drain_timeout: args.limits.drain_timeout.get(),
+        drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
         ..WorkerOptions::new(service::instance_id(), args.queues)
     };

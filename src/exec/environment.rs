@@ -119,6 +119,7 @@ mod tests {
             queue: "high".parse().unwrap(),
             scheduled_for: DateTime::from_timestamp(1_795_401_000, 0).unwrap(),
             published_at: DateTime::UNIX_EPOCH,
+            not_before: None,
             expires_at: None,
             last_success: None,
             parent: None,
