@@ -128,8 +128,9 @@ async fn a_watcher_never_goes_back_though_confirmations_overtake_each_other() {
             panic!("an unconditional write was refused");
         };
         while last_seen < slow.max(fast) {
-            let Some(Ok(Change::Put(entry))) = changes.next().await else {
-                panic!("nothing was deleted");
+            let next = tokio::time::timeout(Duration::from_secs(20), changes.next());
+            let Ok(Some(Ok(Change::Put(entry)))) = next.await else {
+                panic!("the last value was never told");
             };
             assert!(entry.revision > last_seen, "{entry:?} after {last_seen:?}");
             last_seen = entry.revision;
