@@ -4,6 +4,13 @@
 //! To add a backend: implement `Backend` in `contract/NAME.rs` and add a `for_backend!` line.
 //! To add a test: write it in one of the topic files and name it in `contract/list.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail like tests"
+)]
+
 mod contract {
     #[macro_use]
     mod list;

@@ -69,9 +69,12 @@ struct Threads {
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Room for one batch in the queue.
+/// Room for one batch in the queue. Submit or drop it soon: closing the store waits for it.
 #[derive(Debug)]
-pub struct Room(OwnedSemaphorePermit);
+pub struct Room {
+    permit: OwnedSemaphorePermit,
+    queue: mpsc::UnboundedSender<Request>,
+}
 
 /// Tells when a submitted batch is durable. Dropping it does not take the batch back.
 #[derive(Debug)]
@@ -149,18 +152,21 @@ impl Store {
 
     /// Waits for room in the queue for a batch of about this many bytes.
     pub async fn reserve(&self, bytes: usize) -> Result<Room, StoreError> {
-        self.inner.shared.alive()?;
+        let shared = &self.inner.shared;
+        shared.alive()?;
+        let queue = self.inner.threads.queue().ok_or_else(|| shared.closed())?;
         let units = u32::try_from(bytes / UNIT + 1).unwrap_or(QUEUE_UNITS);
-        Arc::clone(&self.inner.room)
-            .acquire_many_owned(units.min(QUEUE_UNITS))
-            .await
-            .map(Room)
-            .map_err(|_| self.inner.shared.closed())
+        let room = Arc::clone(&self.inner.room);
+        match room.acquire_many_owned(units.min(QUEUE_UNITS)).await {
+            Ok(permit) => Ok(Room { permit, queue }),
+            Err(_) => Err(shared.closed()),
+        }
     }
 
     /// Queues a batch without waiting. Batches are applied in the order of these calls. `then` is
-    /// called once, on a writing thread, before the confirmation: it must be quick and must not
-    /// own this store. It is called even when nobody awaits the confirmation any more.
+    /// called once, on a writing thread and never within this call, before the confirmation: it
+    /// must be quick and must not own this store. It is called even when nobody awaits the
+    /// confirmation any more.
     pub fn submit(
         &self,
         room: Room,
@@ -169,12 +175,14 @@ impl Store {
         then: impl FnOnce(&Result<(), StoreError>) + Send + 'static,
     ) -> Confirmation {
         let (confirm, outcome) = oneshot::channel();
-        let request = Request::new(batch, durability, room.0, move |result| {
+        let Room { permit, queue } = room;
+        let request = Request::new(batch, durability, permit, move |result| {
             then(&result);
             // Nobody waits if the caller was cancelled; the write stands all the same.
             let _ = confirm.send(result);
         });
-        self.inner.threads.send(request, &self.inner.shared);
+        // Fails only if the writing thread panicked; then the confirmation says so.
+        drop(queue.send(request));
         Confirmation {
             outcome,
             shared: Arc::clone(&self.inner.shared),
@@ -201,21 +209,18 @@ impl Confirmation {
 }
 
 impl Threads {
-    fn send(&self, request: Request, shared: &Shared) {
+    fn queue(&self) -> Option<mpsc::UnboundedSender<Request>> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused = match queue.as_ref() {
-            Some(queue) => queue.send(request).err().map(|unsent| unsent.0),
-            None => Some(request),
-        };
-        drop(queue);
-        if let Some(request) = refused {
-            request.finish(Err(shared.closed()));
-        }
+        queue.clone()
     }
 
     fn finish(&self) {
-        let queue = self.queue.lock().map(|mut queue| queue.take());
-        drop(queue);
+        drop(
+            self.queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         let handles =
             std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         for handle in handles {

@@ -91,9 +91,8 @@ pub(super) fn sync_created(directory: &Path) -> Result<File, StoreError> {
         let file = File::options().write(true).open(directory.join("db"))?;
         file.sync_all()?;
         File::open(directory)?.sync_all()?;
-        match directory.canonicalize()?.parent() {
-            Some(parent) => sync_parent(parent)?,
-            None => {}
+        if let Some(parent) = directory.canonicalize()?.parent() {
+            sync_parent(parent)?;
         }
         Ok(file)
     };

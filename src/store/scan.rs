@@ -12,6 +12,9 @@ pub struct Scan {
     entries: sled::Iter,
 }
 
+/// What sled's iterator yields.
+type Raw = sled::Result<(sled::IVec, sled::IVec)>;
+
 /// A key and its value.
 type Pair = (Vec<u8>, Vec<u8>);
 
@@ -41,7 +44,7 @@ impl Scan {
     }
 
     /// `None`: the key was removed meanwhile.
-    fn read(&self, entry: sled::Result<(sled::IVec, sled::IVec)>) -> sled::Result<Option<Pair>> {
+    fn read(&self, entry: Raw) -> sled::Result<Option<Pair>> {
         let (key, raw) = entry?;
         let value = match parts::assemble(&self.database, &raw)? {
             Some(value) => Some(value),
@@ -52,7 +55,7 @@ impl Scan {
 
     fn advance(
         &mut self,
-        step: fn(&mut sled::Iter) -> Option<sled::Result<(sled::IVec, sled::IVec)>>,
+        step: fn(&mut sled::Iter) -> Option<Raw>,
     ) -> Option<Result<Pair, StoreError>> {
         loop {
             let entry = step(&mut self.entries)?;

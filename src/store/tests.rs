@@ -1,3 +1,5 @@
+mod full;
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

@@ -3,13 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use orchestrator::broker::{
-    Broker, BrokerError, SharedBroker,
-    embedded::{EmbeddedBroker, EmbeddedOptions},
+use orchestrator::{
+    broker::{
+        Broker, BrokerError, Published, SharedBroker,
+        embedded::{EmbeddedBroker, EmbeddedOptions},
+    },
+    clock,
 };
 use tempfile::TempDir;
 
-use super::harness::{Backend, Harness, SHORT, SOON, next, outgoing};
+use super::harness::{
+    Backend, Harness, LONG, SHORT, SOON, assert_nothing, next, outgoing, publish, since,
+};
 
 pub(super) struct Embedded;
 
@@ -101,4 +106,48 @@ async fn after_shutdown_everything_is_refused() {
     broker.shutdown().await;
     let refused = broker.publish(outgoing("default", "crawl", 1)).await;
     assert!(refused.is_err(), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_acknowledged_id_is_remembered_over_a_restart() {
+    let mut harness = Embedded.start(LONG).await;
+    let run = outgoing("default", "crawl", 1);
+    let broker = harness.broker();
+    broker.publish(run.clone()).await.unwrap();
+    let delivery = next(&*broker, "default").await;
+    broker.ack(&delivery.receipt).await.unwrap();
+    drop(broker);
+    harness.reopen().await;
+    let again = harness.broker().publish(run).await.unwrap();
+    assert_eq!(again, Published::Duplicate);
+}
+
+#[tokio::test]
+async fn a_delay_outlives_a_restart_and_a_lease_does_not() {
+    let mut harness = Embedded.start(LONG).await;
+    let broker = harness.broker();
+    publish(&*broker, "late", "crawl", 0..1).await;
+    publish(&*broker, "soon", "login", 0..1).await;
+    publish(&*broker, "held", "page", 0..1).await;
+    let held = next(&*broker, "held").await;
+    let late = next(&*broker, "late").await;
+    let delay = Duration::from_secs(1_000);
+    broker.release(&late.receipt, delay).await.unwrap();
+    let soon = next(&*broker, "soon").await;
+    let delay = Duration::from_secs(1);
+    let start = clock::monotonic();
+    broker.release(&soon.receipt, delay).await.unwrap();
+    drop(broker);
+    harness.reopen().await;
+    let broker = harness.broker();
+    let again = next(&*broker, "held").await;
+    assert_eq!(again.deliveries, 2);
+    let stale = broker.ack(&held.receipt).await;
+    assert!(stale.is_err(), "a receipt of the earlier process");
+    broker.ack(&again.receipt).await.unwrap();
+    let soon = next(&*broker, "soon").await;
+    // The wall clock, which had to tell, is read in milliseconds.
+    assert!(since(start) + Duration::from_millis(50) >= delay);
+    assert_eq!(soon.deliveries, 2);
+    assert_nothing(&*broker, "late").await;
 }

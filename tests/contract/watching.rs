@@ -95,7 +95,7 @@ pub(super) async fn a_slow_watcher_sees_the_last_value(backend: &dyn Backend) {
         let change = next(&mut changes).await;
         let (key, value) = change.split_once('=').unwrap();
         last.insert(key.to_owned(), value.to_owned());
-        if last.get("z").is_some() && last.len() == 8 {
+        if last.contains_key("z") && last.len() == 8 {
             let finals: Vec<_> = (0..7).map(|k| last[&format!("a.{k}")].clone()).collect();
             let mut sorted: Vec<usize> = finals.iter().map(|v| v.parse().unwrap()).collect();
             sorted.sort_unstable();

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     broker::{BrokerError, Bucket, Cas, Changes, Durability, Entry, Revision},
     clock,
-    store::{Batch, Store, StoreError, Tree},
+    store::{Batch, Confirmation, Room, Store, StoreError, Tree},
 };
 pub(super) use forms::{Value, full_key, key_within, scan_end};
 use forms::{change_key, change_value, check_key, token, token_prefix};
@@ -80,6 +80,17 @@ pub(super) enum Expected {
     Anything,
     /// The key has this revision, or does not exist.
     Revision(Option<Revision>),
+}
+
+/// A write that was decided.
+struct Write<'a> {
+    bucket: Bucket,
+    key: &'a str,
+    /// The revision that is stored or under way.
+    replaced: Option<u64>,
+    /// `None` removes the key.
+    value: Option<Vec<u8>>,
+    durability: Durability,
 }
 
 impl Values {
@@ -170,45 +181,76 @@ impl Values {
         let failed = |error: StoreError| self.context.failed(&operation, error);
         let bytes = value.as_ref().map_or(0, Vec::len) + 4 * key.len();
         let room = self.store.reserve(bytes).await.map_err(failed)?;
-        let now = clock::now();
-        let (outcome, written) = {
+        let decided = {
             let mut state = self.shared.lock();
+            let now = clock::now();
             let stored = self.current(&state, bucket, key).map_err(failed)?;
             let live = stored.filter(|current| is_live(bucket, current.changed_at, now));
             let revision = live.map(|current| Revision(current.revision));
-            if matches!(expected, Expected::Revision(expected) if expected != revision) {
-                // An empty batch: the answer comes after the write that it tells of.
-                let after = Batch::default();
-                let written = self.store.submit(room, after, Durability::Crash, |_| {});
-                (Cas::Conflict, written)
-            } else {
-                let mut batch = Batch::default();
-                let new = state.revisions.take(&mut batch);
-                if let Some(old) = stored {
-                    batch.remove(CHANGES, &change_key(bucket, key, old.revision));
+            match expected {
+                Expected::Revision(expected) if expected != revision => Err(room),
+                Expected::Revision(_) | Expected::Anything => {
+                    let write = Write {
+                        bucket,
+                        key,
+                        replaced: stored.map(|current| current.revision),
+                        value,
+                        durability,
+                    };
+                    Ok(self.submit(&mut state, room, write, now))
                 }
-                let entry = value.map(|value| Value {
-                    revision: Revision(new),
-                    changed_at: now,
-                    bytes: value,
-                });
-                write(&mut batch, bucket, key, entry.as_ref());
-                let current = entry.as_ref().map(|value| Current {
-                    revision: new,
-                    changed_at: value.changed_at,
-                });
-                state.begin(bucket, key, current);
-                let shared = Arc::clone(&self.shared);
-                let key = key.to_owned();
-                let then = move |result: &Result<(), StoreError>| {
-                    shared.finish(bucket, key, new, entry, result);
-                };
-                let written = self.store.submit(room, batch, durability, then);
-                (Cas::Done(Revision(new)), written)
             }
         };
+        let (outcome, written) = decided.unwrap_or_else(|room| {
+            // An empty batch: the answer comes after the write that it tells of.
+            let after = Batch::default();
+            let written = self.store.submit(room, after, Durability::Crash, |_| {});
+            (Cas::Conflict, written)
+        });
         written.confirmed().await.map_err(failed)?;
         Ok(outcome)
+    }
+
+    /// Queues a write that was decided under the same lock.
+    fn submit(
+        &self,
+        state: &mut State,
+        room: Room,
+        write: Write<'_>,
+        changed_at: DateTime<Utc>,
+    ) -> (Cas, Confirmation) {
+        let Write { bucket, key, .. } = write;
+        let mut batch = Batch::default();
+        let revision = state.revisions.take(&mut batch);
+        if let Some(replaced) = write.replaced {
+            batch.remove(CHANGES, &change_key(bucket, key, replaced));
+        }
+        let value = write.value.map(|bytes| Value {
+            revision: Revision(revision),
+            changed_at,
+            bytes,
+        });
+        let full = full_key(bucket, key);
+        match &value {
+            Some(value) => {
+                let change = change_key(bucket, key, revision);
+                batch.put(CHANGES, &change, change_value(key, changed_at));
+                batch.put(VALUES, &full, value.encode());
+            }
+            None => batch.remove(VALUES, &full),
+        }
+        let current = value.as_ref().map(|_| Current {
+            revision,
+            changed_at,
+        });
+        state.begin(bucket, key, current);
+        let shared = Arc::clone(&self.shared);
+        let owned_key = key.to_owned();
+        let then = move |result: &Result<(), StoreError>| {
+            shared.finish(bucket, owned_key, revision, value, result);
+        };
+        let written = self.store.submit(room, batch, write.durability, then);
+        (Cas::Done(Revision(revision)), written)
     }
 
     pub(super) async fn watch(&self, bucket: Bucket, prefix: &str) -> Result<Changes, BrokerError> {
@@ -331,18 +373,6 @@ impl State {
             self.under_way.remove(&subject);
         }
         is_news
-    }
-}
-
-fn write(batch: &mut Batch, bucket: Bucket, key: &str, value: Option<&Value>) {
-    let full = full_key(bucket, key);
-    match value {
-        Some(value) => {
-            let change = change_key(bucket, key, value.revision.0);
-            batch.put(CHANGES, &change, change_value(key, value.changed_at));
-            batch.put(VALUES, &full, value.encode());
-        }
-        None => batch.remove(VALUES, &full),
     }
 }
 

@@ -3,10 +3,11 @@
 //! Chunks lie by run and sequence; an index by sequence alone says which are oldest. The total is
 //! stored with every change of it, so it is exact after a crash.
 
+mod forms;
+
 use std::{
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -17,11 +18,12 @@ use super::{
     counter::{Counter, META},
 };
 use crate::{
-    broker::{BrokerError, LogChunk, LogStream},
+    broker::{BrokerError, LogChunk},
     clock,
     run::RunId,
     store::{Batch, Confirmation, Durability, Room, Store, StoreError, Tree},
 };
+use forms::{Place, chunk_key, decode, encode, last_number};
 
 /// Chunks, by key of the run and sequence.
 const CHUNKS: Tree = Tree::named("g");
@@ -31,14 +33,8 @@ const ORDER: Tree = Tree::named("o");
 
 const TOTAL: &[u8] = b"log bytes";
 
-/// Ends the key of the run within the key of a chunk; no key contains it.
-const END_OF_RUN: u8 = 0;
-
 /// What a chunk takes beside its bytes, roughly.
 const CHUNK_OVERHEAD: u64 = 150;
-
-/// How long output is kept.
-const MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
 
 /// How many chunks are removed as one batch.
 const BATCH: usize = 512;
@@ -58,13 +54,6 @@ pub(super) struct Logs {
 struct State {
     counter: Counter,
     total: u64,
-}
-
-/// Which chunk has a sequence.
-struct Place {
-    at: DateTime<Utc>,
-    size: u64,
-    run: Vec<u8>,
 }
 
 impl Logs {
@@ -249,172 +238,5 @@ impl Logs {
     }
 }
 
-impl Place {
-    fn encode(&self) -> Vec<u8> {
-        let mut raw = self.size.to_be_bytes().to_vec();
-        raw.extend_from_slice(&self.at.timestamp_millis().to_be_bytes());
-        raw.extend_from_slice(&self.run);
-        raw
-    }
-
-    fn decode(raw: &[u8]) -> Option<Self> {
-        let (size, rest) = split_number(raw)?;
-        let (at, run) = rest.split_first_chunk::<8>()?;
-        Some(Self {
-            at: DateTime::from_timestamp_millis(i64::from_be_bytes(*at))?,
-            size,
-            run: run.to_vec(),
-        })
-    }
-
-    fn is_old(&self, now: DateTime<Utc>) -> bool {
-        (now - self.at).to_std().is_ok_and(|age| age >= MAX_AGE)
-    }
-}
-
-fn chunk_key(run: &[u8], sequence: u64) -> Vec<u8> {
-    let mut key = run.to_vec();
-    key.push(END_OF_RUN);
-    key.extend_from_slice(&sequence.to_be_bytes());
-    key
-}
-
-/// The sequence at the end of a key.
-fn last_number(key: &[u8]) -> u64 {
-    key.last_chunk()
-        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
-}
-
-fn encode(chunk: &LogChunk) -> Vec<u8> {
-    let stream = match chunk.stream {
-        LogStream::Stdout => 0,
-        LogStream::Stderr => 1,
-        LogStream::Worker => 2,
-    };
-    let mut raw = vec![stream];
-    raw.extend_from_slice(&chunk.attempt.to_be_bytes());
-    raw.extend_from_slice(&chunk.at.timestamp().to_be_bytes());
-    raw.extend_from_slice(&chunk.at.timestamp_subsec_nanos().to_be_bytes());
-    raw.extend_from_slice(&chunk.offset.to_be_bytes());
-    raw.extend_from_slice(&chunk.bytes);
-    raw
-}
-
-fn decode(raw: &[u8]) -> Option<LogChunk> {
-    let (stream, rest) = raw.split_first()?;
-    let stream = match stream {
-        0 => LogStream::Stdout,
-        1 => LogStream::Stderr,
-        2 => LogStream::Worker,
-        _ => return None,
-    };
-    let (attempt, rest) = rest.split_first_chunk::<4>()?;
-    let (seconds, rest) = rest.split_first_chunk::<8>()?;
-    let (nanoseconds, rest) = rest.split_first_chunk::<4>()?;
-    let (offset, bytes) = split_number(rest)?;
-    Some(LogChunk {
-        attempt: u32::from_be_bytes(*attempt),
-        stream,
-        at: DateTime::from_timestamp(
-            i64::from_be_bytes(*seconds),
-            u32::from_be_bytes(*nanoseconds),
-        )?,
-        offset,
-        bytes: bytes.to_vec(),
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: u64 = 100_000;
-
-    fn logs(directory: &std::path::Path) -> Logs {
-        let store = Store::open(directory).unwrap();
-        Logs::load(store, &Arc::new(Context::new(directory)), LIMIT).unwrap()
-    }
-
-    fn id(job: &str) -> RunId {
-        format!("{job}@20261123T023000Z").parse().unwrap()
-    }
-
-    fn chunk(offset: u64) -> LogChunk {
-        LogChunk {
-            attempt: 1,
-            stream: LogStream::Stdout,
-            at: clock::now(),
-            offset,
-            bytes: vec![b'x'; 1_000],
-        }
-    }
-
-    async fn offsets(logs: &Logs, job: &str) -> Vec<u64> {
-        let chunks = logs.read(&id(job), 0, 10_000).await.unwrap();
-        chunks.into_iter().map(|(_, chunk)| chunk.offset).collect()
-    }
-
-    /// The total as it should be.
-    fn counted(logs: &Logs) -> u64 {
-        let size = |pair: Result<(_, Vec<u8>), _>| Place::decode(&pair.unwrap().1).unwrap().size;
-        logs.store.scan(ORDER).map(size).sum()
-    }
-
-    #[tokio::test]
-    async fn the_total_is_bounded_and_the_oldest_go_first() {
-        let directory = tempfile::tempdir().unwrap();
-        let logs = logs(directory.path());
-        for n in 0..20 {
-            logs.append(&id("old"), &chunk(n)).await.unwrap();
-        }
-        for n in 0..1_000 {
-            logs.append(&id("new"), &chunk(n)).await.unwrap();
-            assert!(logs.lock().total <= LIMIT);
-        }
-        assert!(offsets(&logs, "old").await.is_empty());
-        let kept = offsets(&logs, "new").await;
-        assert!(kept.len() > 70, "{}", kept.len());
-        let oldest = 1_000 - kept.len() as u64;
-        assert_eq!(kept, (oldest..1_000).collect::<Vec<_>>());
-        assert_eq!(logs.store.scan(CHUNKS).count(), kept.len());
-        assert_eq!(logs.lock().total, counted(&logs));
-    }
-
-    #[tokio::test]
-    async fn the_total_is_right_after_trimming_and_reopening() {
-        let directory = tempfile::tempdir().unwrap();
-        {
-            let logs = logs(directory.path());
-            let mut last = 0;
-            for n in 0..10 {
-                last = logs.append(&id("a"), &chunk(n)).await.unwrap();
-                logs.append(&id("b"), &chunk(n)).await.unwrap();
-            }
-            let (run, other) = (id("a"), id("b"));
-            let trims = [(&run, last), (&run, last), (&other, 6)];
-            let trims = trims.map(|(run, sequence)| logs.trim(run, sequence));
-            for trimmed in futures::future::join_all(trims).await {
-                trimmed.unwrap();
-            }
-            logs.store.close().await;
-        }
-        let logs = logs(directory.path());
-        assert!(offsets(&logs, "a").await.is_empty());
-        assert_eq!(offsets(&logs, "b").await, (3..10).collect::<Vec<_>>());
-        assert_eq!(logs.lock().total, counted(&logs));
-    }
-
-    #[tokio::test]
-    async fn old_output_goes() {
-        let directory = tempfile::tempdir().unwrap();
-        let logs = logs(directory.path());
-        logs.append(&id("a"), &chunk(0)).await.unwrap();
-        let age = chrono::TimeDelta::from_std(MAX_AGE).unwrap();
-        let now = clock::now();
-        logs.evict_at(now + age / 2).await.unwrap();
-        assert_eq!(offsets(&logs, "a").await, [0]);
-        logs.evict_at(now + age * 2).await.unwrap();
-        assert!(offsets(&logs, "a").await.is_empty());
-        assert_eq!(logs.lock().total, 0);
-    }
-}
+mod tests;

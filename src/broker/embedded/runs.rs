@@ -22,6 +22,8 @@ use crate::{
     store::{Batch, Durability, Store, StoreError, Tree},
 };
 
+mod load;
+mod publish;
 mod pull;
 
 /// [`Header`]s, by sequence.
@@ -38,12 +40,6 @@ const QUEUES: Tree = Tree::named("n");
 
 /// How long a message id is remembered; the trait promises two minutes.
 const REMEMBER: Duration = Duration::from_secs(150);
-
-/// How many runs may be stored at once.
-const MAX_STORED: usize = 1_000_000;
-
-/// Largest payload: a message may have 1 MiB.
-const MAX_PAYLOAD: usize = 1 << 20;
 
 /// What one header, its id and its keys take, roughly.
 const HEADER_BYTES: usize = 300;
@@ -79,24 +75,7 @@ impl Runs {
         context: &Arc<Context>,
         lease: Duration,
     ) -> Result<Self, StoreError> {
-        let mut index = Index::new(lease, REMEMBER);
-        let (now, wall) = (clock::monotonic(), clock::now());
-        for pair in store.scan(QUEUES) {
-            let name = String::from_utf8_lossy(&pair?.0).into_owned();
-            let queue = name.parse().map_err(|e| context.damaged("a queue", e))?;
-            index.know(&queue);
-        }
-        for pair in store.scan(HEADERS) {
-            let (key, value) = pair?;
-            let (sequence, _) =
-                split_number(&key).ok_or_else(|| context.damaged("a run", "its key is short"))?;
-            let header: Header =
-                serde_json::from_slice(&value).map_err(|e| context.damaged("a run", e))?;
-            let left = header.not_before.map(|at| (at - wall).to_std());
-            let delay = left.and_then(Result::ok).unwrap_or_default();
-            index.restore(sequence, header, delay, now);
-        }
-        restore_ids(&store, context, &mut index, now, wall)?;
+        let index = load::index(&store, context, Index::new(lease, REMEMBER))?;
         let counter = Counter::load(&store, "runs")?;
         Ok(Self {
             store,
@@ -110,69 +89,6 @@ impl Runs {
                 due_changed: Notify::new(),
             }),
         })
-    }
-
-    pub(super) async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError> {
-        let operation = format!("publishing {}", run.run_id);
-        let failed = |error: StoreError| self.context.failed(&operation, error);
-        if run.payload.len() > MAX_PAYLOAD {
-            let size = run.payload.len();
-            let reason = format!("{size} bytes are more than the limit of {MAX_PAYLOAD}");
-            return Err(self.context.failed(&operation, reason));
-        }
-        let room = self.store.reserve(run.payload.len() + HEADER_BYTES).await;
-        let room = room.map_err(failed)?;
-        let header = Header {
-            run_id: run.run_id,
-            queue: run.queue,
-            slot: run.slot,
-            deliveries: 0,
-            not_before: None,
-        };
-        let encoded = self.encode(&header)?;
-        let (published, written) = {
-            let mut state = self.shared.lock();
-            if state.index.len() >= MAX_STORED {
-                let reason = format!("{MAX_STORED} runs are stored already");
-                return Err(self.context.full(&operation, reason));
-            }
-            let mut batch = Batch::default();
-            let sequence = state.counter.take(&mut batch);
-            let new_queue = !state.index.knows(&header.queue);
-            match state.index.admit(sequence, &header, clock::monotonic()) {
-                Admission::Admitted => {
-                    let key = sequence.to_be_bytes();
-                    batch.put(HEADERS, &key, encoded);
-                    batch.put(PAYLOADS, &key, run.payload);
-                    let id = header.run_id.to_string();
-                    batch.put(IDS, id.as_bytes(), milliseconds(clock::now()));
-                    if new_queue {
-                        batch.put(QUEUES, header.queue.as_str().as_bytes(), Vec::new());
-                    }
-                    let shared = Arc::clone(&self.shared);
-                    let then = move |result: &Result<(), StoreError>| {
-                        shared.publish_done(sequence, result.is_ok());
-                    };
-                    let written = self.store.submit(room, batch, Durability::Power, then);
-                    (Published::Stored, written)
-                }
-                // An answer about a run that is being stored must not come before that is done:
-                // an empty batch behind it is confirmed after it. It also carries what the
-                // counter may have set aside.
-                Admission::Duplicate(earlier) => {
-                    let durability = state.settled_by(earlier);
-                    let written = self.store.submit(room, batch, durability, |_| {});
-                    (Published::Duplicate, written)
-                }
-                Admission::Occupied { sequence, run_id } => {
-                    let durability = state.settled_by(sequence);
-                    let written = self.store.submit(room, batch, durability, |_| {});
-                    (Published::Occupied(run_id), written)
-                }
-            }
-        };
-        written.confirmed().await.map_err(failed)?;
-        Ok(published)
     }
 
     pub(super) fn renew(&self, receipt: &Receipt) -> Result<(), BrokerError> {
@@ -393,15 +309,6 @@ impl State {
             self.ring(&queue);
         }
     }
-
-    /// What an empty batch must ask for to be confirmed only after that run was.
-    fn settled_by(&self, sequence: u64) -> Durability {
-        if self.index.is_storing(sequence) {
-            Durability::Power
-        } else {
-            Durability::Crash
-        }
-    }
 }
 
 fn removal(sequence: u64) -> Batch {
@@ -426,30 +333,4 @@ fn read_pending(
 
 fn milliseconds(at: DateTime<Utc>) -> Vec<u8> {
     at.timestamp_millis().to_be_bytes().to_vec()
-}
-
-fn restore_ids(
-    store: &Store,
-    context: &Context,
-    index: &mut Index,
-    now: Instant,
-    wall: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    let mut ids = Vec::new();
-    for pair in store.scan(IDS) {
-        let (key, value) = pair?;
-        let id = String::from_utf8_lossy(&key);
-        let run_id: RunId = id.parse().map_err(|e| context.damaged("a run id", e))?;
-        let accepted = value.as_slice().try_into().map_or(0, i64::from_be_bytes);
-        // A clock that was set back makes it young, one that was set forward old: at worst the
-        // record of the run has to decide.
-        let age = wall.timestamp_millis().saturating_sub(accepted);
-        let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
-        ids.push((age, run_id));
-    }
-    ids.sort_unstable_by(|a, b| b.0.cmp(&a.0));
-    for (age, run_id) in ids {
-        index.restore_id(run_id, age, now);
-    }
-    Ok(())
 }

@@ -208,7 +208,8 @@ fn absurd_delays_do_no_harm() {
 
 #[test]
 fn shares_then_preference() {
-    let table: &[(&[(&str, usize)], usize, &str)] = &[
+    type Shares = &'static [(&'static str, usize)];
+    let table: &[(Shares, usize, &str)] = &[
         (&[("h", 3), ("d", 1), ("l", 1)], 5, "hhhdl"),
         (&[("h", 3), ("d", 1), ("l", 1)], 2, "hh"),
         (&[("h", 1), ("d", 1)], 5, "hdhhh"),

@@ -19,6 +19,13 @@ use crate::{
 /// How many keys are removed as one batch.
 const BATCH: usize = 256;
 
+/// What is too old, and where to look on.
+struct Expired {
+    /// Keys with their revisions.
+    keys: Vec<(String, u64)>,
+    next: Option<Vec<u8>>,
+}
+
 impl Values {
     /// Removes the values of a bucket that are too old. Watchers are not told.
     pub(in super::super) async fn expire(&self, bucket: Bucket) -> Result<(), StoreError> {
@@ -33,27 +40,26 @@ impl Values {
         if bucket.max_age().is_none() {
             return Ok(());
         }
-        // `prefix_end` of the bucket: every key of it starts with its byte.
         let mut from = full_key(bucket, "");
         loop {
-            let (expired, next) = self.find_expired(bucket, from, now)?;
-            self.remove_expired(bucket, &expired).await?;
-            match next {
+            let expired = self.find_expired(bucket, from, now)?;
+            self.remove_expired(bucket, &expired.keys).await?;
+            match expired.next {
                 Some(next) => from = next,
                 None => return Ok(()),
             }
         }
     }
 
-    /// Up to [`BATCH`] keys that are too old, with their revisions, and where to go on.
+    /// Up to [`BATCH`] keys that are too old.
     fn find_expired(
         &self,
         bucket: Bucket,
         mut from: Vec<u8>,
         now: DateTime<Utc>,
-    ) -> Result<(Vec<(String, u64)>, Option<Vec<u8>>), StoreError> {
+    ) -> Result<Expired, StoreError> {
         let end = token_prefix(bucket, "\u{7f}");
-        let mut expired = Vec::new();
+        let mut keys = Vec::new();
         'tokens: loop {
             let range = (Bound::Included(&from[..]), Bound::Excluded(&end[..]));
             for pair in self.store.range(CHANGES, range.0, range.1) {
@@ -61,9 +67,10 @@ impl Values {
                 match split_change(&value) {
                     Some((changed_at, key)) if !is_live(bucket, changed_at, now) => {
                         let revision = change.last_chunk().map_or(0, |n| u64::from_be_bytes(*n));
-                        expired.push((key.to_owned(), revision));
-                        if expired.len() == BATCH {
-                            return Ok((expired, Some([change, vec![0]].concat())));
+                        keys.push((key.to_owned(), revision));
+                        if keys.len() == BATCH {
+                            let next = Some([change, vec![0]].concat());
+                            return Ok(Expired { keys, next });
                         }
                     }
                     Some(_) | None => {
@@ -72,7 +79,7 @@ impl Values {
                     }
                 }
             }
-            return Ok((expired, None));
+            return Ok(Expired { keys, next: None });
         }
     }
 

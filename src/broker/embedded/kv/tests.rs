@@ -1,6 +1,9 @@
 use std::time::Duration;
 
+use futures::StreamExt;
+
 use super::*;
+use crate::broker::Change;
 
 fn values(directory: &std::path::Path) -> Values {
     let store = Store::open(directory).unwrap();
@@ -105,5 +108,32 @@ async fn the_latest_under_a_longer_prefix() {
     for (prefix, key) in [("a.b.", "a.b.2"), ("a.", "a.c.1"), ("ab.", "ab.b.3")] {
         let latest = values.latest(Bucket::State, prefix).unwrap().unwrap();
         assert_eq!(latest.key, key, "{prefix}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_never_goes_back_though_confirmations_overtake_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let values = values(directory.path());
+    let mut changes = values.watch(Bucket::State, "").await.unwrap();
+    assert_eq!(changes.next().await, Some(Ok(Change::Current)));
+    let mut last_seen = Revision(0);
+    for _ in 0..300 {
+        let set = |durability| {
+            let value = Some(b"x".to_vec());
+            values.set(Bucket::State, "a", Expected::Anything, value, durability)
+        };
+        let (slow, fast) = tokio::join!(set(Durability::Power), set(Durability::Crash));
+        let (Ok(Cas::Done(slow)), Ok(Cas::Done(fast))) = (slow, fast) else {
+            panic!("an unconditional write was refused");
+        };
+        while last_seen < slow.max(fast) {
+            let next = tokio::time::timeout(Duration::from_secs(20), changes.next());
+            let Ok(Some(Ok(Change::Put(entry)))) = next.await else {
+                panic!("the last value was never told");
+            };
+            assert!(entry.revision > last_seen, "{entry:?} after {last_seen:?}");
+            last_seen = entry.revision;
+        }
     }
 }
