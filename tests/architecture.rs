@@ -1,6 +1,13 @@
 //! Dependencies point one way. This reads the imports of every source file and compares them with
 //! the arrows of `docs/architecture.md`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

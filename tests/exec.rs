@@ -1,5 +1,12 @@
 //! The executor with real processes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 use std::{
     collections::BTreeMap,
     fs,

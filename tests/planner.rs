@@ -1,6 +1,13 @@
 //! The planner in virtual time: whatever the restarts and downtimes, every tick of a simulated year
 //! gets exactly one verdict.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Duration, Utc};

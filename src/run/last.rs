@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::{
         job::{Execute, RunSpec},
-        run::{AttemptEnd, Claimant, Exit, RunMessage, VERSION},
+        run::{AttemptEnd, Claimant, DeliveryMark, Exit, RunMessage, VERSION},
     };
 
     fn ended(minute: u32, state: RunState) -> RunRecord {
@@ -115,6 +115,7 @@ mod tests {
         };
         let by = Claimant {
             worker: "w".to_owned(),
+            delivery: DeliveryMark::default(),
             at,
         };
         let mut record = RunRecord::queued(&message)

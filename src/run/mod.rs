@@ -12,5 +12,7 @@ pub use id::{RunId, RunIdError};
 pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION};
 pub use outcome::{Disposition, Ending, Exit, dispose};
-pub use record::{Attempt, AttemptEnd, Claim, ClaimRefused, Claimant, RunRecord, RunState};
+pub use record::{
+    Attempt, AttemptEnd, Claim, ClaimRefused, Claimant, DeliveryMark, RunRecord, RunState,
+};
 pub use status::{CANCEL_PREFIX, WorkerStatus};

@@ -8,7 +8,7 @@ use super::Shared;
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
     clock,
-    run::{CANCEL_PREFIX, ClaimRefused, Claimant, RunMessage, RunRecord, RunState},
+    run::{CANCEL_PREFIX, ClaimRefused, Claimant, DeliveryMark, RunMessage, RunRecord, RunState},
 };
 
 /// How often a contended record is tried.
@@ -54,6 +54,10 @@ impl Shared {
             }
             let by = Claimant {
                 worker: self.options.id.clone(),
+                delivery: DeliveryMark {
+                    sequence: delivery.sequence,
+                    count: delivery.deliveries,
+                },
                 at: clock::now(),
             };
             match record.claim(&by, message.expires_at, self.options.max_crashes) {
@@ -74,6 +78,12 @@ impl Shared {
                     info!(target: "orchestrator::worker", run_id = %message.run_id, %state,
                         "a repeat of a run that has ended is dropped");
                     self.broker.ack(&delivery.receipt).await?;
+                    return Ok(Step::Done);
+                }
+                Err(ClaimRefused::Stale) => {
+                    // Not ours to settle: the later delivery is.
+                    info!(target: "orchestrator::worker", run_id = %message.run_id,
+                        "a delivery that had run out is dropped");
                     return Ok(Step::Done);
                 }
                 Err(ClaimRefused::EndNow(record)) => {
@@ -154,7 +164,16 @@ fn put_off(record: &RunRecord, delivery: &Delivery) -> Option<Duration> {
             let wait = (at - clock::now()).to_std().ok()?;
             (wait > Duration::ZERO).then_some(wait)
         }
-        (RunState::Running, _) if delivery.deliveries <= 1 => Some(Duration::from_secs(1)),
+        (RunState::Running, _)
+            if delivery.deliveries <= 1 && !is_same_message(record, delivery) =>
+        {
+            Some(Duration::from_secs(1))
+        }
         _ => None,
     }
+}
+
+fn is_same_message(record: &RunRecord, delivery: &Delivery) -> bool {
+    let open = record.attempts.last();
+    open.is_some_and(|open| open.delivery.sequence == delivery.sequence)
 }
