@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use orchestrator::broker::{
-    Bucket, DeadLetter, Durability, LogChunk, LogStream, Published, QueueDepth, Slot,
-};
+use orchestrator::broker::{Bucket, DeadLetter, Durability, LogChunk, LogStream, Published, Slot};
 
 use super::harness::{
     Backend, LONG, assert_nothing, exclusive, next, outgoing, payload, publish, queue, run_id,
