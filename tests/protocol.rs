@@ -1,0 +1,44 @@
+//! The examples in `docs/protocol.md` are what this build reads and writes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use orchestrator::{
+    broker::{DeadLetter, LogChunk},
+    run::{RunMessage, RunRecord},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+fn example(kind: &str) -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/protocol.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let fence = format!("```json {kind}\n");
+    let (_, rest) = text.split_once(&fence).expect("the example");
+    let (json, _) = rest.split_once("```").unwrap();
+    serde_json::from_str(json).unwrap()
+}
+
+/// Every field of the example is understood, and written again.
+fn round_trip<T: Serialize + DeserializeOwned>(kind: &str) {
+    let example = example(kind);
+    let value: T = serde_json::from_value(example.clone()).unwrap();
+    let again = serde_json::to_value(value).unwrap();
+    for (key, expected) in example.as_object().unwrap() {
+        assert_eq!(&again[key], expected, "{kind}: {key}");
+    }
+}
+
+#[test]
+fn the_examples_are_true() {
+    round_trip::<RunMessage>("message");
+    round_trip::<RunRecord>("record");
+    round_trip::<LogChunk>("log");
+    round_trip::<DeadLetter>("dead");
+    let bytes = serde_json::to_vec(&example("message")).unwrap();
+    RunMessage::decode(&bytes).unwrap();
+}
