@@ -3,7 +3,7 @@
 use std::{
     io,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
-    process::{Child, ExitStatus},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -13,7 +13,11 @@ use rustix::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Ended, Limits, Output, Stop, pump::Pipes, spawn};
+use super::{
+    Ended, Limits, Output, Stop,
+    pump::Pipes,
+    start::{self, Spawned},
+};
 use crate::{
     job::{Kill, SignalName},
     run::Exit,
@@ -25,7 +29,7 @@ const GROUP_POLL: Duration = Duration::from_millis(20);
 /// A child with its process group. Dropping it kills the group.
 #[derive(Debug)]
 pub(super) struct Running {
-    child: Child,
+    child: Spawned,
     group: Pid,
     /// Readable once the child has ended, before it is reaped: until then its id, and so that of
     /// its group, cannot be given to another process.
@@ -44,11 +48,11 @@ enum State {
 }
 
 impl Running {
-    pub(super) fn adopt(child: Child) -> io::Result<Self> {
-        let watch = |child: &Child| {
-            let group = Pid::from_child(child);
+    pub(super) fn adopt(child: Spawned) -> io::Result<Self> {
+        let watch = |child: &Spawned| {
+            let group = child.pid();
             let pidfd = pidfd_open(group, PidfdFlags::empty())?;
-            Ok((group, spawn::watch(pidfd)?))
+            Ok((group, start::watch(pidfd)?))
         };
         match watch(&child) {
             Ok((group, pidfd)) => Ok(Self {
@@ -161,8 +165,8 @@ pub(super) async fn supervise(
 }
 
 /// Kills and reaps a child that nobody will watch.
-pub(super) fn discard(mut child: Child) {
-    signal_group(Pid::from_child(&child), Signal::KILL);
+pub(super) fn discard(mut child: Spawned) {
+    signal_group(child.pid(), Signal::KILL);
     // The signal ends it; there is nobody to tell how.
     let _ = child.wait();
 }

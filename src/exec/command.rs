@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::{CString, OsStr, OsString},
     fs::File,
     io::{self, Seek, Write},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::LazyLock,
 };
 
@@ -32,6 +33,24 @@ pub struct Program {
     pub stdin: Vec<u8>,
 }
 
+/// Where programs are looked for if there is no PATH at all.
+const DEFAULT_SEARCH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What the operating system is told to start a program.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// The paths to try, in order.
+    pub(super) candidates: Vec<CString>,
+    /// The argument vector, the program's name first.
+    pub(super) arguments: Vec<CString>,
+    /// `NAME=VALUE`
+    pub(super) environment: Vec<CString>,
+    /// Where it starts.
+    pub(super) working_dir: Option<CString>,
+    /// Its standard input.
+    pub(super) stdin: File,
+}
+
 impl Program {
     /// Fills in the placeholders of the run's definition.
     pub fn prepare(context: &RunContext<'_>) -> Result<Self, TemplateError> {
@@ -54,31 +73,74 @@ impl Program {
         })
     }
 
-    /// The command with its standard streams. The reason, if standard input cannot be made.
-    pub(super) fn to_command(&self, result: &Path) -> Result<Command, String> {
+    /// Everything that the operating system has to be told. Fails with a reason for the run's
+    /// record.
+    pub(super) fn prepared(&self, result: &Path) -> Result<Prepared, String> {
         let stdin = file_of(&self.stdin)
             .map_err(|error| format!("its standard input cannot be made: {error}"))?;
-        let mut command = Command::new(&self.name);
-        command
-            .args(&self.arguments)
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        if let Some(directory) = &self.working_dir {
-            command.current_dir(directory);
-            if let Ok(absolute) = std::path::absolute(directory) {
-                command.env("PWD", absolute);
-            }
+        let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let mut set = |name: &str, value: OsString| variables.insert(name.into(), value);
+        if let Some(directory) = &self.working_dir
+            && let Ok(absolute) = std::path::absolute(directory)
+        {
+            // A shell believes it; what the job itself asks for wins.
+            set("PWD", absolute.into());
         }
-        command.envs(&self.variables);
-        command.env("ORCHESTRATOR_RESULT", result);
+        for (name, value) in &self.variables {
+            set(name, value.into());
+        }
+        set("ORCHESTRATOR_RESULT", result.into());
         if let Some(binary) = &*OWN_BINARY {
-            command.env("ORCHESTRATOR_BIN", binary);
+            set("ORCHESTRATOR_BIN", binary.into());
         }
-        Ok(command)
+        let search = variables.get(OsStr::new("PATH")).cloned();
+        let text = |text: &OsStr| {
+            let text = CString::new(text.as_bytes());
+            text.map_err(|_| {
+                format!(
+                    "`{}` cannot be started: a nul byte in its arguments or environment",
+                    self.name
+                )
+            })
+        };
+        let assignment = |(name, value): (&OsString, &OsString)| {
+            let mut line = name.clone();
+            line.push("=");
+            line.push(value);
+            text(&line)
+        };
+        let words = std::iter::once(&self.name).chain(&self.arguments);
+        let directory = self.working_dir.as_deref().map(Path::as_os_str);
+        Ok(Prepared {
+            candidates: self
+                .candidates(search.as_deref())
+                .iter()
+                .map(|path| text(path.as_os_str()))
+                .collect::<Result<_, _>>()?,
+            arguments: words
+                .map(|word| text(OsStr::new(word)))
+                .collect::<Result<_, _>>()?,
+            environment: variables.iter().map(assignment).collect::<Result<_, _>>()?,
+            working_dir: directory.map(text).transpose()?,
+            stdin,
+        })
     }
 
-    /// Why the operating system refused to start it, with what mends it.
+    /// Where the program may be: its path, or its name in each directory of the search path.
+    fn candidates(&self, search: Option<&OsStr>) -> Vec<PathBuf> {
+        if self.name.contains('/') {
+            return vec![PathBuf::from(&self.name)];
+        }
+        if self.name.is_empty() {
+            return Vec::new();
+        }
+        let search = search.unwrap_or(OsStr::new(DEFAULT_SEARCH));
+        std::env::split_paths(search)
+            .map(|directory| directory.join(&self.name))
+            .collect()
+    }
+
+    /// Why the program could not be started, for the run's record.
     pub(super) fn not_started(&self, error: &io::Error) -> String {
         if let Some(reason) = self.working_dir.as_deref().and_then(unusable_directory) {
             return reason;

@@ -14,6 +14,7 @@ mod pump;
 mod result;
 mod ring;
 mod spawn;
+mod start;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -190,8 +191,8 @@ impl Executor {
     }
 
     async fn spawn(&self, program: &Program, result: &std::path::Path) -> Result<Running, String> {
-        let command = program.to_command(result)?;
-        let child = self.inner.spawners.spawn(command).await;
+        let prepared = program.prepared(result)?;
+        let child = self.inner.spawners.spawn(prepared).await;
         let child = child.map_err(|error| program.not_started(&error))?;
         Running::adopt(child).map_err(|error| {
             format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")

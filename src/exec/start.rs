@@ -1,0 +1,263 @@
+//! Starts one child. The only file with unsafe code.
+//!
+//! A plain fork copies the page tables of this process and makes each of its threads fault on the
+//! next write, which costs more than the rest of a short run together. So a child is started as the C
+//! library's `posix_spawn` does it: it borrows this process's memory until it executes its program,
+//! and the thread that starts it stands still meanwhile (`CLONE_VM | CLONE_VFORK`). What `posix_spawn`
+//! cannot do, and the reason to do it here, is the parent-death signal.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::process::ExitStatusExt,
+    },
+    process::{ChildStderr, ChildStdout, ExitStatus},
+    ptr,
+    sync::atomic::{AtomicI32, Ordering},
+};
+
+use rustix::process::{Pid, WaitOptions, waitpid};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::command::Prepared;
+
+/// The stack on which the child runs until it executes its program: it calls nothing deep.
+const STACK: usize = 64 * 1024;
+/// The exit code of a child that could not execute its program; nobody sees it.
+const NOT_EXECUTED: c_int = 127;
+
+/// A child that was started and not reaped yet.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pid: Pid,
+    pub(super) stdout: Option<ChildStdout>,
+    pub(super) stderr: Option<ChildStderr>,
+    ended: Option<ExitStatus>,
+}
+
+impl Spawned {
+    /// Its id, and that of its process group.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Waits for its end and reaps it. Called again it gives the same answer.
+    pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        loop {
+            match waitpid(Some(self.pid), WaitOptions::empty()) {
+                Ok(Some((_, status))) => {
+                    let status = ExitStatus::from_raw(status.as_raw());
+                    self.ended = Some(status);
+                    return Ok(status);
+                }
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// What the child needs, in memory that it shares with the thread that waits for it.
+struct Plan<'a> {
+    candidates: &'a [CString],
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+    working_dir: Option<&'a CStr>,
+    streams: [RawFd; 3],
+    parent: libc::pid_t,
+    /// What went wrong; 0 if the program is being executed.
+    error: AtomicI32,
+}
+
+/// Starts the program as the leader of a process group of its own, which the kernel kills when the
+/// calling thread ends. Blocks until the program is being executed.
+pub(super) fn start(prepared: &Prepared) -> io::Result<Spawned> {
+    let (stdout, child_stdout) = io::pipe()?;
+    let (stderr, child_stderr) = io::pipe()?;
+    let plan = Plan {
+        candidates: &prepared.candidates,
+        arguments: pointers(&prepared.arguments),
+        environment: pointers(&prepared.environment),
+        working_dir: prepared.working_dir.as_deref(),
+        streams: [
+            prepared.stdin.as_raw_fd(),
+            child_stdout.as_raw_fd(),
+            child_stderr.as_raw_fd(),
+        ],
+        parent: libc::pid_t::try_from(std::process::id()).unwrap_or(0),
+        error: AtomicI32::new(0),
+    };
+    let pid = clone(&plan)?;
+    let mut child = Spawned {
+        pid,
+        stdout: Some(ChildStdout::from(OwnedFd::from(stdout))),
+        stderr: Some(ChildStderr::from(OwnedFd::from(stderr))),
+        ended: None,
+    };
+    match plan.error.load(Ordering::Acquire) {
+        0 => Ok(child),
+        error => {
+            // It has ended already: only its entry in the process table is left.
+            child.wait()?;
+            Err(io::Error::from_raw_os_error(error))
+        }
+    }
+}
+
+/// A vector as the kernel wants it: pointers, then null.
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    let texts = texts.iter().map(|text| text.as_ptr());
+    texts.chain([ptr::null()]).collect()
+}
+
+/// Starts the child and returns once it has given the memory back.
+#[allow(
+    unsafe_code,
+    reason = "the standard library offers no vfork with a parent-death signal"
+)]
+fn clone(plan: &Plan<'_>) -> io::Result<Pid> {
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    // SAFETY: the child runs on `stack`, which grows downwards from its aligned end and outlives it,
+    // because with CLONE_VFORK this call returns only after the child has executed its program or
+    // has ended; so does `plan`. All signals are blocked meanwhile, so that no handler of this
+    // process runs in the child.
+    let started = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let started = libc::clone(
+            execute,
+            stack.as_mut_ptr_range().end.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            ptr::from_ref(plan).cast_mut().cast(),
+        );
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+        if started < 0 { Err(error) } else { Ok(started) }
+    };
+    Pid::from_raw(started?).ok_or_else(|| io::Error::other("the kernel gave no process id"))
+}
+
+/// The child, until it executes its program. It shares this process's memory: it must not allocate,
+/// take a lock, panic or return.
+#[allow(
+    unsafe_code,
+    reason = "only system calls, on values that the plan holds"
+)]
+extern "C" fn execute(plan: *mut c_void) -> c_int {
+    // SAFETY: `clone` passes a plan that outlives this call; the pointers in it end with null and
+    // point to texts that live as long.
+    unsafe {
+        let plan = &*plan.cast::<Plan<'_>>();
+        if prepare(plan) {
+            for candidate in plan.candidates {
+                libc::execve(
+                    candidate.as_ptr(),
+                    plan.arguments.as_ptr(),
+                    plan.environment.as_ptr(),
+                );
+                let error = errno();
+                let seen = plan.error.load(Ordering::Relaxed);
+                // What may not be executed is worth more than what is not there; a candidate
+                // further on may do.
+                if error == libc::EACCES || seen == 0 {
+                    plan.error.store(error, Ordering::Release);
+                }
+                if !matches!(error, libc::ENOENT | libc::ENOTDIR | libc::EACCES) {
+                    plan.error.store(error, Ordering::Release);
+                    break;
+                }
+            }
+            if plan.error.load(Ordering::Relaxed) == 0 {
+                plan.error.store(libc::ENOENT, Ordering::Release);
+            }
+        }
+        libc::_exit(NOT_EXECUTED)
+    }
+}
+
+/// Process group, parent-death signal, streams, directory, signals. False: `plan.error` says why.
+///
+/// # Safety
+///
+/// Only for a child of [`clone`].
+#[allow(unsafe_code, reason = "system calls on plain values")]
+unsafe fn prepare(plan: &Plan<'_>) -> bool {
+    // SAFETY: the caller keeps to the contract; every argument is a value or lives in the plan.
+    unsafe {
+        let done = libc::setpgid(0, 0) == 0
+            && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+            && plan
+                .streams
+                .iter()
+                .zip(0..)
+                .all(|(&from, to)| from != to && libc::dup2(from, to) == to)
+            && plan
+                .working_dir
+                .is_none_or(|directory| libc::chdir(directory.as_ptr()) == 0);
+        if !done {
+            plan.error.store(errno(), Ordering::Release);
+            return false;
+        }
+        // The parent may have died before the death signal was asked for: then none will come.
+        if libc::getppid() != plan.parent {
+            plan.error.store(libc::EINTR, Ordering::Release);
+            return false;
+        }
+        default_signals();
+        true
+    }
+}
+
+/// Gives every signal that this process handles its default again, then lets signals in.
+///
+/// # Safety
+///
+/// Only for a child of [`clone`], which has a table of handlers of its own.
+#[allow(unsafe_code, reason = "system calls on plain values")]
+unsafe fn default_signals() {
+    // SAFETY: zeroed signal sets and actions are valid; the calls change only this child.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let known = libc::sigaction(signal, ptr::null(), &mut action) == 0;
+            let ignored = action.sa_sigaction == libc::SIG_IGN && signal != libc::SIGPIPE;
+            if known && action.sa_sigaction != libc::SIG_DFL && !ignored {
+                let mut default: libc::sigaction = std::mem::zeroed();
+                default.sa_sigaction = libc::SIG_DFL;
+                libc::sigaction(signal, &default, ptr::null_mut());
+            }
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, ptr::null_mut());
+    }
+}
+
+#[allow(unsafe_code, reason = "the C library's variable")]
+fn errno() -> c_int {
+    // SAFETY: the C library gives a valid pointer to this thread's variable.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Registers a descriptor of our own with the runtime.
+#[allow(
+    unsafe_code,
+    reason = "tokio asks for a promise that an owned descriptor keeps: it stays open and the same \
+              while it is registered"
+)]
+pub(super) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: see the reason above.
+    unsafe {
+        Ok(AsyncFd::register_with_interest(
+            descriptor,
+            Interest::READABLE,
+        )?)
+    }
+}
