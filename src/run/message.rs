@@ -81,7 +81,19 @@ struct Versioned {
     version: u64,
 }
 
+#[derive(Deserialize)]
+struct Identified {
+    run_id: RunId,
+}
+
 impl RunMessage {
+    /// The run that a message is about, if as much can be understood of one that cannot be executed.
+    pub fn run_id_in(bytes: &[u8]) -> Option<RunId> {
+        let bytes = (bytes.len() <= MAX_BYTES).then_some(bytes)?;
+        let Identified { run_id } = serde_json::from_slice(bytes).ok()?;
+        Some(run_id)
+    }
+
     /// The message of a run of `job`, self-contained.
     pub fn for_job(job: &Job, request: RunRequest) -> Self {
         let mut spec = job.spec.clone();
@@ -164,6 +176,7 @@ mod tests {
             RunMessage::decode(&bytes),
             Err(Malformed::Version(2))
         ));
+        assert_eq!(RunMessage::run_id_in(&bytes), Some(message().run_id));
     }
 
     #[test]
@@ -173,6 +186,7 @@ mod tests {
             Err(Malformed::Json(_))
         ));
         assert!(matches!(RunMessage::decode(b"{}"), Err(Malformed::Json(_))));
+        assert_eq!(RunMessage::run_id_in(b"hello"), None);
         let huge = vec![b' '; MAX_BYTES + 1];
         assert!(matches!(
             RunMessage::decode(&huge),

@@ -352,6 +352,16 @@ impl RunRecord {
         }
     }
 
+    /// Takes note that the running attempt was delivered to its holder again: only a still later
+    /// delivery may take it over. False if this one is no later than the one it has.
+    pub fn redelivered(&mut self, delivery: DeliveryMark) -> bool {
+        let later = !self.is_overtaken(delivery);
+        if let Some(open) = self.attempts.last_mut().filter(|_| later) {
+            open.delivery = delivery;
+        }
+        later
+    }
+
     /// Whether the running attempt was claimed on `delivery` or a later one of the same message.
     fn is_overtaken(&self, delivery: DeliveryMark) -> bool {
         let open = self.attempts.last().filter(|attempt| attempt.end.is_none());
@@ -435,6 +445,17 @@ mod tests {
             held.claim(&other, None, 3).is_ok(),
             "another message is no repeat"
         );
+    }
+
+    #[test]
+    fn who_gets_its_own_run_again_holds_it_by_the_later_delivery() {
+        let mut record = claimed(queued(), &by("a", 1, 1));
+        let mark = |count| DeliveryMark { sequence: 7, count };
+        assert!(!record.redelivered(mark(1)), "the same delivery");
+        assert!(record.redelivered(mark(3)));
+        let refused = record.clone().claim(&by("b", 2, 20), None, 3);
+        assert_eq!(refused, Err(ClaimRefused::Stale));
+        assert!(record.claim(&by("b", 4, 20), None, 3).is_ok());
     }
 
     #[test]

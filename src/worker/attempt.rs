@@ -10,14 +10,14 @@ use super::{
     Shared,
     claim::{Claimed, Step},
     lease::Lease,
-    log,
-    registry::{Cause, Ending},
+    log::{self, Before},
+    registry::{Cause, Held},
 };
 use crate::{
     broker::{BrokerError, DeadLetter, Delivery},
     clock,
     exec::{Ended, Execution, Limits, Output, Program, RunContext},
-    run::{Ending as RunEnding, Exit, RunMessage},
+    run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
 };
 
 /// How much of a message is kept in its dead letter.
@@ -27,7 +27,7 @@ const KEPT_PAYLOAD: usize = 512 * 1024;
 pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
     let message = match RunMessage::decode(&delivery.payload) {
         Ok(message) => message,
-        Err(error) => return bury(&shared, &delivery, &error.to_string()).await,
+        Err(error) => return bury(&shared, &delivery, &error).await,
     };
     if let Err(error) = work(&shared, &delivery, &message, slot).await {
         warn!(target: "orchestrator::worker", run_id = %message.run_id, %error,
@@ -44,19 +44,28 @@ async fn work(
     if let Some(wait) = too_early(message) {
         return shared.broker.release(&delivery.receipt, wait).await;
     }
-    let lease = Lease::new(shared.broker.lease());
-    let entered = shared.registry.enter(&message.run_id);
+    if let Some(held) = shared.registry.find(&message.run_id)
+        && shared.adopt(delivery, message, &held).await?
+    {
+        return Ok(());
+    }
+    let lease = Lease::new(shared.broker.lease(), delivery.receipt.clone());
+    let entered = shared.registry.enter(&message.run_id, Arc::new(lease));
+    let held = &entered.held;
     let claimed = match shared.claim(delivery, message).await? {
         Step::Execute(claimed) => *claimed,
         Step::Done => return Ok(()),
     };
+    held.lease.claimed(claimed.fence);
     tell_start(message, &claimed);
-    let ending = &entered.ending;
-    let execution = execute(shared, delivery, message, &claimed, &lease, ending).await;
+    let execution = execute(shared, message, &claimed, held).await;
     // The next job starts while this one's outcome is on its way; how many may be is bounded.
-    let recording = Arc::clone(&shared.recording).acquire_owned().await;
+    let waiting = Arc::clone(&shared.recording).acquire_owned();
+    let recording = shared
+        .kept(&message.run_id, claimed.fence, held, waiting)
+        .await;
     drop(slot);
-    let outcome = match (execution.ended, ending.cause()) {
+    let outcome = match (execution.ended, held.ending.cause()) {
         (Ended::Stopped, Some(Cause::Lost)) => {
             warn!(target: "orchestrator::worker", run_id = %message.run_id,
                 attempt = claimed.attempt, "lost: somebody else has the run");
@@ -72,7 +81,7 @@ async fn work(
             delivery,
             message,
             claimed,
-            &lease,
+            held,
             (outcome, execution.result),
         )
         .await;
@@ -89,11 +98,9 @@ fn too_early(message: &RunMessage) -> Option<Duration> {
 /// Executes the program, with its lease renewed and its output carried to the log.
 async fn execute(
     shared: &Shared,
-    delivery: &Delivery,
     message: &RunMessage,
     claimed: &Claimed,
-    lease: &Lease,
-    ending: &Ending,
+    held: &Held,
 ) -> Execution {
     let context = RunContext {
         message,
@@ -120,24 +127,26 @@ async fn execute(
     let running = async {
         let execution = shared
             .executor
-            .execute(program, limits, &output, &ending.stop)
+            .execute(program, limits, &output, &held.ending.stop)
             .await;
         ended.cancel();
         execution
+    };
+    let before = match claimed.fence {
+        ..=1 => Before::Nothing,
+        2.. => Before::Output,
     };
     let carrying = log::carry(
         shared.broker.as_ref(),
         &message.run_id,
         &output,
-        message.spec.output_limit,
+        (message.spec.output_limit, before),
         &ended,
     );
-    let renewing = shared.keep(delivery, &message.run_id, claimed.fence, lease, ending);
     let both = async { tokio::join!(running, carrying).0 };
-    tokio::select! {
-        execution = both => execution,
-        never = renewing => match never {},
-    }
+    shared
+        .kept(&message.run_id, claimed.fence, held, both)
+        .await
 }
 
 impl Shared {
@@ -145,12 +154,12 @@ impl Shared {
     pub(super) async fn dead_letter(
         &self,
         delivery: &Delivery,
-        run: Option<&RunMessage>,
+        run_id: Option<RunId>,
         reason: &str,
     ) -> Result<(), BrokerError> {
         let kept = delivery.payload.len().min(KEPT_PAYLOAD);
         let letter = DeadLetter {
-            run_id: run.map(|message| message.run_id.clone()),
+            run_id,
             queue: delivery.queue.clone(),
             at: clock::now(),
             reason: reason.to_owned(),
@@ -160,8 +169,10 @@ impl Shared {
     }
 }
 
-async fn bury(shared: &Shared, delivery: &Delivery, reason: &str) {
-    let buried = match shared.dead_letter(delivery, None, reason).await {
+async fn bury(shared: &Shared, delivery: &Delivery, why: &Malformed) {
+    let reason = &why.to_string();
+    let run_id = RunMessage::run_id_in(&delivery.payload);
+    let buried = match shared.dead_letter(delivery, run_id, reason).await {
         Ok(()) => shared.broker.ack(&delivery.receipt).await,
         Err(error) => Err(error),
     };

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Shared;
+use super::{Shared, registry::Held, settle::Settling};
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
     clock,
-    run::{CANCEL_PREFIX, ClaimRefused, Claimant, DeliveryMark, RunMessage, RunRecord, RunState},
+    run::{ClaimRefused, Claimant, DeliveryMark, RunMessage, RunRecord, RunState},
 };
 
 /// How often a contended record is tried.
@@ -52,12 +52,18 @@ impl Shared {
                 self.broker.release(&delivery.receipt, wait).await?;
                 return Ok(Step::Done);
             }
+            if record.state.is_final() {
+                info!(target: "orchestrator::worker", run_id = %message.run_id,
+                    state = %record.state, "a repeat of a run that has ended is dropped");
+                // Whoever recorded its end may have been stopped before the rest was done.
+                self.follow_up(delivery, message, &record, Settling::Again)
+                    .await?;
+                self.broker.ack(&delivery.receipt).await?;
+                return Ok(Step::Done);
+            }
             let by = Claimant {
                 worker: self.options.id.clone(),
-                delivery: DeliveryMark {
-                    sequence: delivery.sequence,
-                    count: delivery.deliveries,
-                },
+                delivery: mark(delivery),
                 at: clock::now(),
             };
             match record.claim(&by, message.expires_at, self.options.max_crashes) {
@@ -74,13 +80,7 @@ impl Shared {
                         })));
                     }
                 }
-                Err(ClaimRefused::Ended(state)) => {
-                    info!(target: "orchestrator::worker", run_id = %message.run_id, %state,
-                        "a repeat of a run that has ended is dropped");
-                    self.broker.ack(&delivery.receipt).await?;
-                    return Ok(Step::Done);
-                }
-                Err(ClaimRefused::Stale) => {
+                Err(ClaimRefused::Ended(_) | ClaimRefused::Stale) => {
                     // Not ours to settle: the later delivery is.
                     info!(target: "orchestrator::worker", run_id = %message.run_id,
                         "a delivery that had run out is dropped");
@@ -144,15 +144,52 @@ impl Shared {
         let reason = record.reason.as_deref().unwrap_or_default();
         warn!(target: "orchestrator::worker", run_id = %record.run_id, job = %record.run_id.job(),
             state = %record.state, reason, "run ended without another execution");
-        if record.state == RunState::Dead {
-            self.dead_letter(delivery, Some(message), reason).await?;
-        }
-        if record.cancel_requested_at.is_some() {
-            let key = format!("{CANCEL_PREFIX}{}", record.run_id.key());
-            self.broker.delete(Bucket::State, &key).await?;
-        }
-        self.remember(message, record).await?;
+        self.follow_up(delivery, message, record, Settling::First)
+            .await?;
         self.broker.ack(&delivery.receipt).await
+    }
+
+    /// A run that is executed here was delivered here again, because its lease ran out while the
+    /// broker was away: it goes on, held by the new delivery. False if it is not held any more and
+    /// may be claimed anew.
+    pub(super) async fn adopt(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        held: &Held,
+    ) -> Result<bool, BrokerError> {
+        let Some(fence) = held.lease.fence() else {
+            // Its claim is still on its way.
+            return Ok(true);
+        };
+        for _ in 0..TRIES {
+            let Some((mut record, revision)) = self.record(message).await? else {
+                return Ok(false);
+            };
+            if !record.is_held_under(fence) {
+                return Ok(false);
+            }
+            if !record.redelivered(mark(delivery)) {
+                return Ok(true);
+            }
+            let stored = self
+                .write(&record, Some(revision), Durability::Crash)
+                .await?;
+            if let Cas::Done(_) = stored {
+                held.lease.adopt(delivery.receipt.clone());
+                info!(target: "orchestrator::worker", run_id = %message.run_id,
+                    "delivered here again after its lease had run out; it goes on");
+                return Ok(true);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn mark(delivery: &Delivery) -> DeliveryMark {
+    DeliveryMark {
+        sequence: delivery.sequence,
+        count: delivery.deliveries,
     }
 }
 

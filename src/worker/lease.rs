@@ -1,11 +1,14 @@
-//! Keeps the lease of a delivery while its run is executed.
+//! Keeps the lease of a run from its claim to the record of its outcome.
 //!
 //! As long as each renewal was confirmed within a lease of the one before, nobody else can have been
 //! given the run. After a gap only the record knows.
 
 use std::{
     convert::Infallible,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,68 +16,116 @@ use tracing::{info, warn};
 
 use super::{
     Shared,
-    registry::{Cause, Ending},
+    registry::{Cause, Held},
 };
 use crate::{
-    broker::{BrokerError, Bucket, Delivery},
+    broker::{BrokerError, Bucket, Receipt},
     clock,
     run::{RunId, RunRecord},
 };
 
-/// How long a lease is, and since when it counts.
+/// How long a lease is, since when it counts, and by which delivery it is held.
 #[derive(Debug)]
 pub(super) struct Lease {
     length: Duration,
-    confirmed: Mutex<Instant>,
+    /// 0 until the run has been claimed; real ones begin at 1.
+    fence: AtomicU64,
+    hold: Mutex<Hold>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    confirmed: Instant,
+    receipt: Receipt,
 }
 
 impl Lease {
     /// A lease that was granted now.
-    pub(super) fn new(length: Duration) -> Self {
+    pub(super) fn new(length: Duration, receipt: Receipt) -> Self {
+        let confirmed = clock::monotonic();
         Self {
             length,
-            confirmed: Mutex::new(clock::monotonic()),
+            fence: AtomicU64::new(0),
+            hold: Mutex::new(Hold { confirmed, receipt }),
         }
+    }
+
+    /// The run was claimed under `fence`.
+    pub(super) fn claimed(&self, fence: u64) {
+        self.fence.store(fence, Ordering::Release);
+    }
+
+    /// The fence of the claim.
+    pub(super) fn fence(&self) -> Option<u64> {
+        let fence = self.fence.load(Ordering::Acquire);
+        (fence > 0).then_some(fence)
+    }
+
+    /// What renews and settles the run now.
+    pub(super) fn receipt(&self) -> Receipt {
+        self.hold().receipt.clone()
     }
 
     /// Whether nobody else can have been given the run.
     pub(super) fn is_safe(&self) -> bool {
-        let confirmed = *self
-            .confirmed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        clock::monotonic() - confirmed < self.length
+        self.age() < self.length
     }
 
-    /// A renewal that was asked for at `asked` has been confirmed.
-    fn confirm(&self, asked: Instant) {
-        let mut confirmed = self
-            .confirmed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *confirmed = asked;
+    /// The run was delivered to this worker again: it is held by that delivery from now on.
+    pub(super) fn adopt(&self, receipt: Receipt) {
+        let confirmed = clock::monotonic();
+        *self.hold() = Hold { confirmed, receipt };
+    }
+
+    /// A renewal by `receipt`, asked for at `asked`, has been confirmed.
+    fn confirm(&self, asked: Instant, receipt: &Receipt) {
+        let mut hold = self.hold();
+        if hold.receipt == *receipt {
+            hold.confirmed = hold.confirmed.max(asked);
+        }
+    }
+
+    fn age(&self) -> Duration {
+        clock::monotonic().saturating_duration_since(self.hold().confirmed)
+    }
+
+    fn hold(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    /// Renews the lease every third of it. If it could not in time, the job goes on until the record
-    /// says that somebody else has taken over; then it is ended.
-    pub(super) async fn keep(
+    /// Does `work` with the lease renewed meanwhile.
+    pub(super) async fn kept<T>(
         &self,
-        delivery: &Delivery,
         run_id: &RunId,
         fence: u64,
-        lease: &Lease,
-        ending: &Ending,
-    ) -> Infallible {
+        held: &Held,
+        work: impl Future<Output = T>,
+    ) -> T {
+        tokio::select! {
+            done = work => done,
+            never = self.keep(run_id, fence, held) => match never {},
+        }
+    }
+
+    /// Renews the lease every third of it. If it could not in time, the job goes on until the record
+    /// says that somebody else has taken over; then it is ended.
+    async fn keep(&self, run_id: &RunId, fence: u64, held: &Held) -> Infallible {
+        let lease = &held.lease;
         let pause = lease.length / 3;
         let mut failing = false;
         loop {
-            // While the broker is away, more often: the lease is at stake.
-            tokio::time::sleep(if failing { pause / 4 } else { pause }).await;
+            let wait = match failing {
+                false => pause.saturating_sub(lease.age()),
+                // While the broker is away, more often: the lease is at stake.
+                true => pause / 4,
+            };
+            tokio::time::sleep(wait).await;
             let asked = clock::monotonic();
             let was_safe = lease.is_safe();
-            let renewed = self.broker.renew(&delivery.receipt).await;
+            let receipt = lease.receipt();
+            let renewed = self.broker.renew(&receipt).await;
             let owned = match &renewed {
                 Ok(()) if was_safe => Ok(true),
                 Ok(()) | Err(BrokerError::Failed { .. }) => self.owns(run_id, fence).await,
@@ -82,7 +133,7 @@ impl Shared {
             };
             match (owned, renewed) {
                 (Ok(true), Ok(())) => {
-                    lease.confirm(asked);
+                    lease.confirm(asked, &receipt);
                     if failing {
                         info!(target: "orchestrator::worker", %run_id, "the lease is renewed again");
                     }
@@ -90,7 +141,7 @@ impl Shared {
                 }
                 (Ok(true), Err(_)) => failing = true,
                 (Ok(false), _) => {
-                    ending.ask(Cause::Lost);
+                    held.ending.ask(Cause::Lost);
                     return std::future::pending().await;
                 }
                 (Err(error), _) => {

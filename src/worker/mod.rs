@@ -89,7 +89,7 @@ struct Shared {
     options: WorkerOptions,
     registry: Registry,
     recording: Arc<Semaphore>,
-    /// Nothing is waited for any more.
+    /// A broker that is away is not waited for any more.
     at_once: CancellationToken,
 }
 
@@ -225,7 +225,10 @@ async fn wind_up(shared: &Arc<Shared>, at_once: &CancellationToken, deliveries: 
             timeout = ?shared.options.drain_timeout, "draining");
     }
     let timeout = tokio::time::sleep(shared.options.drain_timeout);
-    tokio::pin!(timeout);
+    // What waits for the broker after that comes back by its lease in any case.
+    let patience = shared.options.drain_timeout + shared.broker.lease();
+    let given_up = tokio::time::sleep(patience);
+    tokio::pin!(timeout, given_up);
     let mut handing_back = false;
     let mut killing = false;
     while !deliveries.is_empty() {
@@ -240,6 +243,7 @@ async fn wind_up(shared: &Arc<Shared>, at_once: &CancellationToken, deliveries: 
                 handing_back = true;
                 shared.registry.hand_back_all();
             }
+            () = &mut given_up, if !shared.at_once.is_cancelled() => shared.at_once.cancel(),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The runs that this worker executes now, and how to end them from outside.
+//! The runs that this worker executes now, how to end them from outside, and how each is held.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::lease::Lease;
 use crate::{exec::Stop, run::RunId};
 
 /// Why somebody other than the program ended it.
@@ -43,28 +44,59 @@ impl Ending {
     }
 }
 
+/// A run that is executed here: how to end it, and how it is held.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) ending: Ending,
+    pub(super) lease: Arc<Lease>,
+}
+
 /// The runs that are executed now.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<RunId, Ending>>);
+pub(super) struct Registry(Mutex<Runs>);
+
+#[derive(Debug, Default)]
+struct Runs {
+    held: HashMap<RunId, Held>,
+    stopping: Stopping,
+}
+
+/// What becomes of runs that come late, from a pull that ended as the worker began to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Stopping {
+    #[default]
+    No,
+    HandBack,
+    Kill,
+}
 
 impl Registry {
     /// Adds a run until the guard is dropped.
-    pub(super) fn enter(&self, run_id: &RunId) -> Entered<'_> {
-        let ending = Ending::default();
-        lock(&self.0).insert(run_id.clone(), ending.clone());
+    pub(super) fn enter(&self, run_id: &RunId, lease: Arc<Lease>) -> Entered<'_> {
+        let held = Held {
+            ending: Ending::default(),
+            lease,
+        };
+        let mut runs = lock(&self.0);
+        held.stop(runs.stopping);
+        runs.held.insert(run_id.clone(), held.clone());
         Entered {
             registry: self,
             run_id: run_id.clone(),
-            ending,
+            held,
         }
+    }
+
+    /// The run as it is executed here.
+    pub(super) fn find(&self, run_id: &RunId) -> Option<Held> {
+        lock(&self.0).held.get(run_id).cloned()
     }
 
     /// Ends a run because it was cancelled. Returns whether it is executed here.
     pub(super) fn cancel(&self, run_id: &RunId) -> bool {
-        let ending = lock(&self.0).get(run_id).cloned();
-        match ending {
-            Some(ending) => {
-                ending.ask(Cause::Cancelled);
+        match self.find(run_id) {
+            Some(held) => {
+                held.ending.ask(Cause::Cancelled);
                 true
             }
             None => false,
@@ -72,21 +104,35 @@ impl Registry {
     }
 
     pub(super) fn hand_back_all(&self) {
-        for ending in lock(&self.0).values() {
-            ending.ask(Cause::HandedBack);
-        }
+        self.stop_all(Stopping::HandBack);
     }
 
     pub(super) fn kill_all(&self) {
-        for ending in lock(&self.0).values() {
-            ending.force(Cause::HandedBack);
+        self.stop_all(Stopping::Kill);
+    }
+
+    fn stop_all(&self, stopping: Stopping) {
+        let mut runs = lock(&self.0);
+        runs.stopping = runs.stopping.max(stopping);
+        for held in runs.held.values() {
+            held.stop(stopping);
         }
     }
 
     pub(super) fn running(&self) -> Vec<RunId> {
-        let mut running: Vec<_> = lock(&self.0).keys().cloned().collect();
+        let mut running: Vec<_> = lock(&self.0).held.keys().cloned().collect();
         running.sort();
         running
+    }
+}
+
+impl Held {
+    fn stop(&self, stopping: Stopping) {
+        match stopping {
+            Stopping::No => {}
+            Stopping::HandBack => self.ending.ask(Cause::HandedBack),
+            Stopping::Kill => self.ending.force(Cause::HandedBack),
+        }
     }
 }
 
@@ -95,20 +141,66 @@ impl Registry {
 pub(super) struct Entered<'a> {
     registry: &'a Registry,
     run_id: RunId,
-    pub(super) ending: Ending,
+    pub(super) held: Held,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        let mut running = lock(&self.registry.0);
+        let mut runs = lock(&self.registry.0);
         // A later execution of the same run, after this one lost it, has an entry of its own.
-        let is_own = |ending: &Ending| Arc::ptr_eq(&ending.cause, &self.ending.cause);
-        if running.get(&self.run_id).is_some_and(is_own) {
-            running.remove(&self.run_id);
+        let is_own = |held: &Held| Arc::ptr_eq(&held.lease, &self.held.lease);
+        if runs.held.get(&self.run_id).is_some_and(is_own) {
+            runs.held.remove(&self.run_id);
         }
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Receipt;
+    use std::time::Duration;
+
+    fn enter(registry: &Registry) -> Entered<'_> {
+        let run_id = "crawl@20261123T023000Z".parse().unwrap();
+        let lease = Lease::new(Duration::from_secs(15), receipt());
+        registry.enter(&run_id, Arc::new(lease))
+    }
+
+    fn receipt() -> Receipt {
+        serde_json::from_str("\"1\"").unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_comes_late_is_handed_back_too() {
+        let registry = Registry::default();
+        registry.hand_back_all();
+        let late = enter(&registry);
+        late.held.ending.stop.asked().await;
+        assert_eq!(late.held.ending.cause(), Some(Cause::HandedBack));
+    }
+
+    #[test]
+    fn the_first_cause_counts() {
+        let registry = Registry::default();
+        let entered = enter(&registry);
+        assert!(registry.cancel(&entered.run_id));
+        registry.kill_all();
+        assert_eq!(entered.held.ending.cause(), Some(Cause::Cancelled));
+    }
+
+    #[test]
+    fn an_old_entry_does_not_remove_the_new_one() {
+        let registry = Registry::default();
+        let old = enter(&registry);
+        let new = enter(&registry);
+        drop(old);
+        assert_eq!(registry.running(), std::slice::from_ref(&new.run_id));
+        drop(new);
+        assert!(registry.running().is_empty());
+    }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::{Shared, claim::Claimed, lease::Lease, random};
+use super::{Shared, claim::Claimed, random, registry::Held};
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability},
     clock,
     job::Execute,
     run::{
-        AttemptEnd, CANCEL_PREFIX, Disposition, Ending, Exit, LAST_RUN_PREFIX, LastRun, RunMessage,
-        RunRecord, RunState, dispose,
+        AttemptEnd, CANCEL_PREFIX, Disposition, Ending, Exit, LAST_RUN_PREFIX, LastRun, RunId,
+        RunMessage, RunRecord, RunState, dispose,
     },
 };
 
@@ -23,6 +23,16 @@ use crate::{
 const TRIES: usize = 10;
 /// The longest pause between two tries while the broker is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How far back the letter of a run that is settled again is looked for.
+const LETTERS: usize = 1000;
+
+/// Whether a final record may have been followed up before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settling {
+    First,
+    Again,
+}
 
 /// How it ended, and the result that the job left.
 pub(super) type Outcome = (Ending, Option<serde_json::Value>);
@@ -34,40 +44,65 @@ impl Shared {
         delivery: &Delivery,
         message: &RunMessage,
         claimed: Claimed,
-        lease: &Lease,
+        held: &Held,
         outcome: Outcome,
     ) -> Result<(), BrokerError> {
         let used = claimed.record.attempts_used + 1;
         let disposition = dispose(&message.spec, used, &outcome.0, random());
-        let Some(record) = self
-            .record_outcome(message, claimed, &outcome, &disposition)
-            .await?
-        else {
+        let fence = claimed.fence;
+        let recording = self.record_outcome(message, claimed, &outcome, &disposition);
+        let Some(record) = self.kept(&message.run_id, fence, held, recording).await? else {
             warn!(target: "orchestrator::worker", run_id = %message.run_id,
                 "its outcome is not recorded: somebody else has the run");
             return Ok(());
         };
         tell(message, &record, &disposition);
-        if record.state == RunState::Dead {
-            let reason = record.reason.as_deref().unwrap_or("all attempts failed");
-            self.dead_letter(delivery, Some(message), reason).await?;
-        }
-        if record.cancel_requested_at.is_some() && record.state.is_final() {
-            let key = format!("{CANCEL_PREFIX}{}", record.run_id.key());
-            self.broker.delete(Bucket::State, &key).await?;
-        }
         if record.state.is_final() {
-            self.remember(message, &record).await?;
+            self.follow_up(delivery, message, &record, Settling::First)
+                .await?;
         }
-        if !lease.is_safe() {
+        if !held.lease.is_safe() {
             debug!(target: "orchestrator::worker", run_id = %message.run_id,
                 "recorded after its lease: the delivery is not settled");
             return Ok(());
         }
+        let receipt = held.lease.receipt();
         match disposition {
-            Disposition::Final(_) => self.broker.ack(&delivery.receipt).await,
-            Disposition::Retry(delay) => self.broker.release(&delivery.receipt, delay).await,
-            Disposition::Release => self.broker.release(&delivery.receipt, Duration::ZERO).await,
+            Disposition::Final(_) => self.broker.ack(&receipt).await,
+            Disposition::Retry(delay) => self.broker.release(&receipt, delay).await,
+            Disposition::Release => self.broker.release(&receipt, Duration::ZERO).await,
+        }
+    }
+
+    /// What follows from a final record, before its delivery is acknowledged. A crash in between
+    /// leaves the delivery: then all of it is done again.
+    pub(super) async fn follow_up(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        record: &RunRecord,
+        settling: Settling,
+    ) -> Result<(), BrokerError> {
+        if record.state == RunState::Dead && !self.is_buried(&record.run_id, settling).await? {
+            let reason = record.reason.as_deref().unwrap_or("all attempts failed");
+            self.dead_letter(delivery, Some(record.run_id.clone()), reason)
+                .await?;
+        }
+        if record.cancel_requested_at.is_some() {
+            let key = format!("{CANCEL_PREFIX}{}", record.run_id.key());
+            self.broker.delete(Bucket::State, &key).await?;
+        }
+        self.remember(message, record).await
+    }
+
+    async fn is_buried(&self, run_id: &RunId, settling: Settling) -> Result<bool, BrokerError> {
+        match settling {
+            Settling::First => Ok(false),
+            Settling::Again => {
+                let letters = self.broker.dead_letters(LETTERS).await?;
+                let mut about = letters.iter().map(|(_, letter)| letter.run_id.as_ref());
+                Ok(about.any(|about| about == Some(run_id)))
+            }
         }
     }
 
@@ -116,11 +151,7 @@ impl Shared {
 
     /// Keeps the job's last run and last success, for jobs that ask for it: those with ticks, and
     /// those whose command names the last success.
-    pub(super) async fn remember(
-        &self,
-        message: &RunMessage,
-        record: &RunRecord,
-    ) -> Result<(), BrokerError> {
+    async fn remember(&self, message: &RunMessage, record: &RunRecord) -> Result<(), BrokerError> {
         if !is_remembered(message) {
             return Ok(());
         }
