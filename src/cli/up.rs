@@ -22,6 +22,7 @@ use crate::{
         socket,
     },
     job::{QueueName, Seconds},
+    store::StoreError,
     worker::{QueueShare, Worker, WorkerOptions},
 };
 
@@ -89,7 +90,8 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     };
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;
     let beating = tokio::spawn(beat.run(reload, stop.drain.clone()));
-    worker.run(stop.drain.clone(), stop.at_once.clone()).await;
+    let working = worker.run(stop.drain.clone(), stop.at_once.clone());
+    let broken = until_broken(working, &embedded, &stop).await;
     if let Err(error) = beating.await {
         error!(target: "orchestrator::service", %error, "beat ended badly");
     }
@@ -100,7 +102,29 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     embedded.shutdown().await;
     stop.at_once.cancel();
     info!(target: "orchestrator::service", "down");
-    Ok(())
+    match broken {
+        None => Ok(()),
+        Some(error) => Err(error.into()),
+    }
+}
+
+/// Works until told to stop, or until the store has failed: then everything ends at once.
+async fn until_broken(
+    working: impl Future<Output = ()>,
+    embedded: &EmbeddedBroker,
+    stop: &service::Stop,
+) -> Option<StoreError> {
+    let mut working = std::pin::pin!(working);
+    tokio::select! {
+        () = &mut working => None,
+        error = embedded.broken() => {
+            error!(target: "orchestrator::service", %error, "ending: nothing can be stored any more");
+            stop.drain.cancel();
+            stop.at_once.cancel();
+            working.await;
+            Some(error)
+        }
+    }
 }
 
 /// Serves every queue that the schedules name, whatever is added later.

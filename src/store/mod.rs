@@ -150,6 +150,12 @@ impl Store {
             .await
     }
 
+    /// Fails with the first failure of the writing side, which is final: nothing is written any
+    /// more, and only opening the store anew can mend it.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.inner.shared.alive()
+    }
+
     /// Waits for room in the queue for a batch of about this many bytes.
     pub async fn reserve(&self, bytes: usize) -> Result<Room, StoreError> {
         let shared = &self.inner.shared;

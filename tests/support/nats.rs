@@ -65,6 +65,17 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Removes what a server that does not run has stored.
+    pub fn wipe(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        fs::remove_dir_all(self.dir.path().join("store")).unwrap();
+    }
+
     /// SIGKILL.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -61,6 +61,9 @@ impl Default for EmbeddedOptions {
     }
 }
 
+/// How often it is looked whether the store still writes.
+const LOOK_AT_STORE: Duration = Duration::from_millis(500);
+
 /// A broker in this process, over one directory.
 #[derive(Debug)]
 pub struct EmbeddedBroker {
@@ -95,6 +98,17 @@ impl EmbeddedBroker {
             dead,
             tasks,
         }))
+    }
+
+    /// Returns once the store has failed, with the reason: nothing is accepted any more, and what
+    /// was accepted is found again by opening the broker anew.
+    pub async fn broken(&self) -> StoreError {
+        loop {
+            if let Err(error) = self.store.check() {
+                return error;
+            }
+            tokio::time::sleep(LOOK_AT_STORE).await;
+        }
     }
 
     /// Ends the tasks and watches, writes what is queued and ends the writing threads. Calls that

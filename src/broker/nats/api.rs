@@ -173,6 +173,11 @@ impl NatsBroker {
         match self.api::<MessageAnswer>(operation, &subject, which).await {
             Ok(answer) => Ok(Some(answer.message)),
             Err(error) if error.is(code::NO_MESSAGE) => Ok(None),
+            // Somebody removed it, or the server lost its data: it is made again on the next write.
+            Err(error) if error.is(code::NO_STREAM) => {
+                self.setup.forget();
+                Ok(None)
+            }
             Err(error) => Err(self.error(operation, error)),
         }
     }

@@ -2,12 +2,12 @@
 //!
 //! All requests of one pull answer to one subscription. Asking without waiting is answered at once,
 //! but an answer may come in several messages, and the server does not say which is the last one:
-//! whatever is not certainly over is ended by draining the subscription, which also brings in what
-//! was under way. What exceeds the free slots goes back at once.
+//! whatever is not certainly over is ended by ending the subscription (see [`Pulling::end`]), which
+//! also brings in what was under way. What exceeds the free slots goes back at once.
 
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode, Subscriber, connection::State};
 use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,10 @@ use crate::{
     clock,
     job::QueueName,
 };
+
+/// How long a request for what is there now is waited for. If others took the last run in between,
+/// the server answers it only when the next one comes; the end of the pull then takes care of it.
+const ANSWER: Duration = Duration::from_millis(200);
 
 /// The word that gives a delivery back, to come again after `delay`.
 pub(super) fn nak(delay: Duration) -> String {
@@ -46,6 +50,8 @@ pub(super) async fn pull(
         inbox,
         subscriber,
         open: 0,
+        received: 0,
+        owed: 0,
         taken: Vec::new(),
     };
     let outcome = pulling.take(&request, stop).await;
@@ -58,6 +64,10 @@ struct Pulling<'a> {
     subscriber: Subscriber,
     /// Requests that the server may still answer.
     open: usize,
+    /// How many messages came.
+    received: u64,
+    /// How many more may be under way at most.
+    owed: u64,
     taken: Vec<Delivery>,
 }
 
@@ -94,12 +104,15 @@ impl Pulling<'_> {
         if batch == 0 {
             return Ok(());
         }
-        self.ask(queue, &json!({ "batch": batch, "no_wait": true }))
+        self.ask(queue, batch, &json!({ "batch": batch, "no_wait": true }))
             .await?;
         let before = self.taken.len();
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.next()).await;
-            match next.map_err(|_| lost(self.nats, "no answer in time"))?? {
+            let next = tokio::time::timeout(ANSWER, self.next()).await;
+            let Ok(next) = next else {
+                return self.check_connection();
+            };
+            match next? {
                 Came::End => return Ok(()),
                 Came::Run { .. } if self.taken.len() - before >= batch => {
                     self.open = self.open.saturating_sub(1);
@@ -112,15 +125,23 @@ impl Pulling<'_> {
         }
     }
 
+    fn check_connection(&self) -> Result<(), BrokerError> {
+        match self.nats.client.connection_state() {
+            State::Connected => Ok(()),
+            State::Pending | State::Disconnected => Err(lost(self.nats, "not connected")),
+        }
+    }
+
     /// Waits for the first run of any queue.
     async fn wait(
         &mut self,
         request: &PullRequest,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
-        let body = json!({ "batch": request.max, "expires": nanoseconds(request.wait) });
+        // The first that comes ends the wait: there is no use in more of the same queue.
+        let body = json!({ "batch": 1, "expires": nanoseconds(request.wait) });
         for (queue, _) in &request.shares {
-            self.ask(queue, &body).await?;
+            self.ask(queue, 1, &body).await?;
         }
         let deadline = tokio::time::sleep(request.wait + PATIENCE);
         tokio::pin!(deadline);
@@ -138,6 +159,7 @@ impl Pulling<'_> {
     async fn ask(
         &mut self,
         queue: &QueueName,
+        batch: usize,
         body: &serde_json::Value,
     ) -> Result<(), BrokerError> {
         let stream = self.nats.names.jobs_stream();
@@ -149,6 +171,8 @@ impl Pulling<'_> {
             .await
             .map_err(|error| lost(self.nats, &error.to_string()))?;
         self.open += 1;
+        // The runs, and the word that there are no more.
+        self.owed += batch as u64 + 1;
         Ok(())
     }
 
@@ -160,6 +184,8 @@ impl Pulling<'_> {
     }
 
     fn receive(&mut self, message: Message) -> Result<Came, BrokerError> {
+        self.received += 1;
+        self.owed = self.owed.saturating_sub(1);
         match message.status {
             None | Some(StatusCode::OK) => {}
             Some(StatusCode::IDLE_HEARTBEAT) => return Ok(Came::Run { more: 1 }),
@@ -208,24 +234,48 @@ impl Pulling<'_> {
         Some((delivery, number(first + 4)?))
     }
 
+    /// Ends the subscription without losing what is under way.
+    ///
+    /// The client library forgets a subscription as soon as it says so to the server; what the server
+    /// sent before it heard of it would be lost until its lease runs out. So the server is told to end
+    /// it after a number of messages that it cannot have sent yet, and that number is made up by
+    /// messages of our own. Both sides count the same messages: nothing is sent that is not received.
+    async fn end(&mut self) {
+        let fill = self.owed + 1;
+        let last = self.received + fill;
+        if self.subscriber.unsubscribe_after(last).await.is_err() {
+            return;
+        }
+        let inbox = format!("{}.end", self.inbox);
+        for _ in 0..fill {
+            let sent = self.nats.client.publish(inbox.clone(), Vec::new().into());
+            if sent.await.is_err() {
+                return;
+            }
+        }
+        let limit = tokio::time::sleep(PATIENCE);
+        tokio::pin!(limit);
+        loop {
+            let message = tokio::select! {
+                message = self.subscriber.next() => message,
+                () = &mut limit => None,
+            };
+            let Some(message) = message else { return };
+            if message.subject.as_str() != inbox {
+                // The end of a request, or what this pull has failed with already.
+                let _ = self.receive(message);
+            }
+        }
+    }
+
     /// Ends what is open, brings in what was under way, gives back what is too much.
     async fn finish(
         mut self,
         max: usize,
         outcome: Result<(), BrokerError>,
     ) -> Result<Vec<Delivery>, BrokerError> {
-        if self.open > 0 && self.subscriber.drain().await.is_ok() {
-            let limit = tokio::time::sleep(PATIENCE);
-            tokio::pin!(limit);
-            loop {
-                let message = tokio::select! {
-                    message = self.subscriber.next() => message,
-                    () = &mut limit => None,
-                };
-                let Some(message) = message else { break };
-                // The end of a request, or what this pull has failed with already.
-                let _ = self.receive(message);
-            }
+        if self.open > 0 {
+            self.end().await;
         }
         let surplus = self.taken.split_off(self.taken.len().min(max));
         for delivery in surplus {

@@ -105,7 +105,14 @@ pub(super) async fn queues(nats: &NatsBroker) -> Result<Vec<QueueDepth>, BrokerE
         let page = nats
             .api::<Consumers>(OPERATION, &subject, &json!({ "offset": seen }))
             .await;
-        let page = page.map_err(|error| nats.error(OPERATION, error))?;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) if error.is(code::NO_STREAM) => {
+                nats.setup.forget();
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(nats.error(OPERATION, error)),
+        };
         let consumers = page.consumers.unwrap_or_default();
         let empty = consumers.is_empty();
         seen += consumers.len();

@@ -164,14 +164,15 @@ impl Broker for SocketBroker {
         let request = Request::Pull { request };
         let mut wire = self.open(&request).await?;
         // Once asked to stop, the answer is awaited all the same: dropping it would strand runs.
-        let asked = tokio::select! {
+        tokio::select! {
             answer = self.answer(&request, &mut wire) => return answer,
-            () = stop.cancelled() => wire.send(&"stop").await,
+            () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {
                 return Err(self.unreachable("pull", "no answer in time"));
             }
-        };
-        asked.map_err(|error| self.failure("pull", &error))?;
+        }
+        // Not heard by a server that has answered and closed already: its answer is still there.
+        let _ = wire.send(&"stop").await;
         match tokio::time::timeout(PATIENCE, self.answer(&request, &mut wire)).await {
             Ok(answer) => answer,
             Err(_) => Err(self.unreachable("pull", "no answer in time")),
