@@ -158,6 +158,16 @@ async fn the_directory_is_entered() {
 }
 
 #[tokio::test]
+async fn a_name_is_looked_for_in_every_directory_of_the_path() {
+    let mut program = command("sh");
+    program.arguments = vec!["-c".to_owned(), "exit 7".to_owned()];
+    let path = "/nowhere:/proc/version:/usr/bin:/bin".to_owned();
+    program.variables.insert("PATH".to_owned(), path);
+    let (execution, _) = execute(program, Limits::default()).await;
+    assert_eq!(execution.exit, Exit::Code(7));
+}
+
+#[tokio::test]
 async fn what_cannot_start_says_why_and_what_mends_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();

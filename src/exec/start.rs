@@ -156,27 +156,25 @@ extern "C" fn execute(plan: *mut c_void) -> c_int {
     unsafe {
         let plan = &*plan.cast::<Plan<'_>>();
         if prepare(plan) {
+            // Only told once nothing could be executed: this memory is the parent's, too.
+            let mut failure = libc::ENOENT;
             for candidate in plan.candidates {
                 libc::execve(
                     candidate.as_ptr(),
                     plan.arguments.as_ptr(),
                     plan.environment.as_ptr(),
                 );
-                let error = errno();
-                let seen = plan.error.load(Ordering::Relaxed);
-                // What may not be executed is worth more than what is not there; a candidate
-                // further on may do.
-                if error == libc::EACCES || seen == 0 {
-                    plan.error.store(error, Ordering::Release);
-                }
-                if !matches!(error, libc::ENOENT | libc::ENOTDIR | libc::EACCES) {
-                    plan.error.store(error, Ordering::Release);
-                    break;
+                match errno() {
+                    libc::ENOENT | libc::ENOTDIR => {}
+                    // Worth more than what is not there; a candidate further on may do.
+                    libc::EACCES => failure = libc::EACCES,
+                    error => {
+                        failure = error;
+                        break;
+                    }
                 }
             }
-            if plan.error.load(Ordering::Relaxed) == 0 {
-                plan.error.store(libc::ENOENT, Ordering::Release);
-            }
+            plan.error.store(failure, Ordering::Release);
         }
         libc::_exit(NOT_EXECUTED)
     }
