@@ -227,6 +227,9 @@ fn failures_are_retried_by_policy_and_end_as_dead_letters() {
         (Some("dead"), Some(3))
     );
     assert_eq!(here.lines("tries").len(), 3);
-    let letters = here.json(&["dead"]);
-    assert_eq!(letters[0]["run_id"], run["run_id"]);
+    // The letter follows the record, which `--wait` has seen.
+    wait_for("the dead letter", || {
+        let letters = here.json(&["dead"]);
+        (letters[0]["run_id"] == run["run_id"]).then_some(())
+    });
 }
