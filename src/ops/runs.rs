@@ -142,7 +142,10 @@ pub async fn wait_for(
     loop {
         let record = match find(broker, run_id).await {
             Ok(found) => found.record,
-            Err(OpsError::Broker(error)) if error.is_transient() => {
+            Err(OpsError::Broker(error))
+                if error.is_transient()
+                    && at_most.is_none_or(|limit| clock::monotonic() - start < limit) =>
+            {
                 tokio::time::sleep(LOOK_EVERY * 10).await;
                 continue;
             }

@@ -24,7 +24,7 @@ use crate::{
 
 /// How long a request for what is there now is waited for. If others took the last run in between,
 /// the server answers it only when the next one comes; the end of the pull then takes care of it.
-const ANSWER: Duration = Duration::from_millis(200);
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// The word that gives a delivery back, to come again after `delay`.
 pub(super) fn nak(delay: Duration) -> String {
