@@ -9,6 +9,7 @@
 
 mod api;
 mod connect;
+mod consumer;
 mod names;
 mod publish;
 mod pull;
