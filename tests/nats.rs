@@ -18,4 +18,5 @@ mod nats {
     mod pulling;
     #[path = "../support/nats.rs"]
     mod server;
+    mod working;
 }

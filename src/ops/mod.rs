@@ -64,6 +64,7 @@ pub async fn queues(broker: &dyn Broker) -> Result<Vec<QueueView>, OpsError> {
 /// The workers that were heard of in the last minute, by id.
 pub async fn workers(broker: &dyn Broker) -> Result<Vec<WorkerStatus>, OpsError> {
     let entries = broker::list(broker, Bucket::Workers, "").await?;
+    // The bucket also holds words to workers, which are no statuses.
     let understood = entries
         .iter()
         .filter_map(|entry| serde_json::from_slice(&entry.value).ok());

@@ -103,6 +103,8 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
             });
         }
         if !record.request_cancel(clock::now()) {
+            // Asked for before; perhaps its worker was not told.
+            tell_worker(broker, run_id).await?;
             return Ok(record);
         }
         let value = serde_json::to_vec(&record).map_err(|error| OpsError::Foreign {
@@ -121,8 +123,7 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
         if let Cas::Done(_) = done {
             // The record decides; these two only make it quick.
             if record.state == RunState::Running {
-                let key = format!("{CANCEL_PREFIX}{}", run_id.key());
-                broker.put(Bucket::State, &key, Vec::new()).await?;
+                tell_worker(broker, run_id).await?;
             } else if let Some(stored) = stored {
                 broker.remove(&stored).await?;
             }
@@ -130,6 +131,12 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
         }
     }
     Err(OpsError::Contended(run_id.clone()))
+}
+
+async fn tell_worker(broker: &dyn Broker, run_id: &RunId) -> Result<(), OpsError> {
+    let key = format!("{CANCEL_PREFIX}{}", run_id.key());
+    broker.put(Bucket::Workers, &key, Vec::new()).await?;
+    Ok(())
 }
 
 /// Waits until a run has ended.

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Shared, registry::Held, settle::Settling};
+use super::{
+    Shared,
+    registry::{Cause, Held},
+    settle::Settling,
+};
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
     clock,
@@ -168,6 +172,9 @@ impl Shared {
             };
             if !record.is_held_under(fence) {
                 return Ok(false);
+            }
+            if record.cancel_requested_at.is_some() {
+                held.ending.ask(Cause::Cancelled);
             }
             if !record.redelivered(mark(delivery)) {
                 return Ok(true);
