@@ -10,7 +10,7 @@ use super::{Beat, BeatError};
 use crate::{
     broker::{self, Broker, BrokerError, Bucket, Outgoing, Published, SharedBroker, Slot},
     clock,
-    job::{Job, JobName},
+    job::{Job, JobName, QueueName},
     plan::{JobState, Step, Verdict, VerdictNote},
     run::{RunId, RunMessage, RunRequest},
 };
@@ -23,6 +23,7 @@ struct Due {
     job: Arc<Job>,
     tick: DateTime<Utc>,
     last_success: Option<DateTime<Utc>>,
+    left_queues: Vec<QueueName>,
 }
 
 /// What became of it; a note where it became none.
@@ -39,11 +40,15 @@ impl Beat {
     ) -> Result<Vec<(JobName, JobState)>, BeatError> {
         let mut due = Vec::new();
         for job_step in &step.jobs {
-            let last_success = self.memory.last_success(&job_step.job.name);
+            let name = &job_step.job.name;
+            let last_success = self.memory.last_success(name);
+            let state = self.memory.state(name);
+            let left_queues = state.map_or(&[][..], |state| &state.left_queues);
             due.extend(job_step.decision.fire.iter().map(|&tick| Due {
                 job: Arc::clone(&job_step.job),
                 tick,
                 last_success,
+                left_queues: left_queues.to_vec(),
             }));
         }
         let broker = Arc::clone(&self.broker);
@@ -125,9 +130,13 @@ async fn publish(
         slot: Slot::of(&due.job),
         payload,
     };
-    match broker::publish(broker, outgoing).await {
+    match broker::publish(broker, outgoing, &due.left_queues).await {
         Ok(Published::Stored | Published::Duplicate) => Ok(None),
-        Ok(Published::Occupied(live)) => Ok(Some(note(Verdict::Skipped, due.tick, Some(live)))),
+        // A step that is repeated late may find its own run gone, and the next one in its place.
+        Ok(Published::Occupied(live)) => match was_published(broker, &due.job, run_id).await? {
+            true => Ok(None),
+            false => Ok(Some(note(Verdict::Skipped, due.tick, Some(live)))),
+        },
         Err(error @ BrokerError::Failed { .. }) => {
             warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
             Ok(Some(note(Verdict::Missed, due.tick, None)))

@@ -63,12 +63,7 @@ impl Memory {
         now: DateTime<Utc>,
     ) -> Result<Self, BeatError> {
         let (watermark, revision) = read_watermark(broker.as_ref()).await?.unzip();
-        let mut states = BTreeMap::new();
-        for entry in broker::list(broker.as_ref(), Bucket::State, JOB_STATE_PREFIX).await? {
-            if let Some((name, state)) = read_job(&entry, JOB_STATE_PREFIX) {
-                states.insert(name, state);
-            }
-        }
+        let states = read_states(broker.as_ref()).await?;
         let fresh = Watermark {
             at: now,
             next: None,
@@ -134,6 +129,10 @@ impl Memory {
     ) -> Result<Shared, BeatError> {
         let found = match read_watermark(broker.as_ref()).await? {
             Some((shared, revision)) if shared.at >= self.watermark.at => {
+                if shared.beat != beat {
+                    // It has counted what became of the ticks since.
+                    self.states.extend(read_states(broker.as_ref()).await?);
+                }
                 self.watermark = shared;
                 self.revision = Some(revision);
                 Shared::Intact
@@ -289,6 +288,14 @@ async fn read_watermark(broker: &dyn Broker) -> Result<Option<(Watermark, Revisi
             reason: error.to_string(),
         }),
     }
+}
+
+async fn read_states(broker: &dyn Broker) -> Result<BTreeMap<JobName, JobState>, BeatError> {
+    let entries = broker::list(broker, Bucket::State, JOB_STATE_PREFIX).await?;
+    let states = entries.iter();
+    Ok(states
+        .filter_map(|entry| read_job(entry, JOB_STATE_PREFIX))
+        .collect())
 }
 
 /// A value under `PREFIX.NAME`; what cannot be read is told and passed over.

@@ -38,6 +38,8 @@ pub use reload::ReloadCause;
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 /// How far the stored watermark may fall behind while nothing is due.
 const IDLE_COMMIT: Duration = Duration::from_secs(60);
+/// How often it is told that another beat is at work.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How often stored runs that have ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
@@ -91,6 +93,8 @@ pub struct Beat {
     /// Read, but not yet in force.
     wanted: Option<reload::Wanted>,
     swept_at: Option<std::time::Instant>,
+    /// The sequence at which the next sweep goes on.
+    sweep_from: u64,
 }
 
 impl Beat {
@@ -111,6 +115,7 @@ impl Beat {
             must_recover: true,
             wanted: Some(reload::Wanted::set(set)),
             swept_at: None,
+            sweep_from: 0,
         };
         beat.bring_into_force().await?;
         Ok(beat)
@@ -248,12 +253,20 @@ impl Beat {
 #[derive(Debug, Default)]
 struct Outage {
     failures: u32,
+    overtaken_told_at: Option<std::time::Instant>,
 }
 
 impl Outage {
     fn goes_on(&mut self, error: &BeatError) -> Duration {
         if let BeatError::Overtaken = error {
-            warn!(target: "orchestrator::beat", "another beat moved the watermark: following it");
+            let now = clock::monotonic();
+            let told = self.overtaken_told_at;
+            if told.is_none_or(|told| now - told >= TELL_AGAIN) {
+                self.overtaken_told_at = Some(now);
+                warn!(target: "orchestrator::beat",
+                    "another beat moved the watermark: following it; no tick is fired twice, but \
+                     one beat is enough");
+            }
             return Duration::ZERO;
         }
         if self.failures == 0 {

@@ -79,6 +79,10 @@ pub async fn runs(broker: &dyn Broker, filter: &RunFilter) -> Result<Vec<RunReco
     }
     found.sort_by(|a, b| (b.published_at, &b.run_id).cmp(&(a.published_at, &a.run_id)));
     found.truncate(filter.limit);
+    if let (true, Some(job)) = (recorded.is_empty() && found.is_empty(), &filter.job) {
+        // Nothing was ever heard of this job: perhaps it is misspelt.
+        find_job(broker, job).await?;
+    }
     Ok(found)
 }
 
@@ -199,20 +203,31 @@ async fn find(broker: &dyn Broker, run_id: &RunId) -> Result<Found, OpsError> {
                 stored: stored.map(|(pending, _)| pending),
             });
         }
-        let queue = match find_job(broker, run_id.job()).await {
-            Ok(job) => job.queue,
-            Err(OpsError::UnknownJob { .. }) => return Err(OpsError::UnknownRun(run_id.clone())),
-            Err(error) => return Err(error),
-        };
-        if let Some((pending, message)) = stored(broker, run_id, &queue).await? {
-            return Ok(Found {
-                record: RunRecord::queued(&message),
-                revision: None,
-                stored: Some(pending),
-            });
+        // The definition names its queue now; it may have had another one, or be gone.
+        for queue in likely_queues(broker, run_id.job()).await? {
+            if let Some((pending, message)) = stored(broker, run_id, &queue).await? {
+                return Ok(Found {
+                    record: RunRecord::queued(&message),
+                    revision: None,
+                    stored: Some(pending),
+                });
+            }
         }
     }
     Err(OpsError::UnknownRun(run_id.clone()))
+}
+
+/// Every queue, that of the job's definition first.
+async fn likely_queues(broker: &dyn Broker, job: &JobName) -> Result<Vec<QueueName>, OpsError> {
+    let mut queues = match find_job(broker, job).await {
+        Ok(job) => vec![job.queue],
+        Err(OpsError::UnknownJob { .. }) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let known = broker.queues().await?.into_iter().map(|depth| depth.queue);
+    let others: Vec<_> = known.filter(|queue| !queues.contains(queue)).collect();
+    queues.extend(others);
+    Ok(queues)
 }
 
 /// The stored message of a run, if it still waits or is being executed.

@@ -5,10 +5,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{JobStep, Span};
-use crate::job::{FirstRun, Job};
+use crate::job::{FirstRun, Job, QueueName};
 
 /// How many notes on unusual verdicts are kept of a job.
 const KEPT_NOTES: usize = 50;
+/// How many former queues of a job are remembered.
+const KEPT_QUEUES: usize = 4;
 
 /// What beat remembers of a job. Small, and written only when something unusual happens: runs are
 /// remembered by their records.
@@ -20,6 +22,12 @@ pub struct JobState {
     pub first_seen: DateTime<Utc>,
     /// Ticks at or before this do not count: the trigger was defined, edited or enabled then.
     pub counts_from: DateTime<Utc>,
+    /// The queue of its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueName>,
+    /// The queues that it had before, the last one first: one of its runs may still be live there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_queues: Vec<QueueName>,
     /// The additional tick of `first_run = "now"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_run_at: Option<DateTime<Utc>>,
@@ -76,6 +84,8 @@ impl JobState {
             fingerprint: job.fingerprint(),
             first_seen: now,
             counts_from: from,
+            queue: Some(job.queue.clone()),
+            left_queues: Vec::new(),
             first_run_at: runs_now.then(|| whole_second(from) + chrono::Duration::seconds(1)),
             as_of: from,
             missed: 0,
@@ -86,7 +96,8 @@ impl JobState {
     }
 
     /// The state after the job's definition was read again: an edited trigger or a job that was
-    /// enabled again counts from now, anything else changes nothing. `None`: no change.
+    /// enabled again counts from now, another queue is remembered beside the old one, anything else
+    /// changes nothing. `None`: no change.
     #[must_use]
     pub fn redefined(
         &self,
@@ -94,13 +105,25 @@ impl JobState {
         now: DateTime<Utc>,
         watermark: DateTime<Utc>,
     ) -> Option<Self> {
+        let mut next = self.clone();
+        next.move_to(&job.queue);
         let fingerprint = job.fingerprint();
-        (fingerprint != self.fingerprint).then(|| Self {
-            fingerprint,
-            counts_from: whole_second(now).max(watermark),
-            first_run_at: None,
-            ..self.clone()
-        })
+        if fingerprint != self.fingerprint {
+            next.fingerprint = fingerprint;
+            next.counts_from = whole_second(now).max(watermark);
+            next.first_run_at = None;
+        }
+        (next != *self).then_some(next)
+    }
+
+    fn move_to(&mut self, queue: &QueueName) {
+        let before = self.queue.replace(queue.clone());
+        let left = before.filter(|before| before != queue);
+        self.left_queues.retain(|other| other != queue);
+        if let Some(left) = left {
+            self.left_queues.insert(0, left);
+            self.left_queues.truncate(KEPT_QUEUES);
+        }
     }
 
     /// The state after a step in which `skipped` ticks met a live run. `None`: nothing to write.
@@ -158,4 +181,40 @@ impl JobState {
 
 fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Execute, Policy, RunSpec, Trigger};
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_401_000 + second, 0).unwrap()
+    }
+
+    fn job(queue: &str) -> Job {
+        Job {
+            name: "crawl".parse().unwrap(),
+            description: None,
+            tags: Vec::new(),
+            enabled: true,
+            trigger: Trigger::OnDemand,
+            timezone: chrono_tz::UTC,
+            queue: queue.parse().unwrap(),
+            policy: Policy::default(),
+            spec: RunSpec::new(Execute::Shell("true".to_owned())),
+        }
+    }
+
+    #[test]
+    fn a_job_that_moves_remembers_the_queues_that_it_left() {
+        let mut state = JobState::first_seen(&job("a"), at(0), at(0));
+        assert_eq!(state.redefined(&job("a"), at(1), at(1)), None);
+        for queue in ["b", "c", "a", "d", "e", "f"] {
+            state = state.redefined(&job(queue), at(1), at(1)).unwrap();
+        }
+        let left: Vec<_> = state.left_queues.iter().map(QueueName::as_str).collect();
+        assert_eq!(left, ["e", "d", "a", "c"]);
+        assert_eq!(state.counts_from, at(0), "the trigger is the same");
+    }
 }

@@ -188,7 +188,7 @@ fn a_data_directory_without_permission_is_named() {
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.status.code(), Some(6), "{stderr}");
     assert!(stderr.contains(data.to_str().unwrap()), "{stderr}");
     assert!(stderr.to_lowercase().contains("permission"), "{stderr}");
 }

@@ -67,3 +67,58 @@ fn sighup_reloads() {
     });
     assert_eq!(names(&here), ["one"]);
 }
+
+#[test]
+fn a_job_that_moves_to_another_queue_does_not_overlap_with_itself() {
+    let job = |queue: &str| {
+        format!(
+            "[job.slow]\nqueue = \"{queue}\"\nshell = \"echo x >> starts; exec sleep 60\"\nworking_dir = \"..\"\n"
+        )
+    };
+    let (here, _up) = started(&job("old"));
+    assert_eq!(here.run(&["run", "slow"]).code, 0);
+    wait_for("the run", || {
+        (here.lines("starts").len() == 1).then_some(())
+    });
+    here.schedule("a.toml", &job("new"));
+    wait_for("the move", || {
+        (here.json(&["jobs"])[0]["queue"] == "new").then_some(())
+    });
+    let refused = here.run(&["run", "slow"]);
+    assert_eq!(refused.code, 7, "{}", refused.stderr);
+    let live = here.runs("slow");
+    assert_eq!(live.len(), 1);
+    let id = live[0]["run_id"].as_str().unwrap();
+    assert!(refused.stderr.contains(id), "{}", refused.stderr);
+    assert_eq!(here.run(&["cancel", id, "--wait"]).code, 0);
+    assert_eq!(here.run(&["run", "slow"]).code, 0);
+    wait_for("the next run", || {
+        (here.lines("starts").len() == 2).then_some(())
+    });
+}
+
+#[test]
+fn a_waiting_run_is_found_after_its_job_moved_or_went() {
+    let (here, _up) = {
+        let here = Installation::new();
+        here.schedule("a.toml", "[job.later]\nqueue = \"old\"\nshell = \"true\"\n");
+        // Serves another queue, so that the run waits.
+        let up = here.up(&["--queue", "other"]);
+        wait_for("the job", || (!names(&here).is_empty()).then_some(()));
+        (here, up)
+    };
+    let run = here.run(&["run", "later"]).stdout;
+    let id = run.trim();
+    here.schedule("a.toml", "[job.later]\nqueue = \"new\"\nshell = \"true\"\n");
+    wait_for("the move", || {
+        (here.json(&["jobs"])[0]["queue"] == "new").then_some(())
+    });
+    assert_eq!(here.json(&["show", id])["queue"], "old");
+    here.schedule("a.toml", "[job.other]\nshell = \"true\"\n");
+    wait_for("the job to go", || {
+        (names(&here) == ["other"]).then_some(())
+    });
+    assert_eq!(here.json(&["show", id])["state"], "queued");
+    assert_eq!(here.run(&["cancel", id]).code, 0);
+    assert_eq!(here.json(&["show", id])["state"], "cancelled");
+}

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use connect::Violations;
-pub use connect::{Credentials, NatsOptions};
+pub use connect::{Credentials, NatsOptions, check_url, is_namespace};
 use names::Names;
 use setup::Setup;
 
