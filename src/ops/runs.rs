@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{OpsError, find_job};
 use crate::{
-    broker::{self, Broker, Bucket, Cas, Durability, Pending, Revision, Slot},
+    broker::{self, Broker, BrokerError, Bucket, Cas, Durability, Pending, Revision, Slot},
     clock,
     job::{JobName, QueueName},
     run::{CANCEL_PREFIX, RunId, RunMessage, RunRecord, RunState},
@@ -143,13 +143,15 @@ async fn tell_worker(broker: &dyn Broker, run_id: &RunId) -> Result<(), OpsError
     Ok(())
 }
 
-/// Waits until a run has ended.
+/// Waits until a run has ended. A broker that is away is waited for; `on_outage` hears of it once.
 pub async fn wait_for(
     broker: &dyn Broker,
     run_id: &RunId,
     at_most: Option<Duration>,
+    on_outage: impl Fn(&BrokerError),
 ) -> Result<RunRecord, OpsError> {
     let start = clock::monotonic();
+    let mut away = false;
     loop {
         let record = match find(broker, run_id).await {
             Ok(found) => found.record,
@@ -157,11 +159,15 @@ pub async fn wait_for(
                 if error.is_transient()
                     && at_most.is_none_or(|limit| clock::monotonic() - start < limit) =>
             {
+                if !std::mem::replace(&mut away, true) {
+                    on_outage(&error);
+                }
                 tokio::time::sleep(LOOK_EVERY * 10).await;
                 continue;
             }
             Err(error) => return Err(error),
         };
+        away = false;
         if record.state.is_final() {
             return Ok(record);
         }
