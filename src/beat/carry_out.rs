@@ -112,7 +112,8 @@ async fn publish(
         run_id: run_id.clone(),
         scheduled_for: due.tick,
         published_at: now,
-        not_before: None,
+        // Always given, also for a late tick: `expires` counts from it.
+        not_before: due.job.policy.jitter.map(|_| due.job.starts_at(due.tick)),
         last_success: due.last_success,
         args: serde_json::Map::new(),
         parent: None,

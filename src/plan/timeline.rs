@@ -32,8 +32,8 @@ impl Scheduled {
             return None;
         }
         match self.first_run_at {
-            Some(first) if after < first => Some(first),
-            Some(_) | None => self.job.trigger.next_after(after.max(self.counts_from)),
+            Some(first) if after < first && self.job.policy.active.contains(first) => Some(first),
+            Some(_) | None => self.job.next_after(after.max(self.counts_from)),
         }
     }
 
@@ -52,7 +52,7 @@ impl Scheduled {
         match self.next_after(after) {
             Some(first) if first <= until => {
                 let start = first.max(self.counts_from);
-                1 + self.job.trigger.count_between(start, until)
+                1 + self.job.count_between(start, until)
             }
             Some(_) | None => 0,
         }

@@ -18,6 +18,7 @@ mod document;
 mod files;
 mod moment;
 mod nearest;
+mod policy;
 mod reader;
 mod retry;
 mod schema;
