@@ -17,6 +17,8 @@ mod commands;
 mod crawler;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/pause.rs"]
+mod pause;
 #[path = "e2e/redelivery.rs"]
 mod redelivery;
 #[path = "e2e/reload.rs"]

@@ -11,7 +11,7 @@ use crate::{
     broker::{self, Broker, BrokerError, Bucket, Outgoing, Published, SharedBroker, Slot},
     clock,
     job::{Job, JobName, QueueName},
-    plan::{JobState, Step, Verdict, VerdictNote},
+    plan::{JobState, SkipReason, Step, Verdict, VerdictNote},
     run::{RunId, RunMessage, RunRequest},
 };
 
@@ -159,6 +159,10 @@ async fn was_published(broker: &dyn Broker, job: &Job, run_id: &RunId) -> Result
 fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> VerdictNote {
     VerdictNote {
         verdict,
+        reason: match verdict {
+            Verdict::Skipped => Some(SkipReason::Overlap),
+            Verdict::Fired | Verdict::Coalesced | Verdict::Missed => None,
+        },
         count: 1,
         first: tick,
         last: tick,

@@ -163,6 +163,7 @@ impl Beat {
             self.must_recover = false;
         }
         self.bring_into_force().await?;
+        self.take_over_pauses().await?;
         self.sweep_now_and_then().await?;
         let now = clock::now();
         let at = self.memory.watermark().at;
@@ -190,6 +191,24 @@ impl Beat {
             (due - now).to_std().unwrap_or_default()
         });
         Ok(next.min(LONGEST_SLEEP))
+    }
+
+    /// Writes pauses into the job states, between two steps: a repeated step sees the same ones.
+    async fn take_over_pauses(&mut self) -> Result<(), BeatError> {
+        let changed = self.memory.changed_pauses();
+        if changed.is_empty() {
+            self.memory.pauses_taken_over();
+            return Ok(());
+        }
+        for (job, state) in &changed {
+            info!(target: "orchestrator::beat", %job,
+                until = state.paused.as_ref().and_then(|pause| pause.until).map(|at| at.to_rfc3339()),
+                "pause taken over");
+        }
+        self.memory.write_states(&self.broker, changed).await?;
+        self.memory.pauses_taken_over();
+        self.line_up();
+        Ok(())
     }
 
     /// Makes memory agree with the broker, and finishes a step that was announced.

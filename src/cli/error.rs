@@ -121,6 +121,10 @@ impl From<OpsError> for CliError {
                         .to_owned(),
                 ),
             ),
+            OpsError::NotPaused(_) => (
+                Exit::Conflict,
+                Some("`orchestrator jobs` shows which jobs are".to_owned()),
+            ),
             OpsError::Ended { .. } | OpsError::Contended(_) => (Exit::Conflict, None),
             OpsError::MissingArgument { argument, .. } => (
                 Exit::Usage,

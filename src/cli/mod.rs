@@ -14,6 +14,7 @@ mod jobs;
 mod logs;
 mod next;
 pub mod output;
+mod pause;
 mod run;
 mod runs;
 mod schedules;
@@ -57,6 +58,8 @@ enum Command {
     Show(runs::ShowArgs),
     Logs(logs::LogsArgs),
     Cancel(runs::CancelArgs),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     /// The queues: what waits, what is running, who serves them
     Queues,
     /// The workers that were heard of in the last minute
@@ -94,6 +97,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Show(args) => ask(runs::show(args, &globals)),
         Command::Logs(args) => ask(logs::run(args, &globals)),
         Command::Cancel(args) => ask(runs::cancel(args, &globals)),
+        Command::Pause(args) => ask(pause::pause(args, &globals)),
+        Command::Resume(args) => ask(pause::resume(args, &globals)),
         Command::Queues => ask(cluster::queues(&globals)),
         Command::Workers => ask(cluster::workers(&globals)),
         Command::Dead(args) => ask(cluster::dead(args, &globals)),

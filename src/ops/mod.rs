@@ -4,12 +4,14 @@
 mod error;
 mod jobs;
 mod logs;
+mod pause;
 mod runs;
 mod submit;
 
 pub use error::OpsError;
 pub use jobs::{JobView, JobsView, find_job, jobs};
 pub use logs::{LogLine, Position, read_logs};
+pub use pause::{PausedJob, pause, resume};
 pub use runs::{RunFilter, cancel, find_run, runs, wait_for};
 pub use submit::{Submission, Submitted, submit};
 

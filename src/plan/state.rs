@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{JobStep, Span};
+use super::{JobStep, Pause, Span};
 use crate::job::{FirstRun, Job, QueueName};
 
 /// How many notes on unusual verdicts are kept of a job.
@@ -28,6 +28,9 @@ pub struct JobState {
     /// The queues that it had before, the last one first: one of its runs may still be live there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_queues: Vec<QueueName>,
+    /// The last pause, over or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
     /// The additional tick of `first_run = "now"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_run_at: Option<DateTime<Utc>>,
@@ -52,10 +55,21 @@ pub enum Verdict {
     Fired,
     /// A later tick stands for it.
     Coalesced,
-    /// A run of its job was still live.
+    /// It was not to be run: see [`SkipReason`].
     Skipped,
     /// It was too late.
     Missed,
+}
+
+/// Why a tick was skipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// A run of its job was still live.
+    #[default]
+    Overlap,
+    /// The job was paused.
+    Paused,
 }
 
 /// An unusual verdict on some ticks in a row.
@@ -63,6 +77,9 @@ pub enum Verdict {
 pub struct VerdictNote {
     /// What became of them.
     pub verdict: Verdict,
+    /// Why, of skipped ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<SkipReason>,
     /// How many.
     pub count: u64,
     /// The first tick.
@@ -86,6 +103,7 @@ impl JobState {
             counts_from: from,
             queue: Some(job.queue.clone()),
             left_queues: Vec::new(),
+            paused: None,
             first_run_at: runs_now.then(|| whole_second(from) + chrono::Duration::seconds(1)),
             as_of: from,
             missed: 0,
@@ -116,6 +134,15 @@ impl JobState {
         (next != *self).then_some(next)
     }
 
+    /// The state after the job's pause was set, changed or ended. `None`: no change.
+    #[must_use]
+    pub fn with_pause(&self, pause: Option<&Pause>) -> Option<Self> {
+        (self.paused.as_ref() != pause).then(|| Self {
+            paused: pause.cloned(),
+            ..self.clone()
+        })
+    }
+
     fn move_to(&mut self, queue: &QueueName) {
         let before = self.queue.replace(queue.clone());
         let left = before.filter(|before| before != queue);
@@ -136,16 +163,21 @@ impl JobState {
     ) -> Option<Self> {
         let unusual = step.decision.missed.is_some()
             || step.decision.coalesced.is_some()
+            || step.decision.paused.is_some()
             || !skipped.is_empty();
         if !unusual || until <= self.as_of {
             return None;
         }
         let mut next = self.clone();
         next.as_of = until;
-        next.note_span(Verdict::Missed, step.decision.missed, None);
+        let decision = &step.decision;
+        next.note_span(Verdict::Missed, None, decision.missed, None);
+        let paused = Some(SkipReason::Paused);
+        next.note_span(Verdict::Skipped, paused, decision.paused, None);
         next.note_span(
             Verdict::Coalesced,
-            step.decision.coalesced,
+            None,
+            decision.coalesced,
             step.newest_run(),
         );
         for note in skipped {
@@ -154,10 +186,17 @@ impl JobState {
         Some(next)
     }
 
-    fn note_span(&mut self, verdict: Verdict, span: Option<Span>, run: Option<crate::run::RunId>) {
+    fn note_span(
+        &mut self,
+        verdict: Verdict,
+        reason: Option<SkipReason>,
+        span: Option<Span>,
+        run: Option<crate::run::RunId>,
+    ) {
         if let Some(span) = span {
             self.note(VerdictNote {
                 verdict,
+                reason,
                 count: span.count,
                 first: span.first,
                 last: span.last,
@@ -173,9 +212,26 @@ impl JobState {
             Verdict::Skipped => self.skipped += note.count,
             Verdict::Missed => self.missed += note.count,
         }
+        if let Some(last) = self.notes.last_mut()
+            && last.goes_on_with(&note)
+        {
+            last.count += note.count;
+            last.last = note.last;
+            return;
+        }
         self.notes.push(note);
         let surplus = self.notes.len().saturating_sub(KEPT_NOTES);
         self.notes.drain(..surplus);
+    }
+}
+
+impl VerdictNote {
+    /// Whether `later` says the same of the ticks that follow.
+    fn goes_on_with(&self, later: &Self) -> bool {
+        self.verdict == later.verdict
+            && self.reason == later.reason
+            && self.run_id == later.run_id
+            && self.last < later.first
     }
 }
 

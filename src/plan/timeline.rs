@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{Decision, JobState, decide};
+use super::{Decision, JobState, Pause, decide};
 use crate::{job::Job, run::RunId};
 
 /// A job with the part of its state that decides when it is due.
@@ -14,6 +14,7 @@ pub struct Scheduled {
     pub job: Arc<Job>,
     counts_from: DateTime<Utc>,
     first_run_at: Option<DateTime<Utc>>,
+    pub(super) paused: Option<Pause>,
 }
 
 impl Scheduled {
@@ -23,6 +24,7 @@ impl Scheduled {
             job,
             counts_from: state.counts_from,
             first_run_at: state.first_run_at,
+            paused: state.paused.clone(),
         }
     }
 
