@@ -15,6 +15,8 @@ mod beat_crash;
 mod commands;
 #[path = "e2e/crawler.rs"]
 mod crawler;
+#[path = "e2e/explain.rs"]
+mod explain;
 #[path = "e2e/faults.rs"]
 mod faults;
 #[path = "e2e/pause.rs"]

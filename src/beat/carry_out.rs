@@ -67,7 +67,10 @@ impl Beat {
             let name = &job_step.job.name;
             tell(job_step);
             let notes = notes.get(name).map_or(&[][..], Vec::as_slice);
-            let state = self.memory.state(name)?.after(job_step, notes, step.to)?;
+            let state = self
+                .memory
+                .state(name)?
+                .after(job_step, notes, (step.from, step.to))?;
             Some((name.clone(), state))
         });
         Ok(changed.collect())
@@ -166,6 +169,8 @@ fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> Verdict
         count: 1,
         first: tick,
         last: tick,
+        down_from: None,
+        down_to: None,
         run_id,
     }
 }

@@ -9,6 +9,7 @@ mod cluster;
 mod connect;
 pub mod error;
 mod events;
+mod explain;
 pub mod globals;
 mod jobs;
 mod logs;
@@ -58,6 +59,7 @@ enum Command {
     Show(runs::ShowArgs),
     Logs(logs::LogsArgs),
     Cancel(runs::CancelArgs),
+    Explain(explain::ExplainArgs),
     Pause(pause::PauseArgs),
     Resume(pause::ResumeArgs),
     /// The queues: what waits, what is running, who serves them
@@ -97,6 +99,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Show(args) => ask(runs::show(args, &globals)),
         Command::Logs(args) => ask(logs::run(args, &globals)),
         Command::Cancel(args) => ask(runs::cancel(args, &globals)),
+        Command::Explain(args) => ask(explain::run(args, &globals)),
         Command::Pause(args) => ask(pause::pause(args, &globals)),
         Command::Resume(args) => ask(pause::resume(args, &globals)),
         Command::Queues => ask(cluster::queues(&globals)),

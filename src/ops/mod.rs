@@ -2,6 +2,7 @@
 //! broker; prints nothing.
 
 mod error;
+mod explain;
 mod jobs;
 mod logs;
 mod pause;
@@ -9,6 +10,7 @@ mod runs;
 mod submit;
 
 pub use error::OpsError;
+pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs};
 pub use logs::{LogLine, Position, read_logs};
 pub use pause::{PausedJob, pause, resume};

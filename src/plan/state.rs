@@ -8,7 +8,9 @@ use super::{JobStep, Pause, Span};
 use crate::job::{FirstRun, Job, QueueName};
 
 /// How many notes on unusual verdicts are kept of a job.
-const KEPT_NOTES: usize = 50;
+const KEPT_NOTES: usize = 100;
+/// How long they are kept.
+const KEPT_FOR: chrono::Duration = chrono::Duration::days(7);
 /// How many former queues of a job are remembered.
 const KEPT_QUEUES: usize = 4;
 
@@ -86,6 +88,12 @@ pub struct VerdictNote {
     pub first: DateTime<Utc>,
     /// The last tick.
     pub last: DateTime<Utc>,
+    /// Of missed ones: beat had last been at work at this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_from: Option<DateTime<Utc>>,
+    /// Of missed ones: beat was at work again at this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_to: Option<DateTime<Utc>>,
     /// The run that stands for them, or that was in their way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<crate::run::RunId>,
@@ -153,18 +161,19 @@ impl JobState {
         }
     }
 
-    /// The state after a step in which `skipped` ticks met a live run. `None`: nothing to write.
+    /// The state after a step over `(from, until]` in which `noted` ticks did not become runs.
+    /// `None`: nothing to write.
     #[must_use]
     pub fn after(
         &self,
         step: &JobStep,
-        skipped: &[VerdictNote],
-        until: DateTime<Utc>,
+        noted: &[VerdictNote],
+        (from, until): (DateTime<Utc>, DateTime<Utc>),
     ) -> Option<Self> {
         let unusual = step.decision.missed.is_some()
             || step.decision.coalesced.is_some()
             || step.decision.paused.is_some()
-            || !skipped.is_empty();
+            || !noted.is_empty();
         if !unusual || until <= self.as_of {
             return None;
         }
@@ -180,9 +189,15 @@ impl JobState {
             decision.coalesced,
             step.newest_run(),
         );
-        for note in skipped {
+        for note in noted {
             next.note(note.clone());
         }
+        for note in &mut next.notes {
+            if note.verdict == Verdict::Missed && note.down_to.is_none() {
+                (note.down_from, note.down_to) = (Some(from), Some(until));
+            }
+        }
+        next.notes.retain(|note| until - note.last < KEPT_FOR);
         Some(next)
     }
 
@@ -200,6 +215,8 @@ impl JobState {
                 count: span.count,
                 first: span.first,
                 last: span.last,
+                down_from: None,
+                down_to: None,
                 run_id: run,
             });
         }
@@ -231,6 +248,7 @@ impl VerdictNote {
         self.verdict == later.verdict
             && self.reason == later.reason
             && self.run_id == later.run_id
+            && self.down_to.is_none()
             && self.last < later.first
     }
 }
