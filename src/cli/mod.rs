@@ -7,7 +7,8 @@ mod beat;
 mod check;
 mod cluster;
 mod connect;
-pub mod error;
+pub mod diff;
+mod error;
 mod events;
 mod explain;
 pub mod globals;
@@ -21,6 +22,7 @@ mod runs;
 mod schedules;
 mod schema;
 mod service;
+mod simulate;
 mod up;
 mod worker;
 
@@ -53,6 +55,8 @@ enum Command {
     Check(check::CheckArgs),
     Schema(schema::SchemaArgs),
     Next(next::NextArgs),
+    Simulate(simulate::SimulateArgs),
+    Diff(diff::DiffArgs),
     Jobs(jobs::JobsArgs),
     Run(run::RunArgs),
     Runs(runs::RunsArgs),
@@ -90,6 +94,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Check(args) => check::run(args, &globals),
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
+        Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),
         Command::Worker(args) => serve(worker::run(args, &globals)),
@@ -99,6 +104,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Show(args) => ask(runs::show(args, &globals)),
         Command::Logs(args) => ask(logs::run(args, &globals)),
         Command::Cancel(args) => ask(runs::cancel(args, &globals)),
+        Command::Diff(args) => ask(diff::run(args, &globals)),
         Command::Explain(args) => ask(explain::run(args, &globals)),
         Command::Pause(args) => ask(pause::pause(args, &globals)),
         Command::Resume(args) => ask(pause::resume(args, &globals)),

@@ -152,7 +152,7 @@ fn view(
     }
 }
 
-async fn values<T: DeserializeOwned>(
+pub(super) async fn values<T: DeserializeOwned>(
     broker: &dyn Broker,
     prefix: &str,
 ) -> Result<Vec<(JobName, T)>, OpsError> {

@@ -1,6 +1,7 @@
 //! What an operator can ask or do, once, for the command line and whatever else asks. Works on any
 //! broker; prints nothing.
 
+mod diff;
 mod error;
 mod explain;
 mod jobs;
@@ -9,6 +10,7 @@ mod pause;
 mod runs;
 mod submit;
 
+pub use diff::{JobChange, JobDiff, ValueChange, diff};
 pub use error::OpsError;
 pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs};

@@ -7,6 +7,7 @@
 mod catch_up;
 mod pause;
 mod shared;
+mod simulate;
 mod state;
 mod timeline;
 mod watermark;
@@ -14,6 +15,7 @@ mod watermark;
 pub use catch_up::{Decision, ON_TIME, Span, decide};
 pub use pause::{PAUSE_PREFIX, Pause};
 pub use shared::{DEFINITION_PREFIX, JOB_STATE_PREFIX, RELOAD_KEY, ReloadStatus, WATERMARK_KEY};
+pub use simulate::{Downtime, Load, LoadRow, Scenario, SimulatedTick, simulate};
 pub use state::{JobState, SkipReason, Verdict, VerdictNote};
 pub use timeline::{JobStep, Scheduled, Step, Timeline};
 pub use watermark::{CLOCK_STEP_LIMIT, Move, Watermark, next_move};

@@ -122,3 +122,46 @@ fn a_waiting_run_is_found_after_its_job_moved_or_went() {
     assert_eq!(here.run(&["cancel", id]).code, 0);
     assert_eq!(here.json(&["show", id])["state"], "cancelled");
 }
+
+#[test]
+fn diff_shows_what_a_reload_would_change() {
+    let here = Installation::new();
+    let (a, b) = (
+        "[job.a]\nevery = \"2h\"\nshell = \"true\"\ntimeout = \"1m\"\n",
+        "[job.b]\nevery = \"2h\"\nshell = \"true\"\n",
+    );
+    here.schedule("a.toml", &format!("{a}{b}"));
+    let _up = here.up(&[]);
+    wait_for("the jobs", || (names(&here).len() == 2).then_some(()));
+    let next = here.path("next");
+    std::fs::create_dir(&next).unwrap();
+    let write = |text: &str| std::fs::write(next.join("a.toml"), text).unwrap();
+    let dir = next.to_str().unwrap();
+    write(&format!("{a}{b}"));
+    assert_eq!(
+        here.run(&["diff", dir, "--exit-code"]).stdout,
+        "no difference\n"
+    );
+    let a = a.replace("1m", "2m").replace("2h", "3h");
+    write(&format!("{a}[job.c]\nshell = \"true\"\n"));
+    let found = here.json(&["diff", dir]);
+    let jobs: Vec<_> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| &job["job"])
+        .collect();
+    assert_eq!(jobs, ["a", "b", "c"]);
+    let changed = &found[0]["change"]["changed"];
+    assert_eq!(changed["counts_from_now"], true);
+    let paths = changed["values"].as_array().unwrap().iter();
+    let paths: Vec<_> = paths.map(|value| value["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["spec.timeout", "trigger.every.every"]);
+    assert_eq!(found[1]["change"], "removed");
+    assert_eq!(found[2]["change"], "added");
+    let shown = here.run(&["diff", dir, "--exit-code"]);
+    assert_eq!(shown.code, 1);
+    assert!(shown.stdout.contains("~ a\n"), "{}", shown.stdout);
+    write("[job.a]\nevry = \"2h\"\n");
+    assert_eq!(here.run(&["diff", dir]).code, 3);
+}
