@@ -1,6 +1,6 @@
 //! Requests to the JetStream API, and what its errors mean.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind, connection::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -185,6 +185,11 @@ impl NatsBroker {
     /// Whether the server is there, as far as the client has noticed.
     pub(super) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// How often the client has connected, the first time included.
+    pub(super) fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     /// Settles a delivery and waits for the confirmation. While the server is away it fails at once:

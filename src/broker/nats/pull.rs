@@ -26,6 +26,9 @@ use crate::{
 /// the server answers it only when the next one comes; the end of the pull then takes care of it.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// How often a pull that waits looks whether its connection still stands.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// The word that gives a delivery back, to come again after `delay`.
 pub(super) fn nak(delay: Duration) -> String {
     match delay.is_zero() {
@@ -49,6 +52,7 @@ pub(super) async fn pull(
     let mut pulling = Pulling {
         nats,
         start: clock::monotonic(),
+        connects: nats.connects(),
         leases,
         inbox,
         subscriber,
@@ -64,6 +68,8 @@ pub(super) async fn pull(
 struct Pulling<'a> {
     nats: &'a NatsBroker,
     start: Instant,
+    /// How often the client had connected when this pull began.
+    connects: u64,
     /// Of the queues that are asked.
     leases: HashMap<QueueName, Duration>,
     inbox: String,
@@ -145,6 +151,17 @@ impl Pulling<'_> {
         }
     }
 
+    /// An error if the connection that the requests went over is lost.
+    fn check_unbroken(&self) -> Result<(), BrokerError> {
+        match self.nats.is_connected() && self.nats.connects() == self.connects {
+            true => Ok(()),
+            false => {
+                let reason = "the connection was lost".to_owned();
+                Err(self.nats.out_of_reach("pull", self.start, reason))
+            }
+        }
+    }
+
     /// Waits for the first run of any queue.
     async fn wait(
         &mut self,
@@ -158,10 +175,13 @@ impl Pulling<'_> {
         }
         let deadline = tokio::time::sleep(request.wait + PATIENCE);
         tokio::pin!(deadline);
+        let mut look = tokio::time::interval(LOOK_EVERY);
         while self.open > 0 && self.taken.is_empty() {
             tokio::select! {
                 came = self.next() => { came?; }
                 () = stop.cancelled() => return Ok(()),
+                // A server that was away for ever so short has forgotten that it was asked.
+                _ = look.tick() => self.check_unbroken()?,
                 // The server would have said so long ago.
                 () = &mut deadline => return self.check_silence(),
             }
