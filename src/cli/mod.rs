@@ -10,6 +10,7 @@ mod connect;
 pub mod error;
 mod events;
 pub mod globals;
+mod import;
 mod jobs;
 mod logs;
 mod next;
@@ -51,6 +52,7 @@ enum Command {
     Check(check::CheckArgs),
     Schema(schema::SchemaArgs),
     Next(next::NextArgs),
+    Import(import::ImportArgs),
     Jobs(jobs::JobsArgs),
     Run(run::RunArgs),
     Runs(runs::RunsArgs),
@@ -85,6 +87,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Check(args) => check::run(args, &globals),
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
+        Command::Import(args) => import::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),
         Command::Worker(args) => serve(worker::run(args, &globals)),
