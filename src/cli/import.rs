@@ -192,7 +192,7 @@ fn finish(imported: &Imported, common: &Common, globals: &Globals) -> Result<(),
     if let Some(file) = &common.write {
         write(file, common.force, &imported.toml)?;
     }
-    let jobs = imported.jobs.iter().map(|name| name.as_str());
+    let mut jobs = imported.jobs.iter().map(|name| name.as_str());
     match globals.output {
         Format::Json => output::json(&Report {
             jobs: jobs.collect(),
@@ -200,7 +200,7 @@ fn finish(imported: &Imported, common: &Common, globals: &Globals) -> Result<(),
             toml: &imported.toml,
             diagnostics: &imported.findings,
         })?,
-        Format::Name => jobs.map(output::to_stdout).collect::<Result<(), _>>()?,
+        Format::Name => jobs.try_for_each(output::to_stdout)?,
         Format::Table if common.write.is_none() => output::to_stdout(imported.toml.trim_end())?,
         Format::Table => {}
     }

@@ -1,7 +1,6 @@
 //! What the readers of the formats make: a file in the making, with what is to be said about it.
 
 use super::{super::reader::narrow, Input};
-use crate::job::Seconds;
 
 /// A schedule file in the making.
 #[derive(Debug, Default)]
@@ -29,8 +28,10 @@ pub(super) struct Draft {
     pub(super) origin: String,
     /// The wish for a name; made valid and unique when written.
     pub(super) name: String,
-    /// Comments that are no warnings.
+    /// Comments of the source.
     pub(super) remarks: Vec<String>,
+    /// What is written otherwise than in the source, and why.
+    pub(super) explanations: Vec<String>,
     /// What is not carried over: comments and warnings.
     pub(super) losses: Vec<Note>,
     /// Key and value in TOML.
@@ -162,10 +163,22 @@ pub(super) fn key(name: &str) -> String {
     }
 }
 
-/// A duration of whole seconds in TOML.
+/// A duration of whole seconds in TOML. No unit is longer than a day: those have no whole hours.
 pub(super) fn seconds(seconds: u64) -> String {
-    let duration = Seconds::from_secs(seconds).get();
-    text(&humantime::format_duration(duration).to_string())
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    let words: Vec<_> = parts
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect();
+    match words.is_empty() {
+        true => text("0s"),
+        false => text(&words.join(" ")),
+    }
 }
 
 /// An argument that has no placeholders.
@@ -188,6 +201,20 @@ mod tests {
             ("\u{7f}\u{1}", "\"\\u007f\\u0001\""),
         ] {
             assert_eq!(key(name), written);
+        }
+    }
+
+    #[test]
+    fn durations_are_read_back() {
+        for (length, written) in [
+            (0, "0s"),
+            (90, "1m 30s"),
+            (86_400 * 366, "366d"),
+            (90_061, "1d 1h 1m 1s"),
+        ] {
+            assert_eq!(seconds(length), format!("\"{written}\""));
+            let read: crate::job::Seconds = written.parse().unwrap();
+            assert_eq!(read.get().as_secs(), length);
         }
     }
 

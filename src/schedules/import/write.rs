@@ -189,6 +189,9 @@ fn preface(toml: &mut String, draft: &Draft) {
         comment(toml, remark);
     }
     comment(toml, &draft.origin);
+    for explanation in &draft.explanations {
+        comment(toml, explanation);
+    }
     for note in &draft.losses {
         told(toml, "not carried over: ", note);
     }

@@ -4,6 +4,7 @@
 //! where the Celery workers are to stay, our job sends it to them with `celery call`.
 
 mod entries;
+mod fields;
 mod schedule;
 
 use serde_json::{Map, Value};
@@ -13,7 +14,8 @@ use super::{
     document::{Document, Draft, key, plain_argument, seconds, text, texts},
     write::{Places, finish},
 };
-use schedule::{Days, When};
+use fields::Days;
+use schedule::When;
 
 /// Who executes the tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,19 +148,13 @@ fn when(draft: &mut Draft, schedule: Option<&Value>) {
     };
     match schedule::read(schedule) {
         Ok(When::Every(length)) if length.is_finite() && length > 0.0 => {
-            // Beyond this the loader refuses it, with its own message.
-            let whole = length.round().clamp(1.0, 1e10);
-            if (whole - length).abs() > 1e-9 {
+            let rounded = length.round().max(1.0);
+            if (rounded - length).abs() > 1e-9 {
                 draft.lose(format!(
-                    "an interval of {length} s; it is {whole} s here: whole seconds"
+                    "an interval of {length} s; it is {rounded} s here: whole seconds"
                 ));
             }
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "whole and between 1 and 1e10"
-            )]
-            draft.set("every", seconds(whole as u64));
+            draft.set("every", seconds(whole(rounded)));
         }
         Ok(When::Every(length)) => {
             draft.leave_out(
@@ -170,7 +166,7 @@ fn when(draft: &mut Draft, schedule: Option<&Value>) {
             draft.set("cron", text(&expression));
             match days {
                 Days::Same => {}
-                Days::Rewritten => draft.remarks.push(
+                Days::Rewritten => draft.explanations.push(
                     "Celery wants both day fields to fit; `n#k`, the k-th weekday n of a month, says that."
                         .to_owned(),
                 ),
@@ -186,6 +182,17 @@ fn when(draft: &mut Draft, schedule: Option<&Value>) {
         }
         Err(message) => draft.leave_out(message, "write `cron` or `every` by hand"),
     }
+}
+
+/// Seconds as a whole number; beyond its largest the loader refuses it, with its own message.
+fn whole(seconds: f64) -> u64 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 1 and 1e10"
+    )]
+    let whole = seconds.clamp(1.0, 1e10) as u64;
+    whole
 }
 
 /// The job calls the function itself.
@@ -231,7 +238,7 @@ fn called(
     match options.get("expires").filter(|value| !value.is_null()) {
         None => {}
         Some(expires) => match expires.as_f64().filter(|length| *length >= 1.0) {
-            Some(length) => draft.set("expires", text(&format!("{}s", length.floor()))),
+            Some(length) => draft.set("expires", seconds(whole(length.floor()))),
             None => draft.lose(format!(
                 "`options.expires` = {expires}: it is no number of seconds"
             )),

@@ -17,6 +17,9 @@ use line::{Entry, Line};
 /// A comment above an entry that is longer stays a comment, in characters.
 const DESCRIPTION: usize = 120;
 
+/// What to do about a file without an entry.
+const NO_CRONTAB: &str = "give a crontab: what `crontab -l` prints, or a file of /etc/cron.d";
+
 /// Whether entries have a user before the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Users {
@@ -71,9 +74,9 @@ pub(super) fn read(input: &Input<'_>, users: Users) -> Result<Imported, ImportEr
         }
     }
     if good == 0 {
-        let nothing = Note::new(1, "there is no entry in this crontab")
-            .with_help("give a crontab: `crontab -l`, or a file of /etc/cron.d");
-        return Err(places.refuse(&bad.unwrap_or(nothing)));
+        let mut note = bad.unwrap_or_else(|| Note::new(1, "there is no entry in this crontab"));
+        note.help.get_or_insert_with(|| NO_CRONTAB.to_owned());
+        return Err(places.refuse(&note));
     }
     state.remarks.append(&mut state.block);
     let mut document = state.document;
@@ -121,8 +124,12 @@ impl State {
                 None
             }
             "SHELL" => {
+                // Cron's default, and ours.
                 self.shell = Some(value.to_owned()).filter(|shell| shell != "/bin/sh");
-                self.put(name, value);
+                self.env.retain(|(known, _)| known != name);
+                if self.shell.is_some() {
+                    self.put(name, value);
+                }
                 None
             }
             "HOME" => {
@@ -234,7 +241,7 @@ impl State {
             Some(input) if input.is_empty() => format!("{{ {}\n}} </dev/null", command.script),
             Some(input) => {
                 draft
-                    .remarks
+                    .explanations
                     .push("What followed the `%` is the script's here-document.".to_owned());
                 let mut mark = "INPUT".to_owned();
                 while input.lines().any(|line| line == mark) {

@@ -50,9 +50,8 @@ pub(super) fn read(input: &Input<'_>) -> Result<Imported, ImportError> {
     }
     let mut document = start(input);
     if !others.is_empty() {
-        let count = others.len();
         document.head.push(format!(
-            "Passed over: {count} of other kinds ({}).",
+            "Passed over, being no CronJobs: {}",
             kinds(&others)
         ));
     }
@@ -138,9 +137,11 @@ fn draft(object: &Node, input: &Input<'_>) -> Draft {
         (None, Some(name)) => format!("CronJob `{name}`"),
         (_, None) => "CronJob without a name".to_owned(),
     };
+    let named = object.at(&["metadata", "name"]);
+    let line = named.map_or(object.line, |name| name.line);
     let mut draft = Draft::new(
-        object.line,
-        format!("line {}: {origin}", object.line),
+        line,
+        format!("line {line}: {origin}"),
         name.unwrap_or("job"),
     );
     for key in ["description", "kubernetes.io/description"] {
@@ -204,7 +205,7 @@ fn when(draft: &mut Draft, spec: &Node) {
         When::Cron(expression) => draft.set("cron", text(&expression)),
         When::Every(length) => {
             draft.set("every", seconds(length));
-            draft.remarks.push(
+            draft.explanations.push(
                 "@every counts from the start of the controller; here the runs lie on a grid of Unix time."
                     .to_owned(),
             );
@@ -270,7 +271,7 @@ fn limits(draft: &mut Draft, job: &Node) {
     if let Some(limit) = of_pod.or(of_job) {
         draft.set("timeout", seconds(limit));
         if of_pod.is_none() && job.text_of("backoffLimit") != Some("0") {
-            draft.remarks.push(
+            draft.explanations.push(
                 "activeDeadlineSeconds counts over all attempts of a run; timeout counts for each."
                     .to_owned(),
             );

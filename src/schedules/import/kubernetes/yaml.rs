@@ -29,13 +29,14 @@ enum Kind {
     Null,
     Text(String),
     List(Vec<Node>),
+    /// Of several members with one key the last counts.
     Map(Vec<(String, Node)>),
 }
 
 impl Node {
     /// A value of a map.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        let found = self.entries().iter().find(|(name, _)| name == key);
+        let found = self.entries().iter().rev().find(|(name, _)| name == key);
         found
             .map(|(_, node)| node)
             .filter(|node| !matches!(node.kind, Kind::Null))
@@ -91,6 +92,21 @@ struct Open {
     anchor: usize,
     /// The key whose value comes next.
     key: Option<String>,
+    /// Members that `<<` brings along: any other wins over them, and of them the first.
+    merged: Vec<(String, Node)>,
+}
+
+impl Open {
+    fn close(mut self) -> (Node, usize) {
+        if let Kind::Map(entries) = &mut self.node.kind
+            && !self.merged.is_empty()
+        {
+            self.merged.reverse();
+            self.merged.append(entries);
+            *entries = self.merged;
+        }
+        (self.node, self.anchor)
+    }
 }
 
 #[derive(Default)]
@@ -143,7 +159,10 @@ impl Builder {
             Event::SequenceStart(anchor, _) => self.open(node(Kind::List(Vec::new())), anchor),
             Event::MappingStart(anchor, _) => self.open(node(Kind::Map(Vec::new())), anchor),
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(open) => self.put(open.node, open.anchor),
+                Some(open) => {
+                    let (node, anchor) = open.close();
+                    self.put(node, anchor)
+                }
                 None => Ok(()),
             },
             Event::Alias(anchor) => {
@@ -168,6 +187,7 @@ impl Builder {
             node,
             anchor,
             key: None,
+            merged: Vec::new(),
         });
         Ok(())
     }
@@ -197,18 +217,10 @@ impl Builder {
         };
         open.node.size += node.size;
         match (&mut open.node.kind, open.key.take()) {
-            (Kind::Map(entries), Some(key)) if key == "<<" && matches!(node.kind, Kind::Map(_)) => {
-                let Kind::Map(merged) = node.kind else {
-                    return Ok(());
-                };
-                let known: Vec<_> = entries.iter().map(|(key, _)| key.clone()).collect();
-                entries.extend(merged.into_iter().filter(|(key, _)| !known.contains(key)));
-            }
-            (Kind::Map(entries), Some(key)) => {
-                // The one that is written wins over one that was merged in; of two, the last.
-                entries.retain(|(known, _)| *known != key);
-                entries.push((key, node));
-            }
+            (Kind::Map(entries), Some(key)) => match node.kind {
+                Kind::Map(merged) if key == "<<" => open.merged.extend(merged),
+                _ => entries.push((key, node)),
+            },
             (Kind::Map(_), None) => open.key = Some(node.text().unwrap_or_default().to_owned()),
             (Kind::List(items), _) => items.push(node),
             (Kind::Null | Kind::Text(_), _) => {}
@@ -247,6 +259,8 @@ mod tests {
         assert_eq!(node.at(&["y", "a"]).and_then(Node::text), Some("1"));
         assert_eq!(node.at(&["y", "b"]).and_then(Node::text), Some("3"));
         assert_eq!(node.at(&["z", "b"]).and_then(Node::text), Some("2"));
+        let node = one("a: 1\na: 2\n");
+        assert_eq!(node.text_of("a"), Some("2"));
     }
 
     #[test]
