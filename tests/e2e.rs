@@ -15,8 +15,12 @@ mod beat_crash;
 mod commands;
 #[path = "e2e/crawler.rs"]
 mod crawler;
+#[path = "e2e/explain.rs"]
+mod explain;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/pause.rs"]
+mod pause;
 #[path = "e2e/redelivery.rs"]
 mod redelivery;
 #[path = "e2e/reload.rs"]

@@ -1,4 +1,5 @@
-//! What only the NATS broker can get wrong: messages under way when nobody wants them any more.
+//! What only the NATS broker can get wrong: messages under way when nobody wants them any more, a
+//! server that is away, refuses or has lost its data, and workers that want different leases.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,8 +9,14 @@
 )]
 
 mod nats {
+    mod faults;
     mod harness;
+    mod leases;
+    mod outage;
+    #[path = "../support/proxy.rs"]
+    mod proxy;
     mod pulling;
     #[path = "../support/nats.rs"]
     mod server;
+    mod working;
 }

@@ -110,7 +110,7 @@ impl Beat {
         self.record(&step);
         for job in &step.jobs {
             let state = &self.states[&job.job.name];
-            if let Some(next) = state.after(job, &[], to) {
+            if let Some(next) = state.after(job, &[], (step.from, to)) {
                 self.states.insert(job.job.name.clone(), next);
             }
         }

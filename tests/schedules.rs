@@ -77,6 +77,9 @@ fn every_key_arrives_in_the_job() {
         catch_up_window = "4h"
         max_catch_up = 7
         overlap = "allow"
+        jitter = "45m"
+        start = 2027-01-01T08:00:00
+        end = "2027-12-31T23:59:59Z"
         success_exit = [0, 3]
         output_limit = "64 KiB"
         "#,
@@ -116,6 +119,13 @@ fn every_key_arrives_in_the_job() {
     assert_eq!(job.policy.catch_up_window.get().as_secs(), 4 * 3600);
     assert_eq!(job.policy.max_catch_up, 7);
     assert_eq!(job.policy.overlap, Overlap::Allow);
+    assert_eq!(job.policy.jitter.unwrap().get().as_secs(), 45 * 60);
+    let active = job.policy.active;
+    let shown = [active.start, active.end].map(|at| at.unwrap().to_rfc3339());
+    assert_eq!(
+        shown,
+        ["2027-01-01T00:00:00+00:00", "2027-12-31T23:59:59+00:00"]
+    );
     assert_eq!(job.spec.success_exit, [0, 3]);
     assert_eq!(job.spec.output_limit, 65_536);
 }
@@ -314,6 +324,18 @@ fn refused_with_place_and_mend() {
         (
             "cron = '0 0 * * 1-5,9'",
             "3:21 9 | cron `0 0 * * 1-5,9`: day of week: 9 is out of range 0-7 | -",
+        ),
+        (
+            "every = \"1h\"\njitter = \"2days\"",
+            "4:10 \"2days\" | `jitter` is at most 1day | -",
+        ),
+        (
+            "every = \"1h\"\nstart = 2027-01-02T00:00:00\nend = 2027-01-01T00:00:00",
+            "5:7 2027-01-01T00:00:00 | `end` lies before `start` | a job has ticks from `start` to `end`",
+        ),
+        (
+            "every = \"1h\"\nend = \"new year\"",
+            "4:7 \"new year\" | `new year` is not a date with a time | write for example 2026-12-24T18:00:00, in UTC, or with an offset: 2026-12-24T18:00:00+08:00",
         ),
         (
             "timezone = \"Europe/Berlin\"\nat = 2027-03-28T02:30:00",

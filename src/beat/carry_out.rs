@@ -10,8 +10,8 @@ use super::{Beat, BeatError};
 use crate::{
     broker::{self, Broker, BrokerError, Bucket, Outgoing, Published, SharedBroker, Slot},
     clock,
-    job::{Job, JobName},
-    plan::{JobState, Step, Verdict, VerdictNote},
+    job::{Job, JobName, QueueName},
+    plan::{JobState, SkipReason, Step, Verdict, VerdictNote},
     run::{RunId, RunMessage, RunRequest},
 };
 
@@ -23,6 +23,7 @@ struct Due {
     job: Arc<Job>,
     tick: DateTime<Utc>,
     last_success: Option<DateTime<Utc>>,
+    left_queues: Vec<QueueName>,
 }
 
 /// What became of it; a note where it became none.
@@ -39,11 +40,15 @@ impl Beat {
     ) -> Result<Vec<(JobName, JobState)>, BeatError> {
         let mut due = Vec::new();
         for job_step in &step.jobs {
-            let last_success = self.memory.last_success(&job_step.job.name);
+            let name = &job_step.job.name;
+            let last_success = self.memory.last_success(name);
+            let state = self.memory.state(name);
+            let left_queues = state.map_or(&[][..], |state| &state.left_queues);
             due.extend(job_step.decision.fire.iter().map(|&tick| Due {
                 job: Arc::clone(&job_step.job),
                 tick,
                 last_success,
+                left_queues: left_queues.to_vec(),
             }));
         }
         let broker = Arc::clone(&self.broker);
@@ -62,7 +67,10 @@ impl Beat {
             let name = &job_step.job.name;
             tell(job_step);
             let notes = notes.get(name).map_or(&[][..], Vec::as_slice);
-            let state = self.memory.state(name)?.after(job_step, notes, step.to)?;
+            let state = self
+                .memory
+                .state(name)?
+                .after(job_step, notes, (step.from, step.to))?;
             Some((name.clone(), state))
         });
         Ok(changed.collect())
@@ -107,7 +115,8 @@ async fn publish(
         run_id: run_id.clone(),
         scheduled_for: due.tick,
         published_at: now,
-        not_before: None,
+        // Always given, also for a late tick: `expires` counts from it.
+        not_before: due.job.policy.jitter.map(|_| due.job.starts_at(due.tick)),
         last_success: due.last_success,
         args: serde_json::Map::new(),
         parent: None,
@@ -125,9 +134,13 @@ async fn publish(
         slot: Slot::of(&due.job),
         payload,
     };
-    match broker::publish(broker, outgoing).await {
+    match broker::publish(broker, outgoing, &due.left_queues).await {
         Ok(Published::Stored | Published::Duplicate) => Ok(None),
-        Ok(Published::Occupied(live)) => Ok(Some(note(Verdict::Skipped, due.tick, Some(live)))),
+        // A step that is repeated late may find its own run gone, and the next one in its place.
+        Ok(Published::Occupied(live)) => match was_published(broker, &due.job, run_id).await? {
+            true => Ok(None),
+            false => Ok(Some(note(Verdict::Skipped, due.tick, Some(live)))),
+        },
         Err(error @ BrokerError::Failed { .. }) => {
             warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
             Ok(Some(note(Verdict::Missed, due.tick, None)))
@@ -149,9 +162,15 @@ async fn was_published(broker: &dyn Broker, job: &Job, run_id: &RunId) -> Result
 fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> VerdictNote {
     VerdictNote {
         verdict,
+        reason: match verdict {
+            Verdict::Skipped => Some(SkipReason::Overlap),
+            Verdict::Fired | Verdict::Coalesced | Verdict::Missed => None,
+        },
         count: 1,
         first: tick,
         last: tick,
+        down_from: None,
+        down_to: None,
         run_id,
     }
 }

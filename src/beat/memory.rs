@@ -19,7 +19,7 @@ use crate::{
         self, Broker, Bucket, Cas, Change, Changes, Durability, Entry, Revision, SharedBroker,
     },
     job::JobName,
-    plan::{JOB_STATE_PREFIX, JobState, Scheduled, WATERMARK_KEY, Watermark},
+    plan::{JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun},
     schedules::JobSet,
 };
@@ -43,7 +43,11 @@ pub(super) struct Memory {
     /// Changed since the own copy was written.
     unsaved: Vec<JobName>,
     successes: HashMap<JobName, DateTime<Utc>>,
-    lasts: Option<Changes>,
+    pauses: HashMap<JobName, Pause>,
+    /// Whether they may differ from those in the states.
+    pauses_changed: bool,
+    /// Tells of finished runs and of pauses.
+    news: Option<Changes>,
 }
 
 impl std::fmt::Debug for Memory {
@@ -63,12 +67,7 @@ impl Memory {
         now: DateTime<Utc>,
     ) -> Result<Self, BeatError> {
         let (watermark, revision) = read_watermark(broker.as_ref()).await?.unzip();
-        let mut states = BTreeMap::new();
-        for entry in broker::list(broker.as_ref(), Bucket::State, JOB_STATE_PREFIX).await? {
-            if let Some((name, state)) = read_job(&entry, JOB_STATE_PREFIX) {
-                states.insert(name, state);
-            }
-        }
+        let states = read_states(broker.as_ref()).await?;
         let fresh = Watermark {
             at: now,
             next: None,
@@ -80,7 +79,9 @@ impl Memory {
             states,
             unsaved: Vec::new(),
             successes: HashMap::new(),
-            lasts: None,
+            pauses: HashMap::new(),
+            pauses_changed: true,
+            news: None,
         };
         let own = match &options.own {
             Some(own) => own.load()?,
@@ -98,7 +99,7 @@ impl Memory {
         }
         let seeded = memory.watermark.clone();
         memory.move_watermark(broker, seeded).await?;
-        memory.watch_last_runs(broker).await?;
+        memory.watch_news(broker).await?;
         Ok(memory)
     }
 
@@ -134,6 +135,10 @@ impl Memory {
     ) -> Result<Shared, BeatError> {
         let found = match read_watermark(broker.as_ref()).await? {
             Some((shared, revision)) if shared.at >= self.watermark.at => {
+                if shared.beat != beat {
+                    // It has counted what became of the ticks since.
+                    self.states.extend(read_states(broker.as_ref()).await?);
+                }
                 self.watermark = shared;
                 self.revision = Some(revision);
                 Shared::Intact
@@ -150,8 +155,8 @@ impl Memory {
                 Shared::Restored
             }
         };
-        if self.lasts.is_none() {
-            self.watch_last_runs(broker).await?;
+        if self.news.is_none() {
+            self.watch_news(broker).await?;
         }
         Ok(found)
     }
@@ -215,6 +220,9 @@ impl Memory {
         broker
             .delete(Bucket::State, &format!("{JOB_STATE_PREFIX}{job}"))
             .await?;
+        broker
+            .delete(Bucket::State, &format!("{PAUSE_PREFIX}{job}"))
+            .await?;
         self.states.remove(job);
         self.unsaved.push(job.clone());
         Ok(())
@@ -233,47 +241,85 @@ impl Memory {
         Ok(())
     }
 
-    /// Waits for the next news of a finished run. Cancel-safe.
+    /// The states of jobs whose pause has changed since they were written.
+    pub(super) fn changed_pauses(&self) -> Vec<(JobName, JobState)> {
+        if !self.pauses_changed {
+            return Vec::new();
+        }
+        let changed = self.states.iter().filter_map(|(name, state)| {
+            let changed = state.with_pause(self.pauses.get(name))?;
+            Some((name.clone(), changed))
+        });
+        changed.collect()
+    }
+
+    /// The states hold the pauses as they are now.
+    pub(super) fn pauses_taken_over(&mut self) {
+        self.pauses_changed = false;
+    }
+
+    /// Waits for the next news of a finished run or of a pause. Cancel-safe.
     pub(super) async fn learn(&mut self) {
-        let Some(changes) = &mut self.lasts else {
+        let Some(changes) = &mut self.news else {
             // Watched again at the next recovery; until then there is nothing to wait for.
             return std::future::pending().await;
         };
         match changes.next().await {
-            Some(Ok(Change::Put(entry))) => self.note_last(&entry),
-            Some(Ok(Change::Deleted { .. } | Change::Current)) => {}
+            Some(Ok(change)) => self.note(change),
             Some(Err(error)) => {
                 info!(target: "orchestrator::beat", %error, "the watch on finished runs broke off");
-                self.lasts = None;
+                self.news = None;
             }
-            None => self.lasts = None,
+            None => self.news = None,
         }
     }
 
     /// Whether news of finished runs has stopped coming.
     pub(super) fn is_deaf(&self) -> bool {
-        self.lasts.is_none()
+        self.news.is_none()
     }
 
-    async fn watch_last_runs(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
-        let mut changes = broker.watch(Bucket::State, LAST_RUN_PREFIX).await?;
-        while let Some(change) = changes.next().await {
-            match change? {
-                Change::Put(entry) => self.note_last(&entry),
-                Change::Deleted { .. } => {}
-                Change::Current => break,
+    async fn watch_news(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
+        self.pauses.clear();
+        self.pauses_changed = true;
+        let mut watched = Vec::new();
+        for prefix in [LAST_RUN_PREFIX, PAUSE_PREFIX] {
+            let mut changes = broker.watch(Bucket::State, prefix).await?;
+            while let Some(change) = changes.next().await {
+                match change? {
+                    Change::Current => break,
+                    change => self.note(change),
+                }
             }
+            watched.push(changes);
         }
-        self.lasts = Some(changes);
+        self.news = Some(stream::select_all(watched).boxed());
         Ok(())
     }
 
-    fn note_last(&mut self, entry: &Entry) {
-        let Some((name, last)) = read_job::<LastRun>(entry, LAST_RUN_PREFIX) else {
-            return;
-        };
-        if let Some(success) = last.last_success {
-            self.successes.insert(name, success.started_at);
+    fn note(&mut self, change: Change) {
+        match change {
+            Change::Put(entry) => {
+                if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX)
+                    && let Some(success) = &last.last_success
+                {
+                    self.successes.insert(name, success.started_at);
+                }
+                if let Some((name, pause)) = read_job::<Pause>(&entry, PAUSE_PREFIX) {
+                    self.pauses.insert(name, pause);
+                    self.pauses_changed = true;
+                }
+            }
+            Change::Deleted { key } => {
+                let name = key
+                    .strip_prefix(PAUSE_PREFIX)
+                    .and_then(|name| name.parse().ok());
+                if let Some(name) = name {
+                    self.pauses.remove::<JobName>(&name);
+                    self.pauses_changed = true;
+                }
+            }
+            Change::Current => {}
         }
     }
 }
@@ -289,6 +335,14 @@ async fn read_watermark(broker: &dyn Broker) -> Result<Option<(Watermark, Revisi
             reason: error.to_string(),
         }),
     }
+}
+
+async fn read_states(broker: &dyn Broker) -> Result<BTreeMap<JobName, JobState>, BeatError> {
+    let entries = broker::list(broker, Bucket::State, JOB_STATE_PREFIX).await?;
+    let states = entries.iter();
+    Ok(states
+        .filter_map(|entry| read_job(entry, JOB_STATE_PREFIX))
+        .collect())
 }
 
 /// A value under `PREFIX.NAME`; what cannot be read is told and passed over.

@@ -38,6 +38,8 @@ pub use reload::ReloadCause;
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 /// How far the stored watermark may fall behind while nothing is due.
 const IDLE_COMMIT: Duration = Duration::from_secs(60);
+/// How often it is told that another beat is at work.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How often stored runs that have ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
@@ -91,6 +93,8 @@ pub struct Beat {
     /// Read, but not yet in force.
     wanted: Option<reload::Wanted>,
     swept_at: Option<std::time::Instant>,
+    /// The sequence at which the next sweep goes on.
+    sweep_from: u64,
 }
 
 impl Beat {
@@ -111,6 +115,7 @@ impl Beat {
             must_recover: true,
             wanted: Some(reload::Wanted::set(set)),
             swept_at: None,
+            sweep_from: 0,
         };
         beat.bring_into_force().await?;
         Ok(beat)
@@ -158,6 +163,7 @@ impl Beat {
             self.must_recover = false;
         }
         self.bring_into_force().await?;
+        self.take_over_pauses().await?;
         self.sweep_now_and_then().await?;
         let now = clock::now();
         let at = self.memory.watermark().at;
@@ -185,6 +191,24 @@ impl Beat {
             (due - now).to_std().unwrap_or_default()
         });
         Ok(next.min(LONGEST_SLEEP))
+    }
+
+    /// Writes pauses into the job states, between two steps: a repeated step sees the same ones.
+    async fn take_over_pauses(&mut self) -> Result<(), BeatError> {
+        let changed = self.memory.changed_pauses();
+        if changed.is_empty() {
+            self.memory.pauses_taken_over();
+            return Ok(());
+        }
+        for (job, state) in &changed {
+            info!(target: "orchestrator::beat", %job,
+                until = state.paused.as_ref().and_then(|pause| pause.until).map(|at| at.to_rfc3339()),
+                "pause taken over");
+        }
+        self.memory.write_states(&self.broker, changed).await?;
+        self.memory.pauses_taken_over();
+        self.line_up();
+        Ok(())
     }
 
     /// Makes memory agree with the broker, and finishes a step that was announced.
@@ -248,12 +272,20 @@ impl Beat {
 #[derive(Debug, Default)]
 struct Outage {
     failures: u32,
+    overtaken_told_at: Option<std::time::Instant>,
 }
 
 impl Outage {
     fn goes_on(&mut self, error: &BeatError) -> Duration {
         if let BeatError::Overtaken = error {
-            warn!(target: "orchestrator::beat", "another beat moved the watermark: following it");
+            let now = clock::monotonic();
+            let told = self.overtaken_told_at;
+            if told.is_none_or(|told| now - told >= TELL_AGAIN) {
+                self.overtaken_told_at = Some(now);
+                warn!(target: "orchestrator::beat",
+                    "another beat moved the watermark: following it; no tick is fired twice, but \
+                     one beat is enough");
+            }
             return Duration::ZERO;
         }
         if self.failures == 0 {

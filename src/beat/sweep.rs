@@ -10,8 +10,7 @@ use crate::{broker, clock};
 
 /// How many stored runs are looked at in one go.
 const BATCH: usize = 200;
-/// How many are looked at in one sweep: what is further back waits in a long queue anyway, and has
-/// not been delivered yet.
+/// How many are looked at in one sweep; the next one goes on there.
 const AT_MOST: usize = 2_000;
 
 impl Beat {
@@ -25,16 +24,20 @@ impl Beat {
             self.memory.refresh(&self.broker, &self.options.id).await?;
         }
         self.swept_at = Some(now);
-        let (mut from, mut seen, mut removed) = (0, 0, 0);
+        let (mut from, mut seen, mut removed) = (self.sweep_from, 0, 0);
         while seen < AT_MOST {
             let stored = self.broker.pending(from, BATCH).await?;
-            let Some(last) = stored.last() else { break };
+            let Some(last) = stored.last() else {
+                from = 0;
+                break;
+            };
             from = last.sequence + 1;
             seen += stored.len();
             for pending in &stored {
                 removed += u64::from(broker::remove_if_ended(self.broker.as_ref(), pending).await?);
             }
         }
+        self.sweep_from = from;
         if removed > 0 {
             info!(target: "orchestrator::beat", removed, "removed stored runs that had ended");
         }

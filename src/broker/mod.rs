@@ -55,7 +55,8 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// The broker as a user knows it: `NATS at nats://127.0.0.1:4222`.
     fn describe(&self) -> String;
 
-    /// How long a delivered run may go without renewal.
+    /// How long a delivered run may go without renewal, as far as this handle may say so: each
+    /// delivery names the lease in force.
     fn lease(&self) -> Duration;
 
     /// Stores a run. What was stored survives the death of every process involved.

@@ -2,8 +2,8 @@
 
 use super::{Broker, BrokerError, Bucket, Outgoing, Pending, Published, Slot};
 use crate::{
-    job::{Job, Overlap},
-    run::{RunMessage, RunRecord},
+    job::{Job, Overlap, QueueName},
+    run::{RunId, RunMessage, RunRecord},
 };
 
 impl Slot {
@@ -17,8 +17,18 @@ impl Slot {
 }
 
 /// Publishes. If the slot is held by a run whose record says that it has ended (its acknowledgement
-/// was lost, or is on its way), that run is removed first.
-pub async fn publish(broker: &dyn Broker, run: Outgoing) -> Result<Published, BrokerError> {
+/// was lost, or is on its way), that run is removed first. A slot is one of a queue: `left` are the
+/// queues that the job had before, where a run of it may still be live.
+pub async fn publish(
+    broker: &dyn Broker,
+    run: Outgoing,
+    left: &[QueueName],
+) -> Result<Published, BrokerError> {
+    if run.slot == Slot::Job
+        && let Some(live) = live_elsewhere(broker, &run, left).await?
+    {
+        return Ok(Published::Occupied(live));
+    }
     let first = broker.publish(run.clone()).await?;
     let Published::Occupied(live) = &first else {
         return Ok(first);
@@ -32,6 +42,25 @@ pub async fn publish(broker: &dyn Broker, run: Outgoing) -> Result<Published, Br
         return broker.publish(run).await;
     }
     Ok(first)
+}
+
+async fn live_elsewhere(
+    broker: &dyn Broker,
+    run: &Outgoing,
+    left: &[QueueName],
+) -> Result<Option<RunId>, BrokerError> {
+    for queue in left {
+        let Some(stored) = broker.occupant(queue, &run.run_id, run.slot).await? else {
+            continue;
+        };
+        if let Ok(message) = RunMessage::decode(&stored.payload)
+            && message.run_id != run.run_id
+            && !remove_if_ended(broker, &stored).await?
+        {
+            return Ok(Some(message.run_id));
+        }
+    }
+    Ok(None)
 }
 
 /// Removes a stored run whose record says that it has ended. Returns whether it did.

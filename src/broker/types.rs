@@ -66,6 +66,9 @@ pub struct Delivery {
     pub queue: QueueName,
     /// How often it was delivered, this time included.
     pub deliveries: u64,
+    /// How long it may go without renewal. All workers of a queue share one lease, which need not
+    /// be the one that was asked for.
+    pub lease: Duration,
     /// The bytes that were published, by whomever.
     #[serde(with = "base64_bytes")]
     pub payload: Vec<u8>,

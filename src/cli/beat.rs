@@ -22,12 +22,13 @@ pub(super) const RELOADS: usize = 1;
 
 pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
+    let (ask, reload) = mpsc::channel(RELOADS);
+    // First of all: without a handler SIGHUP would end the process.
+    let stop = service::follow_signals(Some(ask.clone()))?;
     let loaded = args.schedules.load()?;
     let sources = vec![args.schedules.schedules];
     let own = OwnState::open(&globals.data_dir.join("beat"))?;
     let broker = connect::service_broker(globals, connect::DEFAULT_LEASE).await?;
-    let (ask, reload) = mpsc::channel(RELOADS);
-    let stop = service::follow_signals(Some(ask.clone()))?;
     let watch = service::watch_schedules(&sources, ask, stop.drain.clone());
     let options = BeatOptions {
         id: service::instance_id(),
@@ -72,6 +73,7 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let exit = match error {
             StoreError::Held { .. } => Exit::Conflict,
+            StoreError::NotPermitted { .. } => Exit::NotPermitted,
             _ => Exit::Failed,
         };
         Self::new(exit, error)

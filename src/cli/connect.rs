@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use crate::{
     broker::{
         BrokerError, SharedBroker,
-        nats::{Credentials, NatsBroker, NatsOptions},
+        nats::{self, Credentials, NatsBroker, NatsOptions},
         socket::SocketBroker,
     },
     cli::{CliError, Exit, Globals},
@@ -61,6 +61,15 @@ async fn nats_broker(globals: &Globals, lease: Duration) -> Result<SharedBroker,
         .clone()
         .or_else(|| variable("NATS_URL"))
         .unwrap_or_else(|| DEFAULT_NATS.to_owned());
+    nats::check_url(&url).map_err(|reason| {
+        let error = CliError::new(
+            Exit::Usage,
+            format!("not the URL of a NATS server: {reason}"),
+        );
+        Connect::Other(
+            error.with_help("write it like nats://host:4222; several are separated by commas"),
+        )
+    })?;
     let options = NatsOptions {
         url,
         namespace: globals.namespace.clone(),

@@ -121,6 +121,17 @@ impl From<OpsError> for CliError {
                         .to_owned(),
                 ),
             ),
+            OpsError::NoTick { next, .. } => (
+                Exit::NotFound,
+                next.map(|next| {
+                    let next = next.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+                    format!("the next one after it is {next}")
+                }),
+            ),
+            OpsError::NotPaused(_) => (
+                Exit::Conflict,
+                Some("`orchestrator jobs` shows which jobs are".to_owned()),
+            ),
             OpsError::Ended { .. } | OpsError::Contended(_) => (Exit::Conflict, None),
             OpsError::MissingArgument { argument, .. } => (
                 Exit::Usage,

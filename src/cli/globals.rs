@@ -18,7 +18,8 @@ pub struct Globals {
         global = true,
         env = "ORCHESTRATOR_NAMESPACE",
         value_name = "NAME",
-        default_value = "orch"
+        default_value = "orch",
+        value_parser = namespace
     )]
     pub namespace: String,
 
@@ -93,4 +94,11 @@ pub enum Color {
     Always,
     /// Never
     Never,
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    match crate::broker::nats::is_namespace(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a namespace has letters, digits, `-` and `_`".to_owned()),
+    }
 }

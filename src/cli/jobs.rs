@@ -46,10 +46,11 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
         &header,
         |job| job.name.to_string(),
         |job| {
-            let next = match (&job.next, job.enabled) {
-                (_, false) => "disabled".to_owned(),
-                (Some(next), true) => output::relative(next.to_utc(), now),
-                (None, true) => "-".to_owned(),
+            let next = match (&job.next, &job.paused, job.enabled) {
+                (_, _, false) => "disabled".to_owned(),
+                (_, Some(_), true) => "paused".to_owned(),
+                (Some(next), None, true) => output::relative(next.to_utc(), now),
+                (None, None, true) => "-".to_owned(),
             };
             let last = job.last.as_ref();
             vec![

@@ -7,19 +7,23 @@ mod beat;
 mod check;
 mod cluster;
 mod connect;
-pub mod error;
+pub mod diff;
+mod error;
 mod events;
+mod explain;
 pub mod globals;
 mod import;
 mod jobs;
 mod logs;
 mod next;
 pub mod output;
+mod pause;
 mod run;
 mod runs;
 mod schedules;
 mod schema;
 mod service;
+mod simulate;
 mod up;
 mod worker;
 
@@ -53,12 +57,17 @@ enum Command {
     Schema(schema::SchemaArgs),
     Next(next::NextArgs),
     Import(import::ImportArgs),
+    Simulate(simulate::SimulateArgs),
+    Diff(diff::DiffArgs),
     Jobs(jobs::JobsArgs),
     Run(run::RunArgs),
     Runs(runs::RunsArgs),
     Show(runs::ShowArgs),
     Logs(logs::LogsArgs),
     Cancel(runs::CancelArgs),
+    Explain(explain::ExplainArgs),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     /// The queues: what waits, what is running, who serves them
     Queues,
     /// The workers that were heard of in the last minute
@@ -88,6 +97,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
         Command::Import(args) => import::run(args, &globals),
+        Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),
         Command::Worker(args) => serve(worker::run(args, &globals)),
@@ -97,6 +107,10 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Show(args) => ask(runs::show(args, &globals)),
         Command::Logs(args) => ask(logs::run(args, &globals)),
         Command::Cancel(args) => ask(runs::cancel(args, &globals)),
+        Command::Diff(args) => ask(diff::run(args, &globals)),
+        Command::Explain(args) => ask(explain::run(args, &globals)),
+        Command::Pause(args) => ask(pause::pause(args, &globals)),
+        Command::Resume(args) => ask(pause::resume(args, &globals)),
         Command::Queues => ask(cluster::queues(&globals)),
         Command::Workers => ask(cluster::workers(&globals)),
         Command::Dead(args) => ask(cluster::dead(args, &globals)),

@@ -1,6 +1,6 @@
 //! `orchestrator next`: when jobs come due, before anything runs.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use chrono_tz::Tz;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{CliError, Exit, Globals, output, schedules::SchedulesArgs};
 use crate::{
     clock,
-    job::{JobName, Seconds, Trigger, cron::CronTrigger, interval::Interval},
+    job::{Job, JobName, Seconds, Trigger, cron::CronTrigger, interval::Interval},
     schedules::{JobSet, moment, nearest},
 };
 
@@ -66,17 +66,50 @@ fn zone(text: &str) -> Result<Tz, String> {
 struct Instant {
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<JobName>,
+    /// The tick, in the zone.
     at: String,
     utc: String,
+    /// When its run starts: the tick and its jitter, in the zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starts_at: Option<String>,
     #[serde(skip)]
     instant: DateTime<Utc>,
+    #[serde(skip)]
+    jittered: bool,
 }
 
 /// A trigger whose instants are asked for.
 struct Asked {
-    job: Option<JobName>,
-    trigger: Trigger,
+    what: What,
     shown_in: Tz,
+}
+
+enum What {
+    Job(Arc<Job>),
+    Trigger(Trigger),
+}
+
+impl What {
+    fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Job(job) => job.next_after(after),
+            Self::Trigger(trigger) => trigger.next_after(after),
+        }
+    }
+
+    fn starts_at(&self, tick: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::Job(job) => job.starts_at(tick),
+            Self::Trigger(_) => tick,
+        }
+    }
+
+    fn name(&self) -> Option<JobName> {
+        match self {
+            Self::Job(job) => Some(job.name.clone()),
+            Self::Trigger(_) => None,
+        }
+    }
 }
 
 /// The instants on standard output; nothing at all is no error.
@@ -102,6 +135,10 @@ pub fn run(args: NextArgs, globals: &Globals) -> Result<(), CliError> {
     if with_jobs {
         header.insert(0, "job");
     }
+    let with_starts = instants.iter().any(|instant| instant.jittered);
+    if with_starts {
+        header.push("starts");
+    }
     output::list(
         globals.output,
         &instants,
@@ -117,7 +154,8 @@ pub fn run(args: NextArgs, globals: &Globals) -> Result<(), CliError> {
                 instant.utc.clone(),
                 output::relative(instant.instant, now),
             ];
-            job.chain(times).collect()
+            let starts = with_starts.then(|| instant.starts_at.clone().unwrap_or_default());
+            job.chain(times).chain(starts).collect()
         },
     )
 }
@@ -125,8 +163,7 @@ pub fn run(args: NextArgs, globals: &Globals) -> Result<(), CliError> {
 fn asked(args: &NextArgs) -> Result<Vec<Asked>, CliError> {
     let shown_in = args.timezone.unwrap_or(Tz::UTC);
     let alone = |trigger| Asked {
-        job: None,
-        trigger,
+        what: What::Trigger(trigger),
         shown_in,
     };
     if !args.cron.is_empty() {
@@ -158,8 +195,7 @@ fn asked(args: &NextArgs) -> Result<Vec<Asked>, CliError> {
             .iter()
             .filter(|job| job.enabled)
             .map(|job| Asked {
-                job: Some(job.name.clone()),
-                trigger: job.trigger.clone(),
+                what: What::Job(Arc::clone(job)),
                 shown_in: args.timezone.unwrap_or(job.timezone),
             })
             .collect()),
@@ -183,8 +219,7 @@ fn one(set: &JobSet, name: &str, timezone: Option<Tz>) -> Result<Asked, CliError
         ));
     }
     Ok(Asked {
-        job: Some(job.name.clone()),
-        trigger: job.trigger.clone(),
+        what: What::Job(Arc::clone(job)),
         shown_in: timezone.unwrap_or(job.timezone),
     })
 }
@@ -202,7 +237,7 @@ fn upcoming(asked: Vec<Asked>, after: DateTime<Utc>, count: u32) -> Vec<Instant>
     let mut heap: BinaryHeap<_> = asked
         .iter()
         .enumerate()
-        .filter_map(|(index, one)| Some(Reverse((one.trigger.next_after(after)?, index))))
+        .filter_map(|(index, one)| Some(Reverse((one.what.next_after(after)?, index))))
         .collect();
     let mut instants = Vec::new();
     while instants.len() < count as usize
@@ -211,14 +246,20 @@ fn upcoming(asked: Vec<Asked>, after: DateTime<Utc>, count: u32) -> Vec<Instant>
         let Some(one) = asked.get(index) else {
             continue;
         };
-        let local = instant.with_timezone(&one.shown_in);
+        let local = |at: DateTime<Utc>| at.with_timezone(&one.shown_in);
+        let starts_at = one.what.starts_at(instant);
         instants.push(Instant {
-            job: one.job.clone(),
-            at: local.to_rfc3339_opts(SecondsFormat::Secs, false),
+            job: one.what.name(),
+            at: local(instant).to_rfc3339_opts(SecondsFormat::Secs, false),
+            starts_at: one
+                .what
+                .name()
+                .map(|_| local(starts_at).to_rfc3339_opts(SecondsFormat::AutoSi, false)),
+            jittered: starts_at != instant,
             utc: instant.to_rfc3339_opts(SecondsFormat::Secs, true),
             instant,
         });
-        if let Some(next) = one.trigger.next_after(instant) {
+        if let Some(next) = one.what.next_after(instant) {
             heap.push(Reverse((next, index)));
         }
     }

@@ -124,6 +124,11 @@ pub fn short(duration: Duration) -> String {
     parts.join(" ")
 }
 
+/// Says why a command that waits has nothing to say.
+pub(super) fn tell_outage(error: &crate::broker::BrokerError) {
+    to_stderr(&format!("waiting for the broker: {error}"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

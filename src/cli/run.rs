@@ -92,7 +92,13 @@ pub(super) async fn run(args: RunArgs, globals: &Globals) -> Result<(), CliError
         output::to_stderr(&format!("waiting for {}", submitted.run_id));
     }
     let limit = args.wait_timeout.map(Seconds::get);
-    let record = ops::wait_for(broker.as_ref(), &submitted.run_id, limit).await?;
+    let record = ops::wait_for(
+        broker.as_ref(),
+        &submitted.run_id,
+        limit,
+        output::tell_outage,
+    )
+    .await?;
     match globals.output {
         Format::Json => output::json(&record)?,
         Format::Name => output::to_stdout(&record.run_id.to_string())?,

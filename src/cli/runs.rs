@@ -106,7 +106,7 @@ pub(super) async fn cancel(args: CancelArgs, globals: &Globals) -> Result<(), Cl
     let mut record = ops::cancel(broker.as_ref(), &args.run).await?;
     if args.wait && !record.state.is_final() {
         let limit = args.wait_timeout.map(Seconds::get);
-        record = ops::wait_for(broker.as_ref(), &args.run, limit).await?;
+        record = ops::wait_for(broker.as_ref(), &args.run, limit, output::tell_outage).await?;
     }
     match globals.output {
         Format::Json => output::json(&record)?,

@@ -50,6 +50,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
+    let (ask, reload) = mpsc::channel(RELOADS);
+    // First of all: without a handler SIGHUP would end the process.
+    let stop = service::follow_signals(Some(ask.clone()))?;
     let loaded = args.schedules.load()?;
     let sources = vec![args.schedules.schedules];
     let options = EmbeddedOptions {
@@ -65,8 +68,6 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
             format!("no socket can be made in {dir}: {error}"),
         )
     })?;
-    let (ask, reload) = mpsc::channel(RELOADS);
-    let stop = service::follow_signals(Some(ask.clone()))?;
     let watching = service::watch_schedules(&sources, ask, stop.drain.clone());
 
     info!(target: "orchestrator::service", data_dir = %globals.data_dir.display(),

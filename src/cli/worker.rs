@@ -79,8 +79,8 @@ impl std::str::FromStr for Lease {
 
 pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
-    let broker = connect::service_broker(globals, args.limits.lease.0).await?;
     let stop = service::follow_signals(None)?;
+    let broker = connect::service_broker(globals, args.limits.lease.0).await?;
     let options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),

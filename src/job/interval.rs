@@ -51,6 +51,11 @@ impl Interval {
         }
     }
 
+    /// The step of the grid.
+    pub fn length(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.every.into())
+    }
+
     /// The first grid point later than `after`.
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let index = self.index_at(after).checked_add(1)?;

@@ -12,6 +12,7 @@ pub mod policy;
 mod retry;
 mod spec;
 mod template;
+mod ticks;
 pub mod trigger;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ pub use policy::{CatchUp, FirstRun, Overlap, Policy};
 pub use retry::{Backoff, RetryPolicy};
 pub use spec::{Execute, Kill, RunSpec, SignalName};
 pub use template::{Template, TemplateError, Values};
+pub use ticks::Active;
 pub use trigger::Trigger;
 
 /// One `[job.NAME]`, with `[defaults]` applied.

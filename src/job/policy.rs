@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Seconds;
+use super::{Active, Seconds};
 
 /// How ticks turn into runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +17,15 @@ pub struct Policy {
     pub max_catch_up: u32,
     /// What happens to a tick while a run of its job is queued, running or waiting for a retry.
     pub overlap: Overlap,
-    /// A run that was not started by so long after its tick ends as expired.
+    /// A run that was not started by so long after its tick, jitter included, ends as expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Seconds>,
+    /// Runs start up to so long after their ticks, each job and tick by its own delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Seconds>,
+    /// From when to when the job has ticks.
+    #[serde(default, skip_serializing_if = "Active::is_always")]
+    pub active: Active,
 }
 
 impl Default for Policy {
@@ -31,6 +37,8 @@ impl Default for Policy {
             max_catch_up: 100,
             overlap: Overlap::Skip,
             expires: None,
+            jitter: None,
+            active: Active::default(),
         }
     }
 }

@@ -25,6 +25,19 @@ pub enum OpsError {
     /// No record, and not waiting either.
     #[error("there is no run `{0}`")]
     UnknownRun(RunId),
+    /// There is nothing to resume.
+    #[error("`{0}` is not paused")]
+    NotPaused(JobName),
+    /// The job does not come due then; `next` is its first tick after it.
+    #[error("`{job}` has no tick at {}", .at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))]
+    NoTick {
+        /// The job.
+        job: JobName,
+        /// What was asked for.
+        at: chrono::DateTime<chrono::Utc>,
+        /// The first tick after it.
+        next: Option<chrono::DateTime<chrono::Utc>>,
+    },
     /// The slot of the job is occupied.
     #[error("a run of `{job}` is live already: {live}")]
     Overlap {

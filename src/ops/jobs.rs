@@ -10,8 +10,8 @@ use crate::{
     broker::{self, Broker, Bucket},
     job::{Job, JobName, QueueName},
     plan::{
-        DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, RELOAD_KEY, ReloadStatus, Scheduled,
-        VerdictNote,
+        DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, RELOAD_KEY,
+        ReloadStatus, Scheduled, VerdictNote,
     },
     run::{LAST_RUN_PREFIX, LastRun, RunRecord},
 };
@@ -34,13 +34,16 @@ pub struct JobView {
     pub queue: QueueName,
     /// Whether it has ticks.
     pub enabled: bool,
-    /// Its next tick, in its zone.
+    /// The pause that is in force now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
+    /// Its next tick that is not paused, in its zone.
     pub next: Option<DateTime<chrono_tz::Tz>>,
     /// Its last run that has ended or is running.
     pub last: Option<LastRun>,
     /// Ticks that were too late to be run.
     pub missed: u64,
-    /// Ticks that found a run of the job still live.
+    /// Ticks that found a run of the job still live, or the job paused.
     pub skipped: u64,
     /// Ticks that a later one stands for.
     pub coalesced: u64,
@@ -64,6 +67,8 @@ pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, O
         .await?
         .into_iter()
         .collect();
+    let mut pauses: BTreeMap<JobName, Pause> =
+        values(broker, PAUSE_PREFIX).await?.into_iter().collect();
     let mut lasts: BTreeMap<JobName, LastRun> =
         values(broker, LAST_RUN_PREFIX).await?.into_iter().collect();
     let mut jobs = Vec::with_capacity(definitions.len());
@@ -72,7 +77,8 @@ pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, O
             Some(last) => Some(last),
             None => latest_run(broker, &name).await?,
         };
-        jobs.push(view(job, states.get(&name), last, now));
+        let pause = pauses.remove(&name);
+        jobs.push(view(job, states.get(&name), last, pause, now));
     }
     let reload = broker.get(Bucket::State, RELOAD_KEY).await?;
     Ok(JobsView {
@@ -111,11 +117,23 @@ async fn latest_run(broker: &dyn Broker, job: &JobName) -> Result<Option<LastRun
     Ok(record.map(|record| LastRun::from(&record)))
 }
 
-fn view(job: Job, state: Option<&JobState>, last: Option<LastRun>, now: DateTime<Utc>) -> JobView {
+fn view(
+    job: Job,
+    state: Option<&JobState>,
+    last: Option<LastRun>,
+    pause: Option<Pause>,
+    now: DateTime<Utc>,
+) -> JobView {
+    let paused = pause.filter(|pause| pause.covers(now));
+    // Without an end nothing is due until somebody resumes it.
+    let due_after = match &paused {
+        Some(pause) => pause.until,
+        None => Some(now),
+    };
     let timezone = job.timezone;
     let (schedule, queue, enabled) = (job.trigger.summary(), job.queue.clone(), job.enabled);
     let (name, description, tags) = (job.name.clone(), job.description.clone(), job.tags.clone());
-    let next = state.and_then(|state| Scheduled::new(Arc::new(job), state).next_after(now));
+    let next = state.and_then(|state| Scheduled::new(Arc::new(job), state).next_after(due_after?));
     JobView {
         name,
         description,
@@ -124,6 +142,7 @@ fn view(job: Job, state: Option<&JobState>, last: Option<LastRun>, now: DateTime
         timezone: timezone.name().to_owned(),
         queue,
         enabled,
+        paused,
         next: next.map(|at| at.with_timezone(&timezone)),
         last,
         missed: state.map_or(0, |state| state.missed),
@@ -133,7 +152,7 @@ fn view(job: Job, state: Option<&JobState>, last: Option<LastRun>, now: DateTime
     }
 }
 
-async fn values<T: DeserializeOwned>(
+pub(super) async fn values<T: DeserializeOwned>(
     broker: &dyn Broker,
     prefix: &str,
 ) -> Result<Vec<(JobName, T)>, OpsError> {

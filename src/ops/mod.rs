@@ -1,15 +1,21 @@
 //! What an operator can ask or do, once, for the command line and whatever else asks. Works on any
 //! broker; prints nothing.
 
+mod diff;
 mod error;
+mod explain;
 mod jobs;
 mod logs;
+mod pause;
 mod runs;
 mod submit;
 
+pub use diff::{JobChange, JobDiff, ValueChange, diff};
 pub use error::OpsError;
+pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs};
 pub use logs::{LogLine, Position, read_logs};
+pub use pause::{PausedJob, pause, resume};
 pub use runs::{RunFilter, cancel, find_run, runs, wait_for};
 pub use submit::{Submission, Submitted, submit};
 
@@ -64,6 +70,7 @@ pub async fn queues(broker: &dyn Broker) -> Result<Vec<QueueView>, OpsError> {
 /// The workers that were heard of in the last minute, by id.
 pub async fn workers(broker: &dyn Broker) -> Result<Vec<WorkerStatus>, OpsError> {
     let entries = broker::list(broker, Bucket::Workers, "").await?;
+    // The bucket also holds words to workers, which are no statuses.
     let understood = entries
         .iter()
         .filter_map(|entry| serde_json::from_slice(&entry.value).ok());

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{OpsError, find_job};
 use crate::{
-    broker::{self, Broker, Bucket, Cas, Durability, Pending, Revision, Slot},
+    broker::{self, Broker, BrokerError, Bucket, Cas, Durability, Pending, Revision, Slot},
     clock,
     job::{JobName, QueueName},
     run::{CANCEL_PREFIX, RunId, RunMessage, RunRecord, RunState},
@@ -79,6 +79,10 @@ pub async fn runs(broker: &dyn Broker, filter: &RunFilter) -> Result<Vec<RunReco
     }
     found.sort_by(|a, b| (b.published_at, &b.run_id).cmp(&(a.published_at, &a.run_id)));
     found.truncate(filter.limit);
+    if let (true, Some(job)) = (recorded.is_empty() && found.is_empty(), &filter.job) {
+        // Nothing was ever heard of this job: perhaps it is misspelt.
+        find_job(broker, job).await?;
+    }
     Ok(found)
 }
 
@@ -103,6 +107,8 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
             });
         }
         if !record.request_cancel(clock::now()) {
+            // Asked for before; perhaps its worker was not told.
+            tell_worker(broker, run_id).await?;
             return Ok(record);
         }
         let value = serde_json::to_vec(&record).map_err(|error| OpsError::Foreign {
@@ -121,8 +127,7 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
         if let Cas::Done(_) = done {
             // The record decides; these two only make it quick.
             if record.state == RunState::Running {
-                let key = format!("{CANCEL_PREFIX}{}", run_id.key());
-                broker.put(Bucket::State, &key, Vec::new()).await?;
+                tell_worker(broker, run_id).await?;
             } else if let Some(stored) = stored {
                 broker.remove(&stored).await?;
             }
@@ -132,13 +137,21 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
     Err(OpsError::Contended(run_id.clone()))
 }
 
-/// Waits until a run has ended.
+async fn tell_worker(broker: &dyn Broker, run_id: &RunId) -> Result<(), OpsError> {
+    let key = format!("{CANCEL_PREFIX}{}", run_id.key());
+    broker.put(Bucket::Workers, &key, Vec::new()).await?;
+    Ok(())
+}
+
+/// Waits until a run has ended. A broker that is away is waited for; `on_outage` hears of it once.
 pub async fn wait_for(
     broker: &dyn Broker,
     run_id: &RunId,
     at_most: Option<Duration>,
+    on_outage: impl Fn(&BrokerError),
 ) -> Result<RunRecord, OpsError> {
     let start = clock::monotonic();
+    let mut away = false;
     loop {
         let record = match find(broker, run_id).await {
             Ok(found) => found.record,
@@ -146,11 +159,15 @@ pub async fn wait_for(
                 if error.is_transient()
                     && at_most.is_none_or(|limit| clock::monotonic() - start < limit) =>
             {
+                if !std::mem::replace(&mut away, true) {
+                    on_outage(&error);
+                }
                 tokio::time::sleep(LOOK_EVERY * 10).await;
                 continue;
             }
             Err(error) => return Err(error),
         };
+        away = false;
         if record.state.is_final() {
             return Ok(record);
         }
@@ -192,20 +209,31 @@ async fn find(broker: &dyn Broker, run_id: &RunId) -> Result<Found, OpsError> {
                 stored: stored.map(|(pending, _)| pending),
             });
         }
-        let queue = match find_job(broker, run_id.job()).await {
-            Ok(job) => job.queue,
-            Err(OpsError::UnknownJob { .. }) => return Err(OpsError::UnknownRun(run_id.clone())),
-            Err(error) => return Err(error),
-        };
-        if let Some((pending, message)) = stored(broker, run_id, &queue).await? {
-            return Ok(Found {
-                record: RunRecord::queued(&message),
-                revision: None,
-                stored: Some(pending),
-            });
+        // The definition names its queue now; it may have had another one, or be gone.
+        for queue in likely_queues(broker, run_id.job()).await? {
+            if let Some((pending, message)) = stored(broker, run_id, &queue).await? {
+                return Ok(Found {
+                    record: RunRecord::queued(&message),
+                    revision: None,
+                    stored: Some(pending),
+                });
+            }
         }
     }
     Err(OpsError::UnknownRun(run_id.clone()))
+}
+
+/// Every queue, that of the job's definition first.
+async fn likely_queues(broker: &dyn Broker, job: &JobName) -> Result<Vec<QueueName>, OpsError> {
+    let mut queues = match find_job(broker, job).await {
+        Ok(job) => vec![job.queue],
+        Err(OpsError::UnknownJob { .. }) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let known = broker.queues().await?.into_iter().map(|depth| depth.queue);
+    let others: Vec<_> = known.filter(|queue| !queues.contains(queue)).collect();
+    queues.extend(others);
+    Ok(queues)
 }
 
 /// The stored message of a run, if it still waits or is being executed.

@@ -9,6 +9,7 @@ use super::{OpsError, find_job};
 use crate::{
     broker::{self, Broker, Bucket, Outgoing, Published, Slot},
     job::{Execute, Job, JobName, QueueName},
+    plan::{JOB_STATE_PREFIX, JobState},
     run::{LAST_RUN_PREFIX, LastRun, RunId, RunMessage, RunRequest},
 };
 
@@ -65,7 +66,12 @@ pub async fn submit(broker: &dyn Broker, wish: Submission) -> Result<Submitted, 
         slot: Slot::of(&job),
         payload: message.encode()?,
     };
-    match broker::publish(broker, outgoing).await? {
+    let state = broker
+        .get(Bucket::State, &format!("{JOB_STATE_PREFIX}{}", job.name))
+        .await?;
+    let state = state.and_then(|entry| serde_json::from_slice::<JobState>(&entry.value).ok());
+    let left = state.map_or_else(Vec::new, |state| state.left_queues);
+    match broker::publish(broker, outgoing, &left).await? {
         Published::Stored | Published::Duplicate => Ok(Submitted {
             run_id,
             job: job.name,

@@ -39,7 +39,7 @@ impl Span {
     }
 }
 
-/// What becomes of the ticks of one job in one step. Each tick is in exactly one of the three.
+/// What becomes of the ticks of one job in one step. Each tick is in exactly one of the four.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Decision {
     /// To be run, oldest first.
@@ -48,6 +48,8 @@ pub struct Decision {
     pub coalesced: Option<Span>,
     /// Too late, or too many.
     pub missed: Option<Span>,
+    /// The job was paused.
+    pub paused: Option<Span>,
 }
 
 /// Decides on the ticks of `scheduled` in `(after, now]`.
@@ -67,8 +69,11 @@ pub fn decide(scheduled: &Scheduled, after: DateTime<Utc>, now: DateTime<Utc>) -
         .ok()
         .and_then(|window| now.checked_sub_signed(window))
         .unwrap_or(DateTime::<Utc>::MIN_UTC);
-    let start = overdue(scheduled, after, oldest, &mut decision);
-    let mut eligible: Vec<_> = scheduled.between(start, now).collect();
+    let mut eligible = Vec::new();
+    for (from, to) in unpaused(scheduled, after, now, &mut decision) {
+        let start = overdue(scheduled, from, to, oldest, &mut decision);
+        eligible.extend(scheduled.between(start, to));
+    }
     let kept = match policy.catch_up {
         CatchUp::Skip | CatchUp::Latest => 1,
         CatchUp::All => policy.max_catch_up.max(1) as usize,
@@ -84,27 +89,57 @@ pub fn decide(scheduled: &Scheduled, after: DateTime<Utc>, now: DateTime<Utc>) -
     decision
 }
 
-/// Counts the ticks in `(after, oldest)` as missed; returns where the eligible ones start.
+/// The parts of `(after, now]` in which the job was not paused; notes the ticks of the others.
+fn unpaused(
+    scheduled: &Scheduled,
+    after: DateTime<Utc>,
+    now: DateTime<Utc>,
+    decision: &mut Decision,
+) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
+    let paused = scheduled.paused.as_ref();
+    let Some((from, to)) = paused.and_then(|pause| pause.within(after, now)) else {
+        return vec![(after, now)];
+    };
+    decision.paused = span(scheduled, from, to);
+    let around = [(after, from), (to, now)];
+    around.into_iter().filter(|(from, to)| from < to).collect()
+}
+
+/// Notes the ticks in `(after, until]` that are older than `oldest` as missed; returns where the
+/// eligible ones start.
 fn overdue(
     scheduled: &Scheduled,
     after: DateTime<Utc>,
+    until: DateTime<Utc>,
     oldest: DateTime<Utc>,
     decision: &mut Decision,
 ) -> DateTime<Utc> {
     let before = match oldest.checked_sub_signed(chrono::Duration::nanoseconds(1)) {
-        Some(before) if before > after => before,
+        Some(before) if before > after => before.min(until),
         Some(_) | None => return after,
     };
-    let count = scheduled.count_between(after, before);
-    let first = scheduled.next_after(after);
-    if let (1.., Some(first)) = (count, first) {
-        decision.missed = Some(Span {
-            count,
-            first,
-            last: scheduled.last_before(first, before),
+    if let Some(missed) = span(scheduled, after, before) {
+        decision.missed = Some(match decision.missed {
+            Some(earlier) => Span {
+                count: earlier.count + missed.count,
+                first: earlier.first,
+                last: missed.last,
+            },
+            None => missed,
         });
     }
     before
+}
+
+/// The ticks in `(after, until]`, counted by arithmetic where the trigger allows it.
+fn span(scheduled: &Scheduled, after: DateTime<Utc>, until: DateTime<Utc>) -> Option<Span> {
+    let count = scheduled.count_between(after, until);
+    let first = scheduled.next_after(after)?;
+    (count > 0).then(|| Span {
+        count,
+        first,
+        last: scheduled.last_before(first, until),
+    })
 }
 
 #[cfg(test)]
@@ -193,6 +228,34 @@ mod tests {
         assert_eq!(times(&decision.fire), ["09:40:00", "09:50:00", "10:00:00"]);
         assert_eq!(decision.missed.unwrap().count, 3);
         assert_eq!(decision.coalesced, None);
+    }
+
+    #[test]
+    fn a_pause_skips_its_ticks_and_no_others() {
+        let mut job = every(600, CatchUp::All, 3600);
+        job.paused = Some(crate::plan::Pause {
+            since: at("09:15:00"),
+            until: Some(at("09:35:00")),
+            reason: None,
+        });
+        let decision = decide(&job, at("08:05:00"), at("10:05:00"));
+        // 08:10 … 09:00 are too old, 09:10 is one too many.
+        assert_eq!(times(&decision.fire), ["09:40:00", "09:50:00", "10:00:00"]);
+        assert_eq!(decision.missed.unwrap().count, 7);
+        let paused = decision.paused.unwrap();
+        assert_eq!(
+            (paused.count, paused.first, paused.last),
+            (2, at("09:20:00"), at("09:30:00"))
+        );
+        job.paused = Some(crate::plan::Pause {
+            since: at("07:00:00"),
+            until: None,
+            reason: None,
+        });
+        let decision = decide(&job, at("05:05:00"), at("10:05:00"));
+        assert!(decision.fire.is_empty());
+        assert_eq!(decision.missed.unwrap().count, 12);
+        assert_eq!(decision.paused.unwrap().count, 18);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{Decision, JobState, decide};
+use super::{Decision, JobState, Pause, decide};
 use crate::{job::Job, run::RunId};
 
 /// A job with the part of its state that decides when it is due.
@@ -14,6 +14,7 @@ pub struct Scheduled {
     pub job: Arc<Job>,
     counts_from: DateTime<Utc>,
     first_run_at: Option<DateTime<Utc>>,
+    pub(super) paused: Option<Pause>,
 }
 
 impl Scheduled {
@@ -23,6 +24,7 @@ impl Scheduled {
             job,
             counts_from: state.counts_from,
             first_run_at: state.first_run_at,
+            paused: state.paused.clone(),
         }
     }
 
@@ -32,8 +34,8 @@ impl Scheduled {
             return None;
         }
         match self.first_run_at {
-            Some(first) if after < first => Some(first),
-            Some(_) | None => self.job.trigger.next_after(after.max(self.counts_from)),
+            Some(first) if after < first && self.job.policy.active.contains(first) => Some(first),
+            Some(_) | None => self.job.next_after(after.max(self.counts_from)),
         }
     }
 
@@ -52,7 +54,7 @@ impl Scheduled {
         match self.next_after(after) {
             Some(first) if first <= until => {
                 let start = first.max(self.counts_from);
-                1 + self.job.trigger.count_between(start, until)
+                1 + self.job.count_between(start, until)
             }
             Some(_) | None => 0,
         }

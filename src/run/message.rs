@@ -100,7 +100,8 @@ impl RunMessage {
         spec.args.extend(request.args);
         let expires_at = job.policy.expires.and_then(|expires| {
             let span = chrono::Duration::from_std(expires.get()).ok()?;
-            request.scheduled_for.checked_add_signed(span)
+            let start = request.not_before.unwrap_or(request.scheduled_for);
+            start.max(request.scheduled_for).checked_add_signed(span)
         });
         Self {
             version: VERSION,

@@ -1,18 +1,20 @@
 //! One request to execute a job: its id, its message, its record and what may become of it.
 //! Pure: no I/O, no clock, no async.
 
+mod claim;
 mod id;
 mod last;
 mod message;
 mod outcome;
 mod record;
+mod state;
 mod status;
 
+pub use claim::{Claim, ClaimRefused, Claimant};
 pub use id::{RunId, RunIdError};
 pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION};
 pub use outcome::{Disposition, Ending, Exit, dispose};
-pub use record::{
-    Attempt, AttemptEnd, Claim, ClaimRefused, Claimant, DeliveryMark, RunRecord, RunState,
-};
+pub use record::{Attempt, AttemptEnd, DeliveryMark, RunRecord};
+pub use state::RunState;
 pub use status::{CANCEL_PREFIX, WorkerStatus};

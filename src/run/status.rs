@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::RunId;
 use crate::job::QueueName;
 
-/// The prefix of the keys `cancel.JOB.ID` in the state bucket: whoever executes that run looks at
-/// its record at once. The record decides; the key only makes it quick.
+/// The prefix of the keys `cancel.JOB.ID` in the workers bucket: whoever executes that run ends it.
+/// The record decides, and is asked after every outage; the key, forgotten after a minute, only
+/// makes it quick.
 pub const CANCEL_PREFIX: &str = "cancel.";
 
 /// How many running runs a worker names.

@@ -7,12 +7,13 @@ use chrono_tz::Tz;
 
 use super::{
     moment::{moment, whole},
+    policy::policy,
     reader::{Located, Reader},
     settings::Settings,
 };
 use crate::{
     job::{
-        Execute, Job, JobName, Policy, RunSpec, Template, Trigger,
+        Execute, Job, JobName, RunSpec, Template, Trigger,
         cron::{CronTrigger, DstGap, DstRepeat},
         interval::{Interval, IntervalError},
     },
@@ -53,7 +54,14 @@ impl Builder<'_> {
         let execute = execute(reader, &own, defaults, &name_span);
         let enabled = own.enabled.or(defaults.enabled).unwrap_or(true);
         let trigger = self.trigger(reader, &own, timezone, enabled);
-        let (execute, trigger) = (execute?, trigger?);
+        let policy = policy(
+            reader,
+            (&own, defaults),
+            trigger.as_ref(),
+            timezone,
+            self.now,
+        );
+        let (execute, trigger, policy) = (execute?, trigger?, policy?);
         let job = Job {
             description: own
                 .description
@@ -71,7 +79,7 @@ impl Builder<'_> {
                 .clone()
                 .or_else(|| defaults.queue.clone())
                 .unwrap_or_default(),
-            policy: policy(&own, defaults),
+            policy,
             spec: spec(execute, &own, defaults),
             trigger,
             name,
@@ -251,30 +259,6 @@ fn instants(
     all.sort_unstable();
     all.dedup();
     Some(all)
-}
-
-fn policy(own: &Settings, defaults: &Settings) -> Policy {
-    let standard = Policy::default();
-    Policy {
-        first_run: own
-            .first_run
-            .or(defaults.first_run)
-            .unwrap_or(standard.first_run),
-        catch_up: own
-            .catch_up
-            .or(defaults.catch_up)
-            .unwrap_or(standard.catch_up),
-        catch_up_window: own
-            .catch_up_window
-            .or(defaults.catch_up_window)
-            .unwrap_or(standard.catch_up_window),
-        max_catch_up: own
-            .max_catch_up
-            .or(defaults.max_catch_up)
-            .unwrap_or(standard.max_catch_up),
-        overlap: own.overlap.or(defaults.overlap).unwrap_or(standard.overlap),
-        expires: own.expires.or(defaults.expires),
-    }
 }
 
 fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {

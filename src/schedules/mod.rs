@@ -19,6 +19,7 @@ mod files;
 pub mod import;
 mod moment;
 mod nearest;
+mod policy;
 mod reader;
 mod retry;
 mod schema;

@@ -88,11 +88,13 @@ fn about() -> Value {
     })
 }
 
+/// A TOML date with a time is no JSON type: editors see its text.
+fn moment(description: &str) -> Value {
+    json!({ "type": "string", "description": description })
+}
+
 fn due() -> Value {
-    let moment = json!({
-        "type": "string",
-        "description": "RFC 3339, or local time in the job's zone: 2026-12-24T18:00:00",
-    });
+    let moment = moment("RFC 3339, or local time in the job's zone: 2026-12-24T18:00:00");
     json!({
         "cron": {
             "description": "A crontab(5) expression, or the union of several: 5 fields, 6 with leading seconds, or @daily …",
@@ -229,6 +231,10 @@ fn policies() -> Value {
         },
         "overlap": choice(
             "What happens to a tick while a run of its job is live", &["skip", "allow"], "skip"),
+        "jitter": duration(
+            "Runs start up to so long after their ticks, each by its own delay; at most 1day"),
+        "start": moment("Instants of the trigger before this are no ticks"),
+        "end": moment("Instants of the trigger after this are no ticks"),
     })
 }
 

@@ -47,6 +47,9 @@ pub(super) struct Settings {
     pub(super) catch_up_window: Option<Seconds>,
     pub(super) max_catch_up: Option<u32>,
     pub(super) overlap: Option<Overlap>,
+    pub(super) jitter: Option<Located<Seconds>>,
+    pub(super) start: Option<Located<String>>,
+    pub(super) end: Option<Located<String>>,
 }
 
 /// Whose settings are read.
@@ -61,7 +64,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 27] = [
+const KEYS: [(&str, Read); 30] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -125,16 +128,18 @@ const KEYS: [(&str, Read); 27] = [
     ("overlap", |s, r, k, v| {
         s.overlap = r.choice(k, v, &values::OVERLAP, &["queue", "replace"]);
     }),
+    ("jitter", |s, r, k, v| {
+        s.jitter = r.duration(k, v).map(|value| located(value, v));
+    }),
+    ("start", |s, r, k, v| s.start = values::moment(r, k, v)),
+    ("end", |s, r, k, v| s.end = values::moment(r, k, v)),
 ];
 
 /// Keys of later versions: refused, but not as mistakes.
-const LATER: [&str; 10] = [
+const LATER: [&str; 7] = [
     "anchor",
-    "jitter",
     "lock",
     "http",
-    "start",
-    "end",
     "env_file",
     "lease_loss",
     "limits",

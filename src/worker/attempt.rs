@@ -49,7 +49,7 @@ async fn work(
     {
         return Ok(());
     }
-    let lease = Lease::new(shared.broker.lease(), delivery.receipt.clone());
+    let lease = Lease::new(delivery.lease, delivery.receipt.clone());
     let entered = shared.registry.enter(&message.run_id, Arc::new(lease));
     let held = &entered.held;
     let claimed = match shared.claim(delivery, message).await? {

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 use super::Shared;
 use crate::{
     broker::{BrokerError, Bucket, Change},
-    run::{CANCEL_PREFIX, RunId},
+    run::{CANCEL_PREFIX, RunId, RunRecord},
 };
 
 /// How long to wait before listening again after it broke off.
@@ -33,8 +33,11 @@ pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
 }
 
 async fn listen(shared: &Shared) -> Result<(), BrokerError> {
-    // Listening anew begins with what is there: nothing is missed in between.
-    let mut changes = shared.broker.watch(Bucket::State, CANCEL_PREFIX).await?;
+    let mut changes = shared.broker.watch(Bucket::Workers, CANCEL_PREFIX).await?;
+    // What was told while nobody listened may be forgotten by now; the records are not.
+    for run_id in shared.registry.running() {
+        shared.look_for_cancel(&run_id).await?;
+    }
     while let Some(change) = changes.next().await {
         let Change::Put(entry) = change? else {
             continue;
@@ -43,9 +46,24 @@ async fn listen(shared: &Shared) -> Result<(), BrokerError> {
         let Ok(run_id) = RunId::from_key(key) else {
             continue;
         };
-        if shared.registry.cancel(&run_id) {
+        shared.cancel(&run_id);
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn cancel(&self, run_id: &RunId) {
+        if self.registry.cancel(run_id) {
             info!(target: "orchestrator::worker", %run_id, "cancelling");
         }
     }
-    Ok(())
+
+    async fn look_for_cancel(&self, run_id: &RunId) -> Result<(), BrokerError> {
+        let entry = self.broker.get(Bucket::Runs, &run_id.key()).await?;
+        let record = entry.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
+        if record.is_some_and(|record| record.cancel_requested_at.is_some()) {
+            self.cancel(run_id);
+        }
+        Ok(())
+    }
 }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Shared, registry::Held, settle::Settling};
+use super::{
+    Shared,
+    registry::{Cause, Held},
+    settle::Settling,
+};
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
     clock,
@@ -22,6 +26,10 @@ pub(super) enum Step {
     /// Nothing more: it was dropped, ended or put off, or it is somebody else's.
     Done,
 }
+
+/// A record that this build does not understand, and why.
+#[derive(Debug)]
+struct Foreign(String);
 
 /// A run that is ours.
 #[derive(Debug)]
@@ -41,7 +49,10 @@ impl Shared {
         // On the first delivery there is no record, as a rule: then one write is enough.
         let mut found = match delivery.deliveries {
             ..=1 => None,
-            2.. => self.record(message).await?,
+            2.. => match self.read_record(message).await? {
+                Ok(found) => found,
+                Err(foreign) => return self.give_up(delivery, message, &foreign).await,
+            },
         };
         for _ in 0..TRIES {
             let (record, revision) = match found.take() {
@@ -94,7 +105,10 @@ impl Shared {
                     }
                 }
             }
-            found = self.record(message).await?;
+            found = match self.read_record(message).await? {
+                Ok(found) => found,
+                Err(foreign) => return self.give_up(delivery, message, &foreign).await,
+            };
         }
         warn!(target: "orchestrator::worker", run_id = %message.run_id,
             "the record kept changing; the run is left to its lease");
@@ -105,16 +119,41 @@ impl Shared {
         &self,
         message: &RunMessage,
     ) -> Result<Option<(RunRecord, Revision)>, BrokerError> {
+        let read = self.read_record(message).await?;
+        read.map_err(|Foreign(reason)| BrokerError::Failed {
+            broker: self.broker.describe(),
+            operation: format!("read the record of {}", message.run_id),
+            reason,
+        })
+    }
+
+    async fn read_record(
+        &self,
+        message: &RunMessage,
+    ) -> Result<Result<Option<(RunRecord, Revision)>, Foreign>, BrokerError> {
         let entry = self.broker.get(Bucket::Runs, &message.run_id.key()).await?;
-        let Some(entry) = entry else { return Ok(None) };
-        match serde_json::from_slice(&entry.value) {
-            Ok(record) => Ok(Some((record, entry.revision))),
-            Err(error) => Err(BrokerError::Failed {
-                broker: self.broker.describe(),
-                operation: format!("read the record of {}", message.run_id),
-                reason: format!("it is not understood: {error}"),
-            }),
-        }
+        let Some(entry) = entry else {
+            return Ok(Ok(None));
+        };
+        let record = serde_json::from_slice(&entry.value);
+        Ok(record
+            .map(|record| Some((record, entry.revision)))
+            .map_err(|error| Foreign(format!("its record is not understood: {error}"))))
+    }
+
+    /// Takes a run whose record says nothing to the dead letters: it cannot be told whether it ran.
+    async fn give_up(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        Foreign(reason): &Foreign,
+    ) -> Result<Step, BrokerError> {
+        warn!(target: "orchestrator::worker", run_id = %message.run_id, reason,
+            "a run became a dead letter");
+        self.dead_letter(delivery, Some(message.run_id.clone()), reason)
+            .await?;
+        self.broker.ack(&delivery.receipt).await?;
+        Ok(Step::Done)
     }
 
     pub(super) async fn write(
@@ -168,6 +207,9 @@ impl Shared {
             };
             if !record.is_held_under(fence) {
                 return Ok(false);
+            }
+            if record.cancel_requested_at.is_some() {
+                held.ending.ask(Cause::Cancelled);
             }
             if !record.redelivered(mark(delivery)) {
                 return Ok(true);

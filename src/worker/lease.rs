@@ -128,7 +128,7 @@ impl Shared {
             let renewed = self.broker.renew(&receipt).await;
             let owned = match &renewed {
                 Ok(()) if was_safe => Ok(true),
-                Ok(()) | Err(BrokerError::Failed { .. }) => self.owns(run_id, fence).await,
+                Ok(()) | Err(BrokerError::Failed { .. }) => self.owns(run_id, fence, held).await,
                 Err(error) => Err(error.clone()),
             };
             match (owned, renewed) {
@@ -155,10 +155,16 @@ impl Shared {
         }
     }
 
-    /// Whether the record still names this execution.
-    async fn owns(&self, run_id: &RunId, fence: u64) -> Result<bool, BrokerError> {
+    /// Whether the record still names this execution; if it was cancelled meanwhile, it is ended.
+    async fn owns(&self, run_id: &RunId, fence: u64, held: &Held) -> Result<bool, BrokerError> {
         let entry = self.broker.get(Bucket::Runs, &run_id.key()).await?;
         let record = entry.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
-        Ok(record.is_some_and(|record| record.is_held_under(fence)))
+        let Some(record) = record.filter(|record| record.is_held_under(fence)) else {
+            return Ok(false);
+        };
+        if record.cancel_requested_at.is_some() {
+            held.ending.ask(Cause::Cancelled);
+        }
+        Ok(true)
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     clock,
     job::Execute,
     run::{
-        AttemptEnd, CANCEL_PREFIX, Disposition, Ending, Exit, LAST_RUN_PREFIX, LastRun, RunId,
-        RunMessage, RunRecord, RunState, dispose,
+        AttemptEnd, Disposition, Ending, Exit, LAST_RUN_PREFIX, LastRun, RunId, RunMessage,
+        RunRecord, RunState, dispose,
     },
 };
 
@@ -87,10 +87,6 @@ impl Shared {
             let reason = record.reason.as_deref().unwrap_or("all attempts failed");
             self.dead_letter(delivery, Some(record.run_id.clone()), reason)
                 .await?;
-        }
-        if record.cancel_requested_at.is_some() {
-            let key = format!("{CANCEL_PREFIX}{}", record.run_id.key());
-            self.broker.delete(Bucket::State, &key).await?;
         }
         self.remember(message, record).await
     }

@@ -11,6 +11,10 @@ fn usage_errors_end_with_two_and_help_with_zero() {
     assert_eq!(here.run(&["runs", "--state", "lost"]).code, 2);
     assert_eq!(here.run(&["worker"]).code, 2);
     assert_eq!(here.run(&["show", "not-an-id"]).code, 2);
+    assert_eq!(here.run(&["jobs", "--namespace", "a.b"]).code, 2);
+    let url = here.run(&["jobs", "--nats", "ftp://u:secret@host"]);
+    assert_eq!(url.code, 2, "{}", url.stderr);
+    assert!(!url.stderr.contains("secret"), "{}", url.stderr);
 }
 
 #[test]
@@ -96,4 +100,20 @@ fn output_survives_a_reader_that_goes_away() {
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn a_misspelt_job_is_told_and_not_an_empty_list() {
+    let here = Installation::new();
+    here.schedule("a.toml", "[job.crawl-full]\nshell = \"true\"\n");
+    let _up = here.up(&[]);
+    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
+    assert_eq!(here.run(&["runs", "--job", "crawl-full"]).code, 0);
+    let misspelt = here.run(&["runs", "--job", "crawl-ful"]);
+    assert_eq!(misspelt.code, 4);
+    assert!(
+        misspelt.stderr.contains("crawl-full"),
+        "{}",
+        misspelt.stderr
+    );
 }

@@ -188,7 +188,7 @@ fn a_data_directory_without_permission_is_named() {
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.status.code(), Some(6), "{stderr}");
     assert!(stderr.contains(data.to_str().unwrap()), "{stderr}");
     assert!(stderr.to_lowercase().contains("permission"), "{stderr}");
 }
@@ -232,4 +232,31 @@ fn failures_are_retried_by_policy_and_end_as_dead_letters() {
         let letters = here.json(&["dead"]);
         (letters[0]["run_id"] == run["run_id"]).then_some(())
     });
+}
+
+#[test]
+fn who_waits_for_a_run_hears_of_an_outage_and_goes_on_after_it() {
+    let mut server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    here.schedule(
+        "a.toml",
+        "[job.slow]\nshell = \"until [ -e end ]; do sleep 0.1; done\"\nworking_dir = \"..\"\n",
+    );
+    let _beat = here.start("beat", &["beat"]);
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
+    let mut waiting = here.start("run", &["run", "slow", "--wait"]);
+    wait_for("the run", || {
+        (here.runs("slow").first()?["state"] == "running").then_some(())
+    });
+    server.kill9();
+    wait_for("word of it", || {
+        waiting
+            .log()
+            .contains("waiting for the broker")
+            .then_some(())
+    });
+    server.restart();
+    std::fs::write(here.path("end"), "").unwrap();
+    assert!(waiting.wait().success(), "{}", waiting.log());
 }

@@ -219,3 +219,28 @@ fn a_long_rhythm_is_kept_over_restarts() {
         up.stop();
     }
 }
+
+#[test]
+fn a_jittered_run_starts_at_the_time_that_next_shows() {
+    let here = Installation::new();
+    here.schedule(
+        "a.toml",
+        "[job.spread]\nevery = \"1s\"\njitter = \"900ms\"\noverlap = \"allow\"\nshell = \"true\"\n",
+    );
+    let _up = here.up(&[]);
+    let run = wait_for("a run that has ended", || {
+        let runs = here.runs("spread");
+        runs.into_iter().find(|run| run["state"] == "succeeded")
+    });
+    let time = |value: &serde_json::Value| {
+        let text = value.as_str().unwrap();
+        chrono::DateTime::parse_from_rfc3339(text).unwrap()
+    };
+    let tick = time(&run["scheduled_for"]);
+    let after = (tick - chrono::Duration::seconds(1)).to_rfc3339();
+    let next = here.json(&["next", "spread", "--after", &after, "-n", "1"]);
+    assert_eq!(time(&next[0]["at"]), tick);
+    let starts_at = time(&next[0]["starts_at"]);
+    assert!(starts_at - tick < chrono::Duration::milliseconds(900));
+    assert!(time(&run["started_at"]) >= starts_at, "{run} {next}");
+}

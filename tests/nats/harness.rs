@@ -91,3 +91,14 @@ pub(super) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     let tried = tokio::time::timeout(SOON, trying).await;
     tried.unwrap_or_else(|_| panic!("not within {SOON:?}: {what}"))
 }
+
+/// Asks the JetStream API as any client could.
+pub(super) async fn api(url: String, subject: &str, body: &str) -> serde_json::Value {
+    let client = async_nats::connect(url).await.unwrap();
+    let subject = format!("$JS.API.{subject}");
+    let answer = client.request(subject, body.to_owned().into()).await;
+    let answer = serde_json::from_slice(&answer.unwrap().payload).unwrap();
+    let answer: serde_json::Value = answer;
+    assert_eq!(answer.get("error"), None, "{answer}");
+    answer
+}

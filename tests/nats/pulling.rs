@@ -6,7 +6,7 @@ use orchestrator::broker::Broker;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    harness::{LONG, SOON, connect, next, outgoing, publish, pull, request},
+    harness::{LONG, SOON, connect, outgoing, publish, pull, request},
     server::NatsServer,
 };
 
@@ -121,21 +121,4 @@ async fn workers_that_race_for_the_last_run_do_not_hold_each_other_up() {
     for worker in workers {
         worker.await.unwrap();
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_with_another_lease_changes_that_of_the_queue() {
-    let server = NatsServer::start();
-    let beat = connect(server.url(), LONG).await;
-    publish(&*beat, "high", 1).await;
-    let worker = connect(server.url(), Duration::from_secs(1)).await;
-    let first = next(&*worker, "high").await;
-    // Publishing does not change it back.
-    publish(&*connect(server.url(), LONG).await, "high", 2).await;
-    let mut again = next(&*worker, "high").await;
-    while again.sequence != first.sequence {
-        worker.ack(&again.receipt).await.unwrap();
-        again = next(&*worker, "high").await;
-    }
-    assert_eq!(again.deliveries, 2);
 }

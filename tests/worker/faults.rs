@@ -86,3 +86,22 @@ async fn a_trim_that_was_refused_repeats_no_output() {
     assert_eq!(bench.broker.left(Op::TrimLog), 0);
     assert_eq!(bench.stdout(&run).await, "333\n");
 }
+
+#[tokio::test]
+async fn a_run_whose_record_says_nothing_becomes_a_dead_letter() {
+    let bench = Bench::new(SHORT);
+    let run = message(RUN, "default", shell("true"));
+    let (key, value) = (run.run_id.key(), b"not JSON".to_vec());
+    bench.broker.put(Bucket::Runs, &key, value).await.unwrap();
+    bench.publish(&run).await;
+    let _working = bench.work("w1");
+    bench.settled().await;
+    let letters = bench.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].run_id.as_ref(), Some(&run.run_id));
+    assert!(
+        letters[0].reason.contains("record"),
+        "{}",
+        letters[0].reason
+    );
+}

@@ -28,6 +28,7 @@ pub(super) enum Op {
     LastRun,
     DeadLetter,
     TrimLog,
+    Watch,
 }
 
 #[derive(Debug)]
@@ -169,6 +170,7 @@ impl Broker for Faulty {
     }
 
     async fn watch(&self, bucket: Bucket, prefix: &str) -> Result<Changes, BrokerError> {
+        self.attempt(Op::Watch)?;
         self.inner.watch(bucket, prefix).await
     }
 

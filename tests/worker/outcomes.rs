@@ -6,11 +6,14 @@ use orchestrator::{
     broker::{Broker, Bucket},
     job::Seconds,
     ops,
-    run::{AttemptEnd, Exit, LastRun, RunState},
+    run::{AttemptEnd, Exit, LastRun, RunMessage, RunState},
 };
 use serde_json::json;
 
-use super::bench::{Bench, LONG, join, message, retried, shell};
+use super::{
+    bench::{Bench, LONG, SHORT, join, message, retried, shell},
+    faulty::Op,
+};
 
 const BY_HAND: &str = "page@01936b2e-7c1a-7d54-8a3f-0123456789ab";
 const TICK: &str = "crawl@20261123T023000Z";
@@ -108,9 +111,54 @@ async fn a_run_is_cancelled_while_it_is_executed() {
     assert_eq!(record.state, RunState::Cancelled);
     assert_eq!(record.attempts[0].end, Some(AttemptEnd::Cancelled));
     bench.settled().await;
-    let key = format!("cancel.{}", run.run_id.key());
-    let request = bench.broker.get(Bucket::State, &key).await.unwrap();
-    assert_eq!(request, None, "the request is answered");
+}
+
+/// Asks for the end of a run in its record, and is gone before its worker is told.
+async fn cancel_half(bench: &Bench, run: &RunMessage) {
+    bench
+        .recorded(run, "a start", |r| r.state == RunState::Running)
+        .await;
+    bench
+        .change(run, |record| {
+            record.request_cancel(orchestrator::clock::now());
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_second_cancel_tells_the_worker_again() {
+    let bench = Bench::new(LONG);
+    let _working = bench.work("w1");
+    let run = message(BY_HAND, "default", shell("exec sleep 60"));
+    bench.publish(&run).await;
+    cancel_half(&bench, &run).await;
+    let record = ops::cancel(bench.broker.as_ref(), &run.run_id).await;
+    assert_eq!(record.unwrap().state, RunState::Running);
+    assert_eq!(bench.ended(&run).await.state, RunState::Cancelled);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_not_told_of_a_cancel_finds_it_in_the_record() {
+    let bench = Bench::new(LONG);
+    bench.broker.fail(Op::Watch, usize::MAX);
+    let _working = bench.work("w1");
+    let run = message(BY_HAND, "default", shell("exec sleep 60"));
+    bench.publish(&run).await;
+    cancel_half(&bench, &run).await;
+    bench.broker.fail(Op::Watch, 0);
+    assert_eq!(bench.ended(&run).await.state, RunState::Cancelled);
+}
+
+#[tokio::test]
+async fn a_cancel_during_an_outage_is_seen_after_it() {
+    let bench = Bench::new(SHORT);
+    let _working = bench.work("w1");
+    let run = message(BY_HAND, "default", shell("exec sleep 60"));
+    bench.broker.fail(Op::Renew, usize::MAX);
+    bench.publish(&run).await;
+    cancel_half(&bench, &run).await;
+    // Nothing was renewed: it comes again after its lease, and with it the record is read.
+    assert_eq!(bench.ended(&run).await.state, RunState::Cancelled);
 }
 
 #[tokio::test]

@@ -48,6 +48,7 @@ const HEADER_BYTES: usize = 300;
 #[derive(Debug)]
 pub(super) struct Runs {
     store: Store,
+    lease: Duration,
     context: Arc<Context>,
     shared: Arc<Shared>,
 }
@@ -79,6 +80,7 @@ impl Runs {
         let counter = Counter::load(&store, "runs")?;
         Ok(Self {
             store,
+            lease,
             context: Arc::clone(context),
             shared: Arc::new(Shared {
                 state: Mutex::new(State {

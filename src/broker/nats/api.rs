@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind};
+use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind, connection::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -182,13 +182,24 @@ impl NatsBroker {
         }
     }
 
-    /// Settles a delivery and waits for the confirmation.
+    /// Whether the server is there, as far as the client has noticed.
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Settles a delivery and waits for the confirmation. While the server is away it fails at once:
+    /// the client would keep the word and say it after it has reconnected, when the run may be
+    /// somebody else's.
     pub(super) async fn settle(
         &self,
         operation: &str,
         receipt: &Receipt,
         word: String,
     ) -> Result<(), BrokerError> {
+        if !self.is_connected() {
+            let reason = "not connected".to_owned();
+            return Err(self.out_of_reach(operation, clock::monotonic(), reason));
+        }
         let asked = self.ask(operation, receipt.0.clone(), None, word.into_bytes());
         match asked.await {
             Ok(_) => Ok(()),

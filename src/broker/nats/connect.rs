@@ -88,6 +88,21 @@ impl Violations {
     }
 }
 
+/// Whether `text` can be the first word of our names in NATS: letters, digits, `-` and `_`.
+pub fn is_namespace(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    !text.is_empty() && text.chars().all(plain)
+}
+
+/// What is wrong with `nats://HOST:PORT[,…]`, if anything.
+pub fn check_url(urls: &str) -> Result<(), String> {
+    for url in urls.split(',') {
+        let parsed = url.trim().parse::<async_nats::ServerAddr>();
+        parsed.map_err(|error| format!("`{}`: {error}", without_secrets(url)))?;
+    }
+    Ok(())
+}
+
 impl NatsBroker {
     /// Connects. Fails at once if nobody answers; after that it reconnects by itself, without
     /// limit, and calls made meanwhile fail as [`BrokerError::Unreachable`].
@@ -99,8 +114,7 @@ impl NatsBroker {
             operation: "connect".to_owned(),
             reason,
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if options.namespace.is_empty() || !options.namespace.chars().all(plain) {
+        if !is_namespace(&options.namespace) {
             return Err(refuse(format!(
                 "`{}` is not a namespace: it has letters, digits, `-` and `_`",
                 options.namespace

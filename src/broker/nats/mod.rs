@@ -9,6 +9,7 @@
 
 mod api;
 mod connect;
+mod consumer;
 mod names;
 mod publish;
 mod pull;
@@ -24,7 +25,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use connect::Violations;
-pub use connect::{Credentials, NatsOptions};
+pub use connect::{Credentials, NatsOptions, check_url, is_namespace};
 use names::Names;
 use setup::Setup;
 

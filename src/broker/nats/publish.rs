@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{
     NatsBroker,
     api::{CallError, code},
-    setup::{Role, Stream},
+    setup::Stream,
     stored,
 };
 use crate::broker::{BrokerError, Outgoing, Published};
@@ -28,7 +28,7 @@ pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Publishe
     let subject = nats.names.run(&run.queue, &run.run_id, run.slot);
     let mut last = None;
     for _ in 0..TRIES {
-        nats.ensure_consumer(&run.queue, Role::Publisher).await?;
+        nats.make_queue_known(&run.queue).await?;
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_ID, run.run_id.to_string());
         let stored = nats

@@ -5,17 +5,17 @@
 //! whatever is not certainly over is ended by ending the subscription (see [`Pulling::end`]), which
 //! also brings in what was under way. What exceeds the free slots goes back at once.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use async_nats::{Message, StatusCode, Subscriber, connection::State};
+use async_nats::{Message, StatusCode, Subscriber};
 use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    NatsBroker, PATIENCE,
-    setup::{Role, nanoseconds},
-};
+use super::{NatsBroker, PATIENCE, setup::nanoseconds};
 use crate::{
     broker::{Broker, BrokerError, Delivery, PullRequest, Receipt},
     clock,
@@ -39,14 +39,17 @@ pub(super) async fn pull(
     request: PullRequest,
     stop: &CancellationToken,
 ) -> Result<Vec<Delivery>, BrokerError> {
+    let mut leases = HashMap::new();
     for (queue, _) in &request.shares {
-        nats.ensure_consumer(queue, Role::Worker).await?;
+        leases.insert(queue.clone(), nats.serve_queue(queue).await?);
     }
     let inbox = nats.client.new_inbox();
     let subscriber = nats.client.subscribe(format!("{inbox}.*")).await;
     let subscriber = subscriber.map_err(|error| lost(nats, &error.to_string()))?;
     let mut pulling = Pulling {
         nats,
+        start: clock::monotonic(),
+        leases,
         inbox,
         subscriber,
         open: 0,
@@ -60,6 +63,9 @@ pub(super) async fn pull(
 
 struct Pulling<'a> {
     nats: &'a NatsBroker,
+    start: Instant,
+    /// Of the queues that are asked.
+    leases: HashMap<QueueName, Duration>,
     inbox: String,
     subscriber: Subscriber,
     /// Requests that the server may still answer.
@@ -110,7 +116,7 @@ impl Pulling<'_> {
         loop {
             let next = tokio::time::timeout(ANSWER, self.next()).await;
             let Ok(next) = next else {
-                return self.check_connection();
+                return self.check_silence();
             };
             match next? {
                 Came::End => return Ok(()),
@@ -125,10 +131,17 @@ impl Pulling<'_> {
         }
     }
 
-    fn check_connection(&self) -> Result<(), BrokerError> {
-        match self.nats.client.connection_state() {
-            State::Connected => Ok(()),
-            State::Pending | State::Disconnected => Err(lost(self.nats, "not connected")),
+    /// No answer came in time: an error if the server is away or does not permit the question.
+    fn check_silence(&self) -> Result<(), BrokerError> {
+        let what = "pull";
+        if !self.nats.is_connected() {
+            return Err(self
+                .nats
+                .out_of_reach(what, self.start, "not connected".to_owned()));
+        }
+        match self.nats.out_of_reach(what, self.start, String::new()) {
+            refused @ BrokerError::NotPermitted { .. } => Err(refused),
+            _ => Ok(()),
         }
     }
 
@@ -149,8 +162,8 @@ impl Pulling<'_> {
             tokio::select! {
                 came = self.next() => { came?; }
                 () = stop.cancelled() => return Ok(()),
-                // The server would have said so long ago: it was away.
-                () = &mut deadline => return Ok(()),
+                // The server would have said so long ago.
+                () = &mut deadline => return self.check_silence(),
             }
         }
         Ok(())
@@ -223,12 +236,14 @@ impl Pulling<'_> {
             11.. => 6,
             _ => return None,
         };
+        let queue = self.nats.names.queue_of(&message.subject)?;
         let number = |at: usize| tokens.get(at)?.parse::<u64>().ok();
         let delivery = Delivery {
             receipt: Receipt(reply.to_owned()),
             deliveries: number(first)?,
             sequence: number(first + 1)?,
-            queue: self.nats.names.queue_of(&message.subject)?,
+            lease: *self.leases.get(&queue)?,
+            queue,
             payload: message.payload.to_vec(),
         };
         Some((delivery, number(first + 4)?))

@@ -1,17 +1,17 @@
-//! Creates streams, buckets and consumers on first use, and again if somebody removed them.
+//! Creates streams and buckets on first use, and again if somebody removed them.
 
 use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
+    collections::{HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tracing::info;
 
 use super::{
     NatsBroker,
     api::{CallError, code},
+    consumer::KnownLease,
 };
 use crate::{
     broker::{BrokerError, Bucket},
@@ -27,14 +27,13 @@ const LOGS_MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// What is kept of the dead letters.
 const DEAD_MAX_MESSAGES: i64 = 10_000;
 const DEAD_MAX_BYTES: i64 = 1 << 30;
-/// How many pulls may wait on one queue.
-const MAX_WAITING: u64 = 4096;
 
 /// What was made sure of on this connection.
 #[derive(Debug)]
 pub(super) struct Setup {
     replicas: usize,
     present: Mutex<HashSet<String>>,
+    leases: Mutex<HashMap<QueueName, KnownLease>>,
 }
 
 /// A stream of ours.
@@ -46,29 +45,21 @@ pub(super) enum Stream {
     Values(Bucket),
 }
 
-/// Who makes sure of a consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// A publisher only wants the queue to be known.
-    Publisher,
-    /// A worker sets the lease.
-    Worker,
-}
-
 impl Setup {
     pub(super) fn new(replicas: usize) -> Self {
         Self {
             replicas,
             present: Mutex::default(),
+            leases: Mutex::default(),
         }
     }
 
-    fn knows(&self, name: &str) -> bool {
+    pub(super) fn knows(&self, name: &str) -> bool {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.contains(name)
     }
 
-    fn note(&self, name: String) {
+    pub(super) fn note(&self, name: String) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.insert(name);
     }
@@ -77,6 +68,12 @@ impl Setup {
     pub(super) fn forget(&self) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.clear();
+        self.leases().clear();
+    }
+
+    /// The leases of queues, as far as this connection knows them.
+    pub(super) fn leases(&self) -> MutexGuard<'_, HashMap<QueueName, KnownLease>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -175,66 +172,6 @@ impl NatsBroker {
             config.extend(more);
         }
         config
-    }
-
-    /// Makes sure of the consumer of a queue; a worker's has its lease.
-    pub(super) async fn ensure_consumer(
-        &self,
-        queue: &QueueName,
-        role: Role,
-    ) -> Result<(), BrokerError> {
-        let known = format!("{role:?} {queue}");
-        if self.setup.knows(&known) {
-            return Ok(());
-        }
-        self.ensure(Stream::Jobs).await?;
-        let stream = self.names.jobs_stream();
-        let operation = format!("create the consumer {queue} of {stream}");
-        let lease = nanoseconds(self.lease);
-        let info = self
-            .api::<Value>(
-                &operation,
-                &format!("CONSUMER.INFO.{stream}.{queue}"),
-                &Value::Null,
-            )
-            .await;
-        let before = match info {
-            Ok(info) => Some(info["config"]["ack_wait"].clone()),
-            Err(error) if error.is(code::NO_CONSUMER) => None,
-            Err(error) => return Err(self.error(&operation, error)),
-        };
-        let suits = match (&before, role) {
-            (None, _) => false,
-            (Some(_), Role::Publisher) => true,
-            (Some(ack_wait), Role::Worker) => *ack_wait == json!(lease),
-        };
-        if !suits {
-            let config = json!({
-                "stream_name": stream,
-                "config": {
-                    "durable_name": queue,
-                    "filter_subject": self.names.queue(queue),
-                    "deliver_policy": "all",
-                    "replay_policy": "instant",
-                    "ack_policy": "explicit",
-                    "ack_wait": lease,
-                    "max_deliver": -1,
-                    "max_ack_pending": -1,
-                    "max_waiting": MAX_WAITING,
-                }
-            });
-            let subject = format!("CONSUMER.DURABLE.CREATE.{stream}.{queue}");
-            match self.api::<Value>(&operation, &subject, &config).await {
-                Ok(_) if before.is_some() => info!(target: "orchestrator::broker", %queue,
-                    lease = ?self.lease, "the lease of the queue is changed"),
-                Ok(_) => {}
-                // Somebody else was quicker.
-                Err(error) if error.is(code::CONSUMER_EXISTS) => {}
-                Err(error) => return Err(self.error(&operation, error)),
-            }
-        }
-        self.setup.note(known);
-        Ok(())
     }
 }
 

@@ -96,6 +96,7 @@ impl Runs {
                     sequence: hold.sequence,
                     queue: header.queue,
                     deliveries: header.deliveries,
+                    lease: self.lease,
                     payload,
                 });
             }

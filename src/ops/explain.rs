@@ -1,0 +1,276 @@
+//! What became of a tick and why; what is to become of the next one.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Duration, Utc};
+use serde::Serialize;
+
+use super::{OpsError, find_job, find_run, workers};
+use crate::{
+    broker::{Broker, Bucket, Slot},
+    job::{Job, JobName},
+    plan::{
+        JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, Scheduled, SkipReason, Verdict,
+        VerdictNote, WATERMARK_KEY, Watermark,
+    },
+    run::{RunId, RunMessage, RunRecord, WorkerStatus},
+};
+
+/// Everything there is to say about a tick, and about the next one.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// The job.
+    pub job: JobName,
+    /// The tick that is explained; `None` if the job has had none yet.
+    pub tick: Option<DateTime<Utc>>,
+    /// What became of it.
+    pub account: Option<Account>,
+    /// The next tick that is not paused.
+    pub next: Option<DateTime<Utc>>,
+    /// When the run of that tick starts.
+    pub next_starts_at: Option<DateTime<Utc>>,
+    /// What would keep the next tick from running, or its run from starting, as things are now.
+    pub in_the_way: Vec<Obstacle>,
+}
+
+/// What became of a tick.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Account {
+    /// It became a run.
+    Fired {
+        /// The run as it is now.
+        run: Box<RunRecord>,
+        /// From the tick, jitter included, to the start of the first attempt, in seconds.
+        late_seconds: Option<f64>,
+    },
+    /// A later tick stands for it.
+    Coalesced {
+        /// The run of that tick.
+        into: Option<RunId>,
+    },
+    /// It was not to be run.
+    Skipped {
+        /// Why.
+        reason: SkipReason,
+        /// The run that was still live.
+        live: Option<RunId>,
+    },
+    /// It was too late.
+    Missed {
+        /// Beat had last been at work at this time.
+        down_from: Option<DateTime<Utc>>,
+        /// Beat was at work again at this time.
+        down_to: Option<DateTime<Utc>>,
+    },
+    /// Beat has not come to it yet.
+    Pending {
+        /// Beat has decided on all ticks up to here.
+        watermark: Option<DateTime<Utc>>,
+    },
+    /// The trigger counts from a later time: the job was new, edited or enabled again then.
+    BeforeItCounted {
+        /// That time.
+        counts_from: DateTime<Utc>,
+    },
+    /// It became a run, of which nothing is kept any more.
+    Forgotten,
+}
+
+/// What would keep a job from running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "obstacle", rename_all = "snake_case")]
+pub enum Obstacle {
+    /// It has no trigger.
+    OnDemand,
+    /// It is disabled.
+    Disabled,
+    /// Its trigger has no further tick.
+    Over,
+    /// It is paused.
+    Paused(Pause),
+    /// A run of it is live, and its runs may not overlap.
+    Live {
+        /// That run.
+        run: RunId,
+    },
+    /// No worker serves its queue.
+    NoWorker,
+    /// Beat decides on nothing at present.
+    BeatIsDown {
+        /// It had decided on all ticks up to here.
+        watermark: Option<DateTime<Utc>>,
+    },
+}
+
+/// A watermark that is older than this is that of a beat that does not run.
+const SILENT_AFTER: Duration = Duration::seconds(90);
+
+/// Explains the tick at `at`, or the last one before `now`.
+pub async fn explain(
+    broker: &dyn Broker,
+    job: &JobName,
+    at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<Explanation, OpsError> {
+    let job = Arc::new(find_job(broker, job).await?);
+    let state: Option<JobState> = read(broker, &format!("{JOB_STATE_PREFIX}{}", job.name)).await?;
+    let watermark: Option<Watermark> = read(broker, WATERMARK_KEY).await?;
+    let watermark = watermark.map(|watermark| watermark.at);
+    let pause: Option<Pause> = read(broker, &format!("{PAUSE_PREFIX}{}", job.name)).await?;
+    let pause = pause.filter(|pause| pause.covers(now));
+    let tick = match at {
+        Some(at) => Some(tick_at(&job, state.as_ref(), at)?),
+        None => last_tick(&job, state.as_ref(), now),
+    };
+    let account = match tick {
+        Some(tick) => Some(account(broker, &job, state.as_ref(), watermark, tick).await?),
+        None => None,
+    };
+    let due_after = match &pause {
+        Some(pause) => pause.until,
+        None => Some(now),
+    };
+    let next = state
+        .as_ref()
+        .and_then(|state| Scheduled::new(Arc::clone(&job), state).next_after(due_after?));
+    let in_the_way = obstacles(broker, &job, pause, watermark, now).await?;
+    Ok(Explanation {
+        job: job.name.clone(),
+        tick,
+        account,
+        next,
+        next_starts_at: next.map(|next| job.starts_at(next)),
+        in_the_way,
+    })
+}
+
+async fn read<T: serde::de::DeserializeOwned>(
+    broker: &dyn Broker,
+    key: &str,
+) -> Result<Option<T>, OpsError> {
+    let entry = broker.get(Bucket::State, key).await?;
+    Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+}
+
+/// `at`, if it is a tick, or was one: then a note tells of it.
+fn tick_at(
+    job: &Job,
+    state: Option<&JobState>,
+    at: DateTime<Utc>,
+) -> Result<DateTime<Utc>, OpsError> {
+    let before = at - Duration::nanoseconds(1);
+    let next = job.next_after(before);
+    let is_first_run = state.is_some_and(|state| state.first_run_at == Some(at));
+    let is_noted = state.is_some_and(|state| note_on(state, at).is_some());
+    if next == Some(at) || is_first_run || is_noted {
+        return Ok(at);
+    }
+    Err(OpsError::NoTick {
+        job: job.name.clone(),
+        at,
+        next,
+    })
+}
+
+/// The last tick at or before `now`.
+fn last_tick(job: &Job, state: Option<&JobState>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let mut reach = Duration::seconds(1);
+    // Looks back over ever longer stretches, as far as anything is kept.
+    let trigger = loop {
+        let from = now.checked_sub_signed(reach)?;
+        let ticks = std::iter::successors(job.next_after(from), |&tick| job.next_after(tick));
+        if let Some(last) = ticks.take_while(|&tick| tick <= now).last() {
+            break Some(last);
+        }
+        if reach > Duration::days(2 * 366) {
+            break None;
+        }
+        reach = reach * 4;
+    };
+    let first_run = state.and_then(|state| state.first_run_at);
+    trigger.max(first_run.filter(|&first| first <= now))
+}
+
+fn note_on(state: &JobState, tick: DateTime<Utc>) -> Option<&VerdictNote> {
+    let mut notes = state.notes.iter().rev();
+    notes.find(|note| note.first <= tick && tick <= note.last)
+}
+
+async fn account(
+    broker: &dyn Broker,
+    job: &Job,
+    state: Option<&JobState>,
+    watermark: Option<DateTime<Utc>>,
+    tick: DateTime<Utc>,
+) -> Result<Account, OpsError> {
+    match find_run(broker, &RunId::for_tick(job.name.clone(), tick)).await {
+        Ok(run) => {
+            let late = run.started_at.map(|start| start - job.starts_at(tick));
+            let late_seconds = late.map(|late| late.as_seconds_f64());
+            let run = Box::new(run);
+            return Ok(Account::Fired { run, late_seconds });
+        }
+        Err(OpsError::UnknownRun(_)) => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(note) = state.and_then(|state| note_on(state, tick)) {
+        return Ok(told_by(note));
+    }
+    Ok(match (state, watermark) {
+        (Some(state), _) if tick <= state.counts_from => Account::BeforeItCounted {
+            counts_from: state.counts_from,
+        },
+        (Some(_), Some(watermark)) if tick <= watermark => Account::Forgotten,
+        (_, watermark) => Account::Pending { watermark },
+    })
+}
+
+fn told_by(note: &VerdictNote) -> Account {
+    let run_id = note.run_id.clone();
+    match note.verdict {
+        Verdict::Fired => Account::Forgotten,
+        Verdict::Coalesced => Account::Coalesced { into: run_id },
+        Verdict::Skipped => Account::Skipped {
+            reason: note.reason.unwrap_or_default(),
+            live: run_id,
+        },
+        Verdict::Missed => Account::Missed {
+            down_from: note.down_from,
+            down_to: note.down_to,
+        },
+    }
+}
+
+async fn obstacles(
+    broker: &dyn Broker,
+    job: &Job,
+    pause: Option<Pause>,
+    watermark: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<Vec<Obstacle>, OpsError> {
+    let mut found = Vec::new();
+    if job.trigger == crate::job::Trigger::OnDemand {
+        found.push(Obstacle::OnDemand);
+    } else if !job.enabled {
+        found.push(Obstacle::Disabled);
+    } else if job.next_after(now).is_none() {
+        found.push(Obstacle::Over);
+    }
+    found.extend(pause.map(Obstacle::Paused));
+    if Slot::of(job) == Slot::Job {
+        let probe = RunId::for_tick(job.name.clone(), now);
+        let occupant = broker.occupant(&job.queue, &probe, Slot::Job).await?;
+        let live = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
+        found.extend(live.map(|live| Obstacle::Live { run: live.run_id }));
+    }
+    let served = workers(broker).await?;
+    let serves = |worker: &WorkerStatus| worker.served().any(|queue| queue == job.queue);
+    if !served.iter().any(serves) {
+        found.push(Obstacle::NoWorker);
+    }
+    if watermark.is_none_or(|watermark| now - watermark > SILENT_AFTER) {
+        found.push(Obstacle::BeatIsDown { watermark });
+    }
+    Ok(found)
+}

@@ -1,0 +1,39 @@
+//! Pausing a job: its ticks are skipped until it is resumed. Runs by hand are not concerned.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// The prefix of the keys `pause.JOB` in the state bucket, which hold [`Pause`]. Written by
+/// `pause` and `resume`; beat takes it over into the job's state before it plans with it.
+pub const PAUSE_PREFIX: &str = "pause.";
+
+/// A stretch of time in which the ticks of a job are skipped. The last one is kept when it is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Ticks after this are skipped.
+    pub since: DateTime<Utc>,
+    /// Ticks after this are run again; absent: until somebody resumes the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Pause {
+    /// Whether a tick at `at` is skipped.
+    pub fn covers(&self, at: DateTime<Utc>) -> bool {
+        self.since < at && self.until.is_none_or(|until| at <= until)
+    }
+
+    /// Its part of `(after, until]`, if any.
+    pub fn within(
+        &self,
+        after: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        let from = self.since.max(after);
+        let to = self.until.map_or(until, |end| end.min(until));
+        (from < to).then_some((from, to))
+    }
+}

@@ -1,0 +1,255 @@
+//! Claiming a run: how a delivery becomes an attempt, and when it must not.
+
+use chrono::{DateTime, Utc};
+use thiserror::Error;
+
+use super::{
+    RunRecord, RunState,
+    record::{Attempt, AttemptEnd, DeliveryMark, KEPT_ATTEMPTS},
+};
+
+/// Who claims a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// The worker's id.
+    pub worker: String,
+    /// The delivery that it answers.
+    pub delivery: DeliveryMark,
+    /// Now.
+    pub at: DateTime<Utc>,
+}
+
+/// A granted claim.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The record as it has to be stored before the program is started.
+    pub record: RunRecord,
+    /// The number of the new attempt.
+    pub attempt: u32,
+    /// The fence of the new attempt.
+    pub fence: u64,
+}
+
+/// Why a delivered run is not executed.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ClaimRefused {
+    /// The record is final: the message is a repeat and can be acknowledged.
+    #[error("the run has ended as {0}")]
+    Ended(RunState),
+    /// A later delivery of the same message was claimed already: this one lay about while its lease
+    /// ran out, and is worth nothing.
+    #[error("a later delivery of the run is being executed")]
+    Stale,
+    /// The run must end in this state now, without another attempt.
+    #[error("the run ends as {}", .0.state)]
+    EndNow(Box<RunRecord>),
+}
+
+impl RunRecord {
+    /// Claims the run for a new attempt. An attempt that is still open belongs to a worker that
+    /// lost its lease: it is closed as lost.
+    pub fn claim(
+        mut self,
+        by: &Claimant,
+        expires_at: Option<DateTime<Utc>>,
+        max_crashes: u32,
+    ) -> Result<Claim, ClaimRefused> {
+        if self.state.is_final() {
+            return Err(ClaimRefused::Ended(self.state));
+        }
+        if self.is_overtaken(by.delivery) {
+            return Err(ClaimRefused::Stale);
+        }
+        self.close_lost(by.at);
+        if self.cancel_requested_at.is_some() {
+            return Err(self.end_now(RunState::Cancelled, by.at, "cancelled before it ran"));
+        }
+        if self.started_at.is_none() && expires_at.is_some_and(|limit| by.at > limit) {
+            return Err(self.end_now(RunState::Expired, by.at, "not started before it expired"));
+        }
+        if self.crashes > max_crashes {
+            let reason = format!("its worker died {} times", self.crashes);
+            return Err(self.end_now(RunState::Dead, by.at, &reason));
+        }
+        self.fence += 1;
+        let attempt = self.attempts_used + self.crashes + 1;
+        self.attempts.push(Attempt {
+            number: attempt,
+            fence: self.fence,
+            worker: by.worker.clone(),
+            delivery: by.delivery,
+            started_at: by.at,
+            finished_at: None,
+            end: None,
+            exit: None,
+        });
+        if self.attempts.len() > KEPT_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        self.state = RunState::Running;
+        self.started_at.get_or_insert(by.at);
+        self.next_attempt_at = None;
+        Ok(Claim {
+            fence: self.fence,
+            record: self,
+            attempt,
+        })
+    }
+
+    /// Takes note that the running attempt was delivered to its holder again: only a still later
+    /// delivery may take it over. False if this one is no later than the one it has.
+    pub fn redelivered(&mut self, delivery: DeliveryMark) -> bool {
+        let later = !self.is_overtaken(delivery);
+        if let Some(open) = self.attempts.last_mut().filter(|_| later) {
+            open.delivery = delivery;
+        }
+        later
+    }
+
+    /// Whether the running attempt was claimed on `delivery` or a later one of the same message.
+    fn is_overtaken(&self, delivery: DeliveryMark) -> bool {
+        let open = self.attempts.last().filter(|attempt| attempt.end.is_none());
+        open.is_some_and(|open| {
+            open.delivery.sequence == delivery.sequence && open.delivery.count >= delivery.count
+        })
+    }
+
+    fn close_lost(&mut self, at: DateTime<Utc>) {
+        if self.state == RunState::Running {
+            self.close_attempt(at, AttemptEnd::Lost, None);
+        }
+    }
+
+    fn end_now(mut self, state: RunState, at: DateTime<Utc>, reason: &str) -> ClaimRefused {
+        self.end(state, at, Some(reason.to_owned()));
+        ClaimRefused::EndNow(Box::new(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        job::{Execute, RunSpec},
+        run::{Exit, RunId, RunMessage, VERSION},
+    };
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_401_000 + second, 0).unwrap()
+    }
+
+    fn queued() -> RunRecord {
+        RunRecord::queued(&RunMessage {
+            version: VERSION,
+            run_id: RunId::for_tick("crawl".parse().unwrap(), at(0)),
+            queue: "high".parse().unwrap(),
+            scheduled_for: at(0),
+            published_at: at(0),
+            not_before: None,
+            expires_at: Some(at(60)),
+            last_success: None,
+            parent: None,
+            spec: RunSpec::new(Execute::Shell("true".to_owned())),
+        })
+    }
+
+    fn by(worker: &str, count: u64, second: i64) -> Claimant {
+        Claimant {
+            worker: worker.to_owned(),
+            delivery: DeliveryMark { sequence: 7, count },
+            at: at(second),
+        }
+    }
+
+    fn claimed(record: RunRecord, claimant: &Claimant) -> RunRecord {
+        record.claim(claimant, Some(at(60)), 3).unwrap().record
+    }
+
+    #[test]
+    fn a_takeover_closes_the_lost_attempt_and_raises_the_fence() {
+        let first = claimed(queued(), &by("a", 1, 1));
+        let second = first
+            .clone()
+            .claim(&by("b", 2, 20), Some(at(60)), 3)
+            .unwrap();
+        assert_eq!((second.attempt, second.fence), (2, 2));
+        assert_eq!(second.record.attempts[0].end, Some(AttemptEnd::Lost));
+        assert_eq!((second.record.crashes, second.record.attempts_used), (1, 0));
+        assert!(first.is_held_under(1) && !second.record.is_held_under(1));
+    }
+
+    #[test]
+    fn a_delivery_that_lay_about_takes_nothing_from_a_later_one() {
+        let held = claimed(claimed(queued(), &by("a", 1, 1)), &by("b", 3, 20));
+        let refused = held.clone().claim(&by("a", 2, 21), None, 3);
+        assert_eq!(refused, Err(ClaimRefused::Stale));
+        let mut other = by("a", 1, 21);
+        other.delivery.sequence = 8;
+        assert!(
+            held.claim(&other, None, 3).is_ok(),
+            "another message is no repeat"
+        );
+    }
+
+    #[test]
+    fn who_gets_its_own_run_again_holds_it_by_the_later_delivery() {
+        let mut record = claimed(queued(), &by("a", 1, 1));
+        let mark = |count| DeliveryMark { sequence: 7, count };
+        assert!(!record.redelivered(mark(1)), "the same delivery");
+        assert!(record.redelivered(mark(3)));
+        let refused = record.clone().claim(&by("b", 2, 20), None, 3);
+        assert_eq!(refused, Err(ClaimRefused::Stale));
+        assert!(record.claim(&by("b", 4, 20), None, 3).is_ok());
+    }
+
+    #[test]
+    fn crashes_are_bounded() {
+        let mut record = queued();
+        for count in 1..=4 {
+            record = claimed(record, &by("a", count, 1));
+        }
+        let Err(ClaimRefused::EndNow(dead)) = record.claim(&by("a", 5, 1), None, 3) else {
+            panic!("a fifth claim was granted");
+        };
+        assert_eq!((dead.state, dead.crashes), (RunState::Dead, 4));
+    }
+
+    #[test]
+    fn what_has_ended_or_must_end_is_not_claimed() {
+        let mut ended = queued();
+        ended.end(RunState::Succeeded, at(1), None);
+        assert_eq!(
+            ended.claim(&by("a", 1, 2), None, 3),
+            Err(ClaimRefused::Ended(RunState::Succeeded))
+        );
+        let late = queued().claim(&by("a", 1, 61), Some(at(60)), 3);
+        let Err(ClaimRefused::EndNow(expired)) = late else {
+            panic!("{late:?}")
+        };
+        assert_eq!(expired.state, RunState::Expired);
+        let mut running = claimed(queued(), &by("a", 1, 1));
+        assert!(running.request_cancel(at(2)) && !running.request_cancel(at(3)));
+        let again = running.claim(&by("b", 2, 20), None, 3);
+        let Err(ClaimRefused::EndNow(cancelled)) = again else {
+            panic!("{again:?}")
+        };
+        assert_eq!(cancelled.state, RunState::Cancelled);
+    }
+
+    #[test]
+    fn an_expiry_binds_only_the_first_start() {
+        let mut record = claimed(queued(), &by("a", 1, 1));
+        record.close_attempt(at(2), AttemptEnd::Failed, Some(Exit::Code(1)));
+        record.put_off(RunState::Retrying, Some(at(100)));
+        assert!(record.claim(&by("a", 2, 100), Some(at(60)), 3).is_ok());
+    }
+
+    #[test]
+    fn attempts_are_kept_within_bounds() {
+        let mut record = queued();
+        for count in 1..=100 {
+            record = record.claim(&by("a", count, 1), None, 1000).unwrap().record;
+        }
+        assert_eq!((record.attempts.len(), record.fence), (KEPT_ATTEMPTS, 100));
+    }
+}

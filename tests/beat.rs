@@ -1,0 +1,161 @@
+//! Beat on the embedded broker: what it makes of the state that it finds.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use orchestrator::{
+    beat::{Beat, BeatOptions},
+    broker::{
+        Bucket, Outgoing, Published, SharedBroker, Slot,
+        embedded::{EmbeddedBroker, EmbeddedOptions},
+    },
+    clock,
+    job::Job,
+    plan::{JobState, Watermark},
+    run::{RunId, RunMessage, RunRecord, RunRequest, RunState},
+    schedules::{self, JobSet},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Only bounds how long a failing test hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct World {
+    directory: tempfile::TempDir,
+    broker: SharedBroker,
+}
+
+/// A beat at work; told to stop when dropped.
+struct Beating {
+    stop: CancellationToken,
+    _reload: mpsc::Sender<orchestrator::beat::ReloadCause>,
+    _ended: JoinHandle<()>,
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("broker");
+        let broker = EmbeddedBroker::open(&path, EmbeddedOptions::default()).unwrap();
+        Self { directory, broker }
+    }
+
+    fn jobs(&self, text: &str) -> JobSet {
+        let file = self.directory.path().join("jobs.toml");
+        std::fs::write(&file, text).unwrap();
+        schedules::load(&[file], clock::now()).unwrap().set
+    }
+
+    async fn put(&self, key: &str, value: &impl serde::Serialize) {
+        let value = serde_json::to_vec(value).unwrap();
+        self.broker.put(Bucket::State, key, value).await.unwrap();
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> T {
+        let entry = self.broker.get(Bucket::State, key).await.unwrap().unwrap();
+        serde_json::from_slice(&entry.value).unwrap()
+    }
+
+    async fn beat(&self, id: &str, set: JobSet) -> Beating {
+        let options = BeatOptions {
+            id: id.to_owned(),
+            schedules: Vec::new(),
+            own: None,
+        };
+        let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
+        let (sender, reload) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        Beating {
+            _ended: tokio::spawn(beat.unwrap().run(reload, stop.clone())),
+            _reload: sender,
+            stop,
+        }
+    }
+
+    async fn publish(&self, job: &Job, run_id: &RunId, at: DateTime<Utc>) -> RunMessage {
+        let request = RunRequest {
+            run_id: run_id.clone(),
+            scheduled_for: at,
+            published_at: at,
+            not_before: None,
+            last_success: None,
+            args: serde_json::Map::new(),
+            parent: None,
+        };
+        let message = RunMessage::for_job(job, request);
+        let published = self.broker.publish(Outgoing {
+            run_id: run_id.clone(),
+            queue: job.queue.clone(),
+            slot: Slot::of(job),
+            payload: message.encode().unwrap(),
+        });
+        assert_eq!(published.await.unwrap(), Published::Stored);
+        message
+    }
+
+    async fn until_committed(&self, to: DateTime<Utc>) {
+        let looking = async {
+            loop {
+                let watermark: Watermark = self.get("watermark").await;
+                if watermark.next.is_none() && watermark.at >= to {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, looking).await;
+        found.expect("the step should be committed");
+    }
+}
+
+fn whole_minute(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(at.timestamp() / 60 * 60, 0).unwrap()
+}
+
+/// A step was announced, its run published and executed; then beat died. When it comes back the
+/// broker has forgotten the run's id, and another run is in its slot.
+#[tokio::test]
+async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
+    let world = World::new();
+    let set = world.jobs("[job.crawl]\nevery = \"1m\"\nshell = \"true\"\n");
+    let job = set.get(&"crawl".parse().unwrap()).unwrap();
+    let tick = whole_minute(clock::now());
+    let before = tick - chrono::Duration::seconds(30);
+    let announced = Watermark {
+        at: before,
+        next: Some(tick),
+        beat: "dead".to_owned(),
+    };
+    world.put("watermark", &announced).await;
+    let state = JobState::first_seen(job, before, before);
+    world.put("job.crawl", &state).await;
+    let in_the_way = RunId::manual(job.name.clone(), uuid::Uuid::now_v7());
+    let other = world.publish(job, &in_the_way, tick).await;
+    let mut record = RunRecord::queued(&RunMessage {
+        run_id: RunId::for_tick(job.name.clone(), tick),
+        ..other
+    });
+    record.end(RunState::Succeeded, tick, None);
+    let value = serde_json::to_vec(&record).unwrap();
+    let key = record.run_id.key();
+    world.broker.put(Bucket::Runs, &key, value).await.unwrap();
+    let _beating = world.beat("b", set).await;
+    world.until_committed(tick).await;
+    let after: JobState = world.get("job.crawl").await;
+    let wrong = after.notes.iter().find(|note| note.first == tick);
+    assert_eq!(wrong, None);
+}

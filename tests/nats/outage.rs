@@ -1,0 +1,214 @@
+//! The server dies, comes back, or comes back empty.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use orchestrator::broker::{Broker, BrokerError, Bucket, Durability, Published, nats::NatsBroker};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    harness::{LONG, SOON, connect, eventually, next, outgoing, publish, pull, request, run_id},
+    proxy::{Line, Proxy},
+    server::NatsServer,
+};
+
+/// Publishes until told to stop, repeating whatever is not certain; returns what was accepted.
+async fn publishing(broker: Arc<NatsBroker>, stop: CancellationToken) -> BTreeSet<String> {
+    let mut accepted = BTreeSet::new();
+    let mut n = 0;
+    while !stop.is_cancelled() {
+        match broker.publish(outgoing("high", n)).await {
+            Ok(Published::Stored | Published::Duplicate) => {
+                accepted.insert(run_id("crawl", n).to_string());
+                n += 1;
+            }
+            Ok(Published::Occupied(by)) => panic!("occupied by {by}"),
+            Err(error) => assert!(error.is_transient(), "{error:?}"),
+        }
+    }
+    accepted
+}
+
+/// Takes and acknowledges until told to stop; returns what was acknowledged with confirmation.
+async fn working(broker: Arc<NatsBroker>, stop: CancellationToken) -> BTreeSet<String> {
+    let mut done = BTreeSet::new();
+    while !stop.is_cancelled() {
+        let pulled = broker.pull(request(&["high"], 8, Duration::from_secs(1)), &stop);
+        let runs = match pulled.await {
+            Ok(runs) => runs,
+            Err(error) => {
+                assert!(error.is_transient(), "{error:?}");
+                continue;
+            }
+        };
+        for run in runs {
+            if broker.ack(&run.receipt).await.is_ok() {
+                done.insert(String::from_utf8(run.payload).unwrap());
+            }
+        }
+    }
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_restarted_it_loses_nothing_and_everybody_goes_on() {
+    let mut server = NatsServer::start();
+    let lease = Duration::from_secs(2);
+    let (publisher, worker) = (
+        connect(server.url(), lease).await,
+        connect(server.url(), lease).await,
+    );
+    let (enough, over) = (CancellationToken::new(), CancellationToken::new());
+    let published = tokio::spawn(publishing(publisher.clone(), enough.clone()));
+    let done = tokio::spawn(working(worker.clone(), over.clone()));
+    let mut probes = 0;
+    for _ in 0..3 {
+        // Both are at work again: what is stored moves on.
+        let before = last_sequence(&publisher, &mut probes).await;
+        eventually("progress", async || {
+            (last_sequence(&publisher, &mut probes).await > before + 50).then_some(())
+        })
+        .await;
+        server.kill9();
+        server.restart();
+    }
+    let before = last_sequence(&publisher, &mut probes).await;
+    eventually("progress after the last restart", async || {
+        (last_sequence(&publisher, &mut probes).await > before + 50).then_some(())
+    })
+    .await;
+    enough.cancel();
+    let accepted = published.await.unwrap();
+    eventually("an empty stream", async || {
+        publisher.pending(0, 1).await.ok()?.is_empty().then_some(())
+    })
+    .await;
+    over.cancel();
+    let done = done.await.unwrap();
+    let lost: Vec<_> = accepted.difference(&done).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {}: {lost:?}",
+        lost.len(),
+        accepted.len()
+    );
+}
+
+/// Grows with every publish, whoever takes the runs.
+async fn last_sequence(broker: &NatsBroker, probes: &mut usize) -> u64 {
+    eventually("the last sequence", async || {
+        // A run of its own each time: the server remembers the ids.
+        *probes += 1;
+        let probe = outgoing("probe", 1_000_000 + *probes);
+        let _ = broker.publish(probe.clone()).await;
+        let found = broker.occupant(&probe.queue, &probe.run_id, probe.slot);
+        let found = found.await.ok()??;
+        broker.remove(&found).await.ok()?.then_some(found.sequence)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_that_failed_is_not_sent_later() {
+    let mut server = NatsServer::start();
+    let broker = connect(server.url(), Duration::from_secs(1)).await;
+    publish(&*broker, "high", 1).await;
+    let run = next(&*broker, "high").await;
+    server.kill9();
+    // What is said in the very moment of the loss may be kept; after that nothing is.
+    eventually("the loss to be noticed", async || {
+        broker.renew(&run.receipt).await.err()
+    })
+    .await;
+    let error = broker.ack(&run.receipt).await.unwrap_err();
+    assert!(
+        matches!(error, BrokerError::Unreachable { .. }),
+        "{error:?}"
+    );
+    server.restart();
+    let again = next(&*broker, "high").await;
+    assert_eq!(again.sequence, run.sequence);
+    // Not `deliveries`: a server that was killed may have forgotten how often it had delivered.
+    // Answers to what was sent before are in by now: the run must still be stored.
+    assert_eq!(broker.pending(0, 10).await.unwrap().len(), 1);
+    broker.ack(&again.receipt).await.unwrap();
+    assert!(broker.pending(0, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_end_in_bounded_time_while_the_server_is_away() {
+    let server = NatsServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let broker = connect(proxy.url(), LONG).await;
+    publish(&*broker, "high", 1).await;
+    let run = next(&*broker, "high").await;
+    proxy.set(Line::Cut);
+    let stop = CancellationToken::new();
+    let calls = async {
+        tokio::join!(
+            broker.renew(&run.receipt),
+            broker.release(&run.receipt, SOON),
+            broker.put(Bucket::State, "a", b"1".to_vec()),
+            broker.compare_and_set(Bucket::State, "b", None, b"1".to_vec(), Durability::Crash),
+            broker.pull(request(&["high"], 1, SOON), &stop),
+        )
+    };
+    let within = tokio::time::timeout(Duration::from_secs(9), calls).await;
+    let (renewed, released, put, set, pulled) = within.expect("bounded time");
+    for error in [
+        renewed.unwrap_err(),
+        released.unwrap_err(),
+        put.unwrap_err(),
+        set.unwrap_err(),
+        pulled.unwrap_err(),
+    ] {
+        assert!(
+            matches!(error, BrokerError::Unreachable { .. }),
+            "{error:?}"
+        );
+    }
+    proxy.set(Line::Whole);
+    eventually("the connection", async || {
+        broker.renew(&run.receipt).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_waits_learns_at_once_that_the_connection_is_lost() {
+    let server = NatsServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let broker = connect(proxy.url(), LONG).await;
+    let puller = broker.clone();
+    let pulling = tokio::spawn(async move { pull(&*puller, &["high"], 1, 4 * SOON).await });
+    eventually("the queue to be known", async || {
+        let queues = broker.queues().await.unwrap();
+        (!queues.is_empty()).then_some(())
+    })
+    .await;
+    proxy.set(Line::Cut);
+    let pulled = tokio::time::timeout(SOON, pulling).await.unwrap();
+    assert!(matches!(
+        pulled.unwrap(),
+        Err(BrokerError::Unreachable { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lost_its_data_is_set_up_again() {
+    let mut server = NatsServer::start();
+    let broker = connect(server.url(), LONG).await;
+    publish(&*broker, "high", 1).await;
+    broker.put(Bucket::State, "a", b"1".to_vec()).await.unwrap();
+    server.kill9();
+    server.wipe();
+    server.restart();
+    let value = eventually("an answer", async || {
+        broker.get(Bucket::State, "a").await.ok()
+    });
+    assert_eq!(value.await, None);
+    broker.put(Bucket::State, "a", b"2".to_vec()).await.unwrap();
+    // The queue, too, is made again.
+    publish(&*broker, "high", 1).await;
+    next(&*broker, "high").await;
+    assert_eq!(broker.queues().await.unwrap().len(), 1);
+}
