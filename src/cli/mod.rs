@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod explain;
 pub mod globals;
+mod import;
 mod jobs;
 mod logs;
 mod next;
@@ -55,6 +56,7 @@ enum Command {
     Check(check::CheckArgs),
     Schema(schema::SchemaArgs),
     Next(next::NextArgs),
+    Import(import::ImportArgs),
     Simulate(simulate::SimulateArgs),
     Diff(diff::DiffArgs),
     Jobs(jobs::JobsArgs),
@@ -94,6 +96,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Check(args) => check::run(args, &globals),
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
+        Command::Import(args) => import::run(args, &globals),
         Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),

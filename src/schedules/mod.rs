@@ -16,6 +16,7 @@ mod build;
 mod diagnostic;
 mod document;
 mod files;
+pub mod import;
 mod moment;
 mod nearest;
 mod policy;
