@@ -48,16 +48,14 @@ impl Shared {
     ) -> Result<Step, BrokerError> {
         // On the first delivery there is no record, as a rule: then one write is enough.
         let mut found = match delivery.deliveries {
-            ..=1 => None,
-            2.. => match self.read_record(message).await? {
-                Ok(found) => found,
-                Err(foreign) => return self.give_up(delivery, message, &foreign).await,
-            },
+            ..=1 => Ok(None),
+            2.. => self.read_record(message).await?,
         };
         for _ in 0..TRIES {
-            let (record, revision) = match found.take() {
-                Some((record, revision)) => (record, Some(revision)),
-                None => (RunRecord::queued(message), None),
+            let (record, revision) = match found {
+                Ok(Some((record, revision))) => (record, Some(revision)),
+                Ok(None) => (RunRecord::queued(message), None),
+                Err(foreign) => return self.give_up(delivery, message, &foreign).await,
             };
             if let Some(wait) = put_off(&record, delivery) {
                 self.broker.release(&delivery.receipt, wait).await?;
@@ -105,10 +103,7 @@ impl Shared {
                     }
                 }
             }
-            found = match self.read_record(message).await? {
-                Ok(found) => found,
-                Err(foreign) => return self.give_up(delivery, message, &foreign).await,
-            };
+            found = self.read_record(message).await?;
         }
         warn!(target: "orchestrator::worker", run_id = %message.run_id,
             "the record kept changing; the run is left to its lease");
