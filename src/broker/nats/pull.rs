@@ -56,7 +56,8 @@ pub(super) async fn pull(
         leases,
         inbox,
         subscriber,
-        open: 0,
+        asked: 0,
+        open: Vec::new(),
         received: 0,
         owed: 0,
         taken: Vec::new(),
@@ -74,8 +75,10 @@ struct Pulling<'a> {
     leases: HashMap<QueueName, Duration>,
     inbox: String,
     subscriber: Subscriber,
-    /// Requests that the server may still answer.
-    open: usize,
+    /// How many requests were made; each has its number in its reply subject.
+    asked: u64,
+    /// Requests that the server may still answer, oldest first.
+    open: Vec<Open>,
     /// How many messages came.
     received: u64,
     /// How many more may be under way at most.
@@ -83,12 +86,20 @@ struct Pulling<'a> {
     taken: Vec<Delivery>,
 }
 
+/// A request that is not known to be over.
+struct Open {
+    number: u64,
+    queue: QueueName,
+    /// How many runs it may still bring.
+    left: usize,
+}
+
 /// What a message of the subscription was.
 enum Came {
-    /// A run; so many more can be taken after it.
-    Run { more: u64 },
-    /// The end of a request.
-    End,
+    /// A run of this queue; so many more can be taken after it.
+    Run { queue: QueueName, more: u64 },
+    /// The end of a request, or a sign of life.
+    Word,
 }
 
 impl Pulling<'_> {
@@ -116,25 +127,25 @@ impl Pulling<'_> {
         if batch == 0 {
             return Ok(());
         }
-        self.ask(queue, batch, &json!({ "batch": batch, "no_wait": true }))
+        let asked = self
+            .ask(queue, batch, &json!({ "batch": batch, "no_wait": true }))
             .await?;
-        let before = self.taken.len();
-        loop {
+        while self.is_open(asked) {
             let next = tokio::time::timeout(ANSWER, self.next()).await;
             let Ok(next) = next else {
                 return self.check_silence();
             };
             match next? {
-                Came::End => return Ok(()),
-                Came::Run { .. } if self.taken.len() - before >= batch => {
-                    self.open = self.open.saturating_sub(1);
-                    return Ok(());
-                }
                 // Fewer were there than asked for. Repeats may follow: the end brings them in.
-                Came::Run { more: 0 } => return Ok(()),
-                Came::Run { .. } => {}
+                Came::Run { queue: of, more: 0 } if of == *queue => return Ok(()),
+                Came::Run { .. } | Came::Word => {}
             }
         }
+        Ok(())
+    }
+
+    fn is_open(&self, number: u64) -> bool {
+        self.open.iter().any(|open| open.number == number)
     }
 
     /// No answer came in time: an error if the server is away or does not permit the question.
@@ -176,7 +187,7 @@ impl Pulling<'_> {
         let deadline = tokio::time::sleep(request.wait + PATIENCE);
         tokio::pin!(deadline);
         let mut look = tokio::time::interval(LOOK_EVERY);
-        while self.open > 0 && self.taken.is_empty() {
+        while !self.open.is_empty() && self.taken.is_empty() {
             tokio::select! {
                 came = self.next() => { came?; }
                 () = stop.cancelled() => return Ok(()),
@@ -194,19 +205,25 @@ impl Pulling<'_> {
         queue: &QueueName,
         batch: usize,
         body: &serde_json::Value,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<u64, BrokerError> {
         let stream = self.nats.names.jobs_stream();
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{queue}");
-        let reply = format!("{}.{queue}", self.inbox);
+        let number = self.asked;
+        self.asked += 1;
+        let reply = format!("{}.{number}", self.inbox);
         let payload = body.to_string().into();
         let asked = self.nats.client.publish_with_reply(subject, reply, payload);
         asked
             .await
             .map_err(|error| lost(self.nats, &error.to_string()))?;
-        self.open += 1;
+        self.open.push(Open {
+            number,
+            queue: queue.clone(),
+            left: batch,
+        });
         // The runs, and the word that there are no more.
         self.owed += batch as u64 + 1;
-        Ok(())
+        Ok(number)
     }
 
     async fn next(&mut self) -> Result<Came, BrokerError> {
@@ -221,17 +238,18 @@ impl Pulling<'_> {
         self.owed = self.owed.saturating_sub(1);
         match message.status {
             None | Some(StatusCode::OK) => {}
-            Some(StatusCode::IDLE_HEARTBEAT) => return Ok(Came::Run { more: 1 }),
-            Some(StatusCode::NOT_FOUND | StatusCode::TIMEOUT) => {
-                self.open = self.open.saturating_sub(1);
-                return Ok(Came::End);
-            }
-            Some(other) => {
+            Some(StatusCode::IDLE_HEARTBEAT) => return Ok(Came::Word),
+            Some(status) => {
+                let number = message.subject.rsplit('.').next();
+                let number = number.and_then(|number| number.parse::<u64>().ok());
+                self.open.retain(|open| Some(open.number) != number);
+                if matches!(status, StatusCode::NOT_FOUND | StatusCode::TIMEOUT) {
+                    return Ok(Came::Word);
+                }
                 // Removed under us, or too many wait: made sure of again by the next pull.
-                self.open = self.open.saturating_sub(1);
                 self.nats.setup.forget();
                 let said = message.description.unwrap_or_default();
-                return Err(lost(self.nats, &format!("{other} {said}")));
+                return Err(lost(self.nats, &format!("{status} {said}")));
             }
         }
         let delivery = self.delivery(&message);
@@ -242,8 +260,18 @@ impl Pulling<'_> {
                 format!("a delivery on {subject} has no JetStream reply"),
             )
         })?;
+        let queue = delivery.queue.clone();
         self.taken.push(delivery);
-        Ok(Came::Run { more })
+        self.bring(&queue);
+        Ok(Came::Run { queue, more })
+    }
+
+    /// A run came: the oldest request of its queue may bring one less.
+    fn bring(&mut self, queue: &QueueName) {
+        if let Some(open) = self.open.iter_mut().find(|open| open.queue == *queue) {
+            open.left = open.left.saturating_sub(1);
+        }
+        self.open.retain(|open| open.left > 0);
     }
 
     /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERIES.SEQUENCE.….TIME.PENDING`; newer servers put a
@@ -309,7 +337,7 @@ impl Pulling<'_> {
         max: usize,
         outcome: Result<(), BrokerError>,
     ) -> Result<Vec<Delivery>, BrokerError> {
-        if self.open > 0 {
+        if !self.open.is_empty() {
             self.end().await;
         }
         let surplus = self.taken.split_off(self.taken.len().min(max));
