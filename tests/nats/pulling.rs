@@ -122,3 +122,41 @@ async fn workers_that_race_for_the_last_run_do_not_hold_each_other_up() {
         worker.await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_one_request_is_not_taken_for_that_of_another() {
+    let server = NatsServer::start();
+    let broker = connect(server.url(), LONG).await;
+    // Others keep the server busy, so that its answers come late.
+    let over = CancellationToken::new();
+    let mut busy = Vec::new();
+    for queue in ["x", "y", "z"] {
+        let (noise, over) = (connect(server.url(), LONG).await, over.clone());
+        busy.push(tokio::spawn(async move {
+            while !over.is_cancelled() {
+                let _ = pull(&*noise, &[queue], 8, Duration::ZERO).await;
+            }
+        }));
+    }
+    for round in 0..60 {
+        publish(&*broker, "a", 100 * round).await;
+        for n in 1..=10 {
+            publish(&*broker, "c", 100 * round + n).await;
+        }
+        let mut wanted = request(&QUEUES, 8, SOON);
+        for (share, part) in wanted.shares.iter_mut().zip([5, 2, 1]) {
+            share.1 = part;
+        }
+        let stop = CancellationToken::new();
+        let got = broker.pull(wanted, &stop).await.unwrap();
+        assert_eq!(got.len(), 8, "round {round}");
+        for run in &got {
+            broker.ack(&run.receipt).await.unwrap();
+        }
+        take(&*broker, &["c"], 3).await;
+    }
+    over.cancel();
+    for task in busy {
+        task.await.unwrap();
+    }
+}
