@@ -100,7 +100,7 @@ impl World {
         let published = self.broker.publish(Outgoing {
             run_id: run_id.clone(),
             queue: job.queue.clone(),
-            slot: Slot::of(job),
+            slot: Slot::under(job.policy.overlap)[0],
             payload: message.encode().unwrap(),
         });
         assert_eq!(published.await.unwrap(), Published::Stored);
@@ -156,6 +156,6 @@ async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
     let _beating = world.beat("b", set).await;
     world.until_committed(tick).await;
     let after: JobState = world.get("job.crawl").await;
-    let wrong = after.notes.iter().find(|note| note.first == tick);
+    let wrong = after.ledger.notes.iter().find(|note| note.first == tick);
     assert_eq!(wrong, None);
 }

@@ -9,8 +9,12 @@
 
 mod support;
 
+#[path = "e2e/anchor.rs"]
+mod anchor;
 #[path = "e2e/beat_crash.rs"]
 mod beat_crash;
+#[path = "e2e/blackout.rs"]
+mod blackout;
 #[path = "e2e/commands.rs"]
 mod commands;
 #[path = "e2e/crawler.rs"]
@@ -19,6 +23,8 @@ mod crawler;
 mod explain;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/overlap.rs"]
+mod overlap;
 #[path = "e2e/pause.rs"]
 mod pause;
 #[path = "e2e/redelivery.rs"]

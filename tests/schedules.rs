@@ -250,7 +250,7 @@ fn refused_with_place_and_mend() {
         ),
         (
             "overlap = \"skipp\"",
-            "3:11 \"skipp\" | `overlap` cannot be \"skipp\" | did you mean `skip`? it is one of \"skip\", \"allow\"",
+            "3:11 \"skipp\" | `overlap` cannot be \"skipp\" | did you mean `skip`? it is one of \"skip\", \"queue\", \"allow\", \"replace\"",
         ),
         (
             "lock = \"jar\"",
@@ -267,6 +267,18 @@ fn refused_with_place_and_mend() {
         (
             "cron = \"@daily\"\noffset = \"1m\"",
             "4:1 offset | `offset` goes with `every` only | remove it, or give the interval with `every`",
+        ),
+        (
+            "cron = \"@daily\"\nanchor = \"last_success\"",
+            "4:1 anchor | `anchor` goes with `every` only | remove it, or give the interval with `every`",
+        ),
+        (
+            "every = \"1h\"\noffset = \"1m\"\nanchor = \"last_start\"",
+            "5:10 \"last_start\" | `anchor` and `offset` exclude each other | an interval that starts at a run has no other offset: remove one of the two",
+        ),
+        (
+            "blackout = \"fair\"",
+            "3:12 \"fair\" | there is no blackout `fair` | define it: [blackout.fair]",
         ),
         (
             "every = \"1500ms\"",

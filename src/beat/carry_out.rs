@@ -8,28 +8,28 @@ use tracing::{info, warn};
 
 use super::{Beat, BeatError};
 use crate::{
-    broker::{self, Broker, BrokerError, Bucket, Outgoing, Published, SharedBroker, Slot},
+    broker::{self, Broker, BrokerError, Bucket, Candidate, Published, SharedBroker, Slot},
     clock,
-    job::{Job, JobName, QueueName},
-    plan::{JobState, SkipReason, Step, Verdict, VerdictNote},
+    job::{Job, JobName, Overlap, QueueName},
+    plan::{JobState, JobStep, SkipReason, Span, Step, Verdict, VerdictNote},
     run::{RunId, RunMessage, RunRequest},
 };
 
 /// How many publishes are on their way at once.
 const IN_FLIGHT: usize = 256;
 
-/// A tick that is to become a run.
+/// Ticks of a job that are to become runs, one after the other.
 struct Due {
     job: Arc<Job>,
-    tick: DateTime<Utc>,
+    ticks: Vec<DateTime<Utc>>,
     last_success: Option<DateTime<Utc>>,
     left_queues: Vec<QueueName>,
 }
 
-/// What became of it; a note where it became none.
+/// What became of them; a note for each that became none.
 struct Fate {
     job: JobName,
-    note: Option<VerdictNote>,
+    notes: Vec<VerdictNote>,
 }
 
 impl Beat {
@@ -38,29 +38,18 @@ impl Beat {
         &mut self,
         step: &Step,
     ) -> Result<Vec<(JobName, JobState)>, BeatError> {
-        let mut due = Vec::new();
-        for job_step in &step.jobs {
-            let name = &job_step.job.name;
-            let last_success = self.memory.last_success(name);
-            let state = self.memory.state(name);
-            let left_queues = state.map_or(&[][..], |state| &state.left_queues);
-            due.extend(job_step.decision.fire.iter().map(|&tick| Due {
-                job: Arc::clone(&job_step.job),
-                tick,
-                last_success,
-                left_queues: left_queues.to_vec(),
-            }));
-        }
+        let due: Vec<_> = step.jobs.iter().flat_map(|step| self.due(step)).collect();
         let broker = Arc::clone(&self.broker);
         let fates: Vec<Fate> = stream::iter(due)
-            .map(|due| fire(Arc::clone(&broker), due))
+            .map(|due| fire_all(Arc::clone(&broker), due))
             .buffer_unordered(IN_FLIGHT)
             .try_collect()
             .await?;
         let mut notes: BTreeMap<&JobName, Vec<VerdictNote>> = BTreeMap::new();
         for fate in &fates {
-            if let Some(note) = &fate.note {
-                notes.entry(&fate.job).or_default().push(note.clone());
+            if !fate.notes.is_empty() {
+                let of_job = notes.entry(&fate.job).or_default();
+                of_job.extend(fate.notes.iter().cloned());
             }
         }
         let changed = step.jobs.iter().filter_map(|job_step| {
@@ -75,11 +64,46 @@ impl Beat {
         });
         Ok(changed.collect())
     }
+
+    /// The fired ticks of a job, in groups that need not wait for each other.
+    fn due(&self, step: &JobStep) -> Vec<Due> {
+        let name = &step.job.name;
+        let state = self.memory.state(name);
+        let left_queues = state.map_or(&[][..], |state| &state.left_queues);
+        let fire = &step.decision.fire;
+        let group = match step.job.policy.overlap {
+            Overlap::Allow => 1,
+            // They are in each other's way: the oldest is to come first.
+            Overlap::Skip | Overlap::Queue | Overlap::Replace => fire.len().max(1),
+        };
+        let groups = fire.chunks(group).map(|ticks| Due {
+            job: Arc::clone(&step.job),
+            ticks: ticks.to_vec(),
+            last_success: self.memory.last_success(name),
+            left_queues: left_queues.to_vec(),
+        });
+        groups.collect()
+    }
 }
 
-async fn fire(broker: SharedBroker, due: Due) -> Result<Fate, BeatError> {
-    let broker = broker.as_ref();
-    let (job, tick) = (&due.job, due.tick);
+async fn fire_all(broker: SharedBroker, due: Due) -> Result<Fate, BeatError> {
+    let mut notes = Vec::new();
+    for &tick in &due.ticks {
+        notes.extend(fire(broker.as_ref(), &due, tick).await?);
+    }
+    Ok(Fate {
+        job: due.job.name.clone(),
+        notes,
+    })
+}
+
+/// Publishes the run of a tick; a note if there is to be none.
+async fn fire(
+    broker: &dyn Broker,
+    due: &Due,
+    tick: DateTime<Utc>,
+) -> Result<Option<VerdictNote>, BeatError> {
+    let job = &due.job;
     let run_id = RunId::for_tick(job.name.clone(), tick);
     let now = clock::now();
     let late = (now - tick).to_std().unwrap_or_default();
@@ -90,7 +114,7 @@ async fn fire(broker: SharedBroker, due: Due) -> Result<Fate, BeatError> {
             false => Some(note(Verdict::Missed, tick, None)),
         }
     } else {
-        publish(broker, &due, &run_id, now).await?
+        publish(broker, due, (&run_id, tick), now).await?
     };
     match &note {
         None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
@@ -99,24 +123,21 @@ async fn fire(broker: SharedBroker, due: Due) -> Result<Fate, BeatError> {
             verdict = ?note.verdict, live = note.run_id.as_ref().map(ToString::to_string),
             "tick not run"),
     }
-    Ok(Fate {
-        job: job.name.clone(),
-        note,
-    })
+    Ok(note)
 }
 
 async fn publish(
     broker: &dyn Broker,
     due: &Due,
-    run_id: &RunId,
+    (run_id, tick): (&RunId, DateTime<Utc>),
     now: DateTime<Utc>,
 ) -> Result<Option<VerdictNote>, BeatError> {
     let request = RunRequest {
         run_id: run_id.clone(),
-        scheduled_for: due.tick,
+        scheduled_for: tick,
         published_at: now,
         // Always given, also for a late tick: `expires` counts from it.
-        not_before: due.job.policy.jitter.map(|_| due.job.starts_at(due.tick)),
+        not_before: due.job.policy.jitter.map(|_| due.job.starts_at(tick)),
         last_success: due.last_success,
         args: serde_json::Map::new(),
         parent: None,
@@ -125,25 +146,25 @@ async fn publish(
         Ok(payload) => payload,
         Err(error) => {
             warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
-            return Ok(Some(note(Verdict::Missed, due.tick, None)));
+            return Ok(Some(note(Verdict::Missed, tick, None)));
         }
     };
-    let outgoing = Outgoing {
+    let candidate = Candidate {
         run_id: run_id.clone(),
         queue: due.job.queue.clone(),
-        slot: Slot::of(&due.job),
+        overlap: due.job.policy.overlap,
         payload,
     };
-    match broker::publish(broker, outgoing, &due.left_queues).await {
+    match broker::publish(broker, &candidate, &due.left_queues, now).await {
         Ok(Published::Stored | Published::Duplicate) => Ok(None),
         // A step that is repeated late may find its own run gone, and the next one in its place.
         Ok(Published::Occupied(live)) => match was_published(broker, &due.job, run_id).await? {
             true => Ok(None),
-            false => Ok(Some(note(Verdict::Skipped, due.tick, Some(live)))),
+            false => Ok(Some(note(Verdict::Skipped, tick, Some(live)))),
         },
         Err(error @ BrokerError::Failed { .. }) => {
             warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
-            Ok(Some(note(Verdict::Missed, due.tick, None)))
+            Ok(Some(note(Verdict::Missed, tick, None)))
         }
         Err(error) => Err(error.into()),
     }
@@ -154,34 +175,38 @@ async fn was_published(broker: &dyn Broker, job: &Job, run_id: &RunId) -> Result
     if broker.get(Bucket::Runs, &run_id.key()).await?.is_some() {
         return Ok(true);
     }
-    let occupant = broker.occupant(&job.queue, run_id, Slot::of(job)).await?;
-    let message = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
-    Ok(message.is_some_and(|message| message.run_id == *run_id))
+    for &slot in Slot::under(job.policy.overlap) {
+        let occupant = broker.occupant(&job.queue, run_id, slot).await?;
+        let message = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
+        if message.is_some_and(|message| message.run_id == *run_id) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> VerdictNote {
+    let reason = match verdict {
+        Verdict::Skipped => Some(SkipReason::Overlap),
+        Verdict::Fired | Verdict::Coalesced | Verdict::Missed => None,
+    };
     VerdictNote {
-        verdict,
-        reason: match verdict {
-            Verdict::Skipped => Some(SkipReason::Overlap),
-            Verdict::Fired | Verdict::Coalesced | Verdict::Missed => None,
-        },
-        count: 1,
-        first: tick,
-        last: tick,
-        down_from: None,
-        down_to: None,
         run_id,
+        ..VerdictNote::on(verdict, reason, tick)
     }
 }
 
-fn tell(step: &crate::plan::JobStep) {
-    if let Some(missed) = step.decision.missed {
-        warn!(target: "orchestrator::beat", job = %step.job.name, count = missed.count,
-            first = %missed.first, last = %missed.last, "ticks missed");
-    }
-    if let Some(coalesced) = step.decision.coalesced {
-        info!(target: "orchestrator::beat", job = %step.job.name, count = coalesced.count,
-            first = %coalesced.first, last = %coalesced.last, "ticks coalesced into the newest");
+fn tell(step: &JobStep) {
+    for unfired in &step.decision.unfired {
+        let Span { count, first, last } = unfired.span;
+        let job = &step.job.name;
+        match unfired.verdict {
+            Verdict::Missed => warn!(target: "orchestrator::beat", %job, count, %first, %last,
+                "ticks missed"),
+            Verdict::Coalesced | Verdict::Skipped | Verdict::Fired => {
+                info!(target: "orchestrator::beat", %job, verdict = ?unfired.verdict,
+                    reason = ?unfired.reason, count, %first, %last, "ticks not run");
+            }
+        }
     }
 }

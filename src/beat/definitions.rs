@@ -44,6 +44,10 @@ impl Beat {
         self.memory.keep_own(self.options.own.as_ref()).await?;
         share(&self.broker, &set).await?;
         self.jobs = set;
+        let anchored = self.jobs.iter();
+        for job in anchored.filter(|job| !job.trigger.anchor().is_epoch()) {
+            self.memory.look_at(&job.name);
+        }
         self.line_up();
         let named = self.jobs.iter().map(|job| job.queue.clone()).collect();
         self.queues.send_replace(named);

@@ -4,7 +4,7 @@
 //! The shared copy decides. Beat's own copy only replaces one that was lost.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -20,7 +20,7 @@ use crate::{
     },
     job::JobName,
     plan::{JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
-    run::{LAST_RUN_PREFIX, LastRun},
+    run::{LAST_RUN_PREFIX, LastRun, Past},
     schedules::JobSet,
 };
 
@@ -42,10 +42,10 @@ pub(super) struct Memory {
     states: BTreeMap<JobName, JobState>,
     /// Changed since the own copy was written.
     unsaved: Vec<JobName>,
-    successes: HashMap<JobName, DateTime<Utc>>,
+    pasts: HashMap<JobName, Past>,
     pauses: HashMap<JobName, Pause>,
-    /// Whether they may differ from those in the states.
-    pauses_changed: bool,
+    /// The jobs whose past or pause may differ from what their states say.
+    heard_of: BTreeSet<JobName>,
     /// Tells of finished runs and of pauses.
     news: Option<Changes>,
 }
@@ -78,9 +78,9 @@ impl Memory {
             revision,
             states,
             unsaved: Vec::new(),
-            successes: HashMap::new(),
+            pasts: HashMap::new(),
             pauses: HashMap::new(),
-            pauses_changed: true,
+            heard_of: BTreeSet::new(),
             news: None,
         };
         let own = match &options.own {
@@ -109,7 +109,8 @@ impl Memory {
 
     /// When the last successful run of a job started, as far as this beat has heard.
     pub(super) fn last_success(&self, job: &JobName) -> Option<DateTime<Utc>> {
-        self.successes.get(job).copied()
+        let (started_at, _) = self.pasts.get(job)?.last_success?;
+        Some(started_at)
     }
 
     pub(super) fn state(&self, job: &JobName) -> Option<&JobState> {
@@ -120,7 +121,13 @@ impl Memory {
         self.states.keys()
     }
 
-    /// The jobs with the part of their state that decides when they are due.
+    /// A job with the part of its state that decides when it is due.
+    pub(super) fn scheduled(&self, jobs: &JobSet, name: &JobName) -> Option<Scheduled> {
+        let job = Arc::clone(jobs.get(name)?);
+        Some(Scheduled::new(job, self.states.get(name)?))
+    }
+
+    /// All jobs with that part of their state.
     pub(super) fn schedule(&self, jobs: &JobSet) -> Vec<Scheduled> {
         jobs.iter()
             .filter_map(|job| Some(Scheduled::new(Arc::clone(job), self.states.get(&job.name)?)))
@@ -241,21 +248,28 @@ impl Memory {
         Ok(())
     }
 
-    /// The states of jobs whose pause has changed since they were written.
-    pub(super) fn changed_pauses(&self) -> Vec<(JobName, JobState)> {
-        if !self.pauses_changed {
-            return Vec::new();
-        }
-        let changed = self.states.iter().filter_map(|(name, state)| {
-            let changed = state.with_pause(self.pauses.get(name))?;
-            Some((name.clone(), changed))
+    /// The states of jobs of which something was heard that they do not say.
+    pub(super) fn heard(&self, jobs: &JobSet) -> Vec<(JobName, JobState)> {
+        let changed = self.heard_of.iter().filter_map(|name| {
+            let (job, state) = (jobs.get(name)?, self.states.get(name)?);
+            let pause = self.pauses.get(name);
+            if job.trigger.anchor().is_epoch() && state.paused.as_ref() == pause {
+                return None;
+            }
+            let heard = (pause, self.pasts.get(name));
+            Some((name.clone(), state.heard(job, heard, self.watermark.at)?))
         });
         changed.collect()
     }
 
-    /// The states hold the pauses as they are now.
-    pub(super) fn pauses_taken_over(&mut self) {
-        self.pauses_changed = false;
+    /// Something may have been heard of this job that its state does not say.
+    pub(super) fn look_at(&mut self, job: &JobName) {
+        self.heard_of.insert(job.clone());
+    }
+
+    /// The states say what was heard.
+    pub(super) fn taken_over(&mut self) {
+        self.heard_of.clear();
     }
 
     /// Waits for the next news of a finished run or of a pause. Cancel-safe.
@@ -280,8 +294,9 @@ impl Memory {
     }
 
     async fn watch_news(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
-        self.pauses.clear();
-        self.pauses_changed = true;
+        for (job, _) in self.pauses.drain() {
+            self.heard_of.insert(job);
+        }
         let mut watched = Vec::new();
         for prefix in [LAST_RUN_PREFIX, PAUSE_PREFIX] {
             let mut changes = broker.watch(Bucket::State, prefix).await?;
@@ -300,23 +315,19 @@ impl Memory {
     fn note(&mut self, change: Change) {
         match change {
             Change::Put(entry) => {
-                if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX)
-                    && let Some(success) = &last.last_success
-                {
-                    self.successes.insert(name, success.started_at);
-                }
-                if let Some((name, pause)) = read_job::<Pause>(&entry, PAUSE_PREFIX) {
+                if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX) {
+                    self.look_at(&name);
+                    self.pasts.insert(name, Past::from(&last));
+                } else if let Some((name, pause)) = read_job::<Pause>(&entry, PAUSE_PREFIX) {
+                    self.look_at(&name);
                     self.pauses.insert(name, pause);
-                    self.pauses_changed = true;
                 }
             }
             Change::Deleted { key } => {
-                let name = key
-                    .strip_prefix(PAUSE_PREFIX)
-                    .and_then(|name| name.parse().ok());
-                if let Some(name) = name {
-                    self.pauses.remove::<JobName>(&name);
-                    self.pauses_changed = true;
+                let name = key.strip_prefix(PAUSE_PREFIX).map(str::parse::<JobName>);
+                if let Some(Ok(name)) = name {
+                    self.look_at(&name);
+                    self.pauses.remove(&name);
                 }
             }
             Change::Current => {}

@@ -26,8 +26,8 @@ use tracing::{debug, error, info, warn};
 use crate::{
     broker::{BrokerError, SharedBroker},
     clock,
-    job::{Job, QueueName},
-    plan::{Move, Timeline, Watermark, next_move},
+    job::{Job, JobName, QueueName},
+    plan::{JobState, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
 use memory::{Memory, Shared};
@@ -163,7 +163,7 @@ impl Beat {
             self.must_recover = false;
         }
         self.bring_into_force().await?;
-        self.take_over_pauses().await?;
+        self.take_over_news().await?;
         self.sweep_now_and_then().await?;
         let now = clock::now();
         let at = self.memory.watermark().at;
@@ -193,21 +193,30 @@ impl Beat {
         Ok(next.min(LONGEST_SLEEP))
     }
 
-    /// Writes pauses into the job states, between two steps: a repeated step sees the same ones.
-    async fn take_over_pauses(&mut self) -> Result<(), BeatError> {
-        let changed = self.memory.changed_pauses();
-        if changed.is_empty() {
-            self.memory.pauses_taken_over();
-            return Ok(());
-        }
+    /// Writes what was heard of pauses and of finished runs into the job states, between two steps: a
+    /// repeated step sees the same.
+    async fn take_over_news(&mut self) -> Result<(), BeatError> {
+        let changed = self.memory.heard(&self.jobs);
         for (job, state) in &changed {
-            info!(target: "orchestrator::beat", %job,
-                until = state.paused.as_ref().and_then(|pause| pause.until).map(|at| at.to_rfc3339()),
-                "pause taken over");
+            let paused_until = state.paused.as_ref().and_then(|pause| pause.until);
+            debug!(target: "orchestrator::beat", %job, paused = state.paused.is_some(),
+                paused_until = paused_until.map(|at| at.to_rfc3339()),
+                anchored_at = state.anchored_at.map(|at| at.to_rfc3339()), "news taken over");
         }
-        self.memory.write_states(&self.broker, changed).await?;
-        self.memory.pauses_taken_over();
-        self.line_up();
+        self.change(changed).await?;
+        self.memory.taken_over();
+        Ok(())
+    }
+
+    /// Writes changed states, and lines up their jobs anew.
+    async fn change(&mut self, states: Vec<(JobName, JobState)>) -> Result<(), BeatError> {
+        let names: Vec<_> = states.iter().map(|(name, _)| name.clone()).collect();
+        self.memory.write_states(&self.broker, states).await?;
+        for name in &names {
+            if let Some(scheduled) = self.memory.scheduled(&self.jobs, name) {
+                self.timeline.replace(scheduled, self.memory.watermark().at);
+            }
+        }
         Ok(())
     }
 
@@ -231,7 +240,7 @@ impl Beat {
     async fn step(&mut self, to: DateTime<Utc>) -> Result<(), BeatError> {
         let step = self.timeline.plan(self.memory.watermark().at, to);
         let states = self.carry_out(&step).await?;
-        self.memory.write_states(&self.broker, states).await?;
+        self.change(states).await?;
         fail::fail_point!("beat-before-commit");
         self.commit(to).await?;
         self.timeline.advance(to);

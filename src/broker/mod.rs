@@ -37,7 +37,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::{job::QueueName, run::RunId};
-pub use publish::{publish, remove_if_ended};
+pub use publish::{Candidate, older_run, publish, remove_if_ended, request_cancel};
 pub use types::{
     Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, LogChunk, LogStream, Outgoing,
     Pending, Published, PullRequest, QueueDepth, Receipt, Revision, Slot,

@@ -28,6 +28,8 @@ pub struct Outgoing {
 pub enum Slot {
     /// The one slot of a job whose runs may not overlap.
     Job,
+    /// The second slot of a job of which one run may wait while another one is live.
+    Next,
     /// A slot of its own.
     Run,
 }

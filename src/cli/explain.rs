@@ -107,8 +107,16 @@ impl Story {
                 Some(into) => format!("coalesced: {into} was run in its place"),
                 None => "coalesced into a later tick".to_owned(),
             },
-            Account::Skipped { reason, live } => match (reason, live) {
+            Account::Skipped {
+                reason,
+                live,
+                blackout,
+            } => match (reason, live) {
                 (SkipReason::Paused, _) => "skipped: the job was paused".to_owned(),
+                (SkipReason::Blackout, _) => match blackout {
+                    Some(blackout) => format!("skipped: the blackout `{blackout}` was in force"),
+                    None => "skipped: a blackout was in force".to_owned(),
+                },
                 (SkipReason::Overlap, Some(live)) => format!("skipped: {live} was still live"),
                 (SkipReason::Overlap, None) => "skipped: a run was still live".to_owned(),
             },
@@ -161,6 +169,9 @@ impl Story {
                     Some(until) => format!("it is paused until {}{reason}", self.at(until)),
                     None => format!("it is paused{reason}: `orchestrator resume` ends that"),
                 }
+            }
+            Obstacle::Blackout { blackout } => {
+                format!("the blackout `{blackout}` is in force then: it will be skipped")
             }
             Obstacle::Live { run } => format!("{run} is live, and its runs may not overlap"),
             Obstacle::NoWorker => "no worker serves its queue at present".to_owned(),

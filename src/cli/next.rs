@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{CliError, Exit, Globals, output, schedules::SchedulesArgs};
 use crate::{
     clock,
-    job::{Job, JobName, Seconds, Trigger, cron::CronTrigger, interval::Interval},
+    job::{BlackoutName, Job, JobName, Seconds, Trigger, cron::CronTrigger, interval::Interval},
     schedules::{JobSet, moment, nearest},
 };
 
@@ -72,6 +72,9 @@ struct Instant {
     /// When its run starts: the tick and its jitter, in the zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     starts_at: Option<String>,
+    /// The blackout in which it lies: it will be skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blackout: Option<BlackoutName>,
     #[serde(skip)]
     instant: DateTime<Utc>,
     #[serde(skip)]
@@ -101,6 +104,13 @@ impl What {
         match self {
             Self::Job(job) => job.starts_at(tick),
             Self::Trigger(_) => tick,
+        }
+    }
+
+    fn blackout(&self, tick: DateTime<Utc>) -> Option<BlackoutName> {
+        match self {
+            Self::Job(job) => job.blackout_of(tick).map(|one| one.name.clone()),
+            Self::Trigger(_) => None,
         }
     }
 
@@ -139,6 +149,10 @@ pub fn run(args: NextArgs, globals: &Globals) -> Result<(), CliError> {
     if with_starts {
         header.push("starts");
     }
+    let with_blackouts = instants.iter().any(|instant| instant.blackout.is_some());
+    if with_blackouts {
+        header.push("blackout");
+    }
     output::list(
         globals.output,
         &instants,
@@ -155,7 +169,9 @@ pub fn run(args: NextArgs, globals: &Globals) -> Result<(), CliError> {
                 output::relative(instant.instant, now),
             ];
             let starts = with_starts.then(|| instant.starts_at.clone().unwrap_or_default());
-            job.chain(times).chain(starts).collect()
+            let blackout = instant.blackout.as_ref().map_or("", BlackoutName::as_str);
+            let blackout = with_blackouts.then(|| blackout.to_owned());
+            job.chain(times).chain(starts).chain(blackout).collect()
         },
     )
 }
@@ -217,6 +233,11 @@ fn one(set: &JobSet, name: &str, timezone: Option<Tz>) -> Result<Asked, CliError
         output::to_stderr(&format!(
             "`{name}` is disabled: it would come due at these times"
         ));
+    } else if !job.trigger.anchor().is_epoch() {
+        output::to_stderr(&format!(
+            "`{name}` counts from its runs: these are its ticks before there is one; \
+             `orchestrator jobs` shows when it is due"
+        ));
     }
     Ok(Asked {
         what: What::Job(Arc::clone(job)),
@@ -256,6 +277,7 @@ fn upcoming(asked: Vec<Asked>, after: DateTime<Utc>, count: u32) -> Vec<Instant>
                 .name()
                 .map(|_| local(starts_at).to_rfc3339_opts(SecondsFormat::AutoSi, false)),
             jittered: starts_at != instant,
+            blackout: one.what.blackout(instant),
             utc: instant.to_rfc3339_opts(SecondsFormat::Secs, true),
             instant,
         });

@@ -7,7 +7,7 @@ use super::{CliError, Exit, Globals, connect, globals::Format, output};
 use crate::{
     clock,
     job::JobName,
-    ops::{self, PausedJob},
+    ops::{self, PausedJob, Skipped},
     schedules::moment,
 };
 
@@ -60,13 +60,23 @@ pub struct ResumeArgs {
     /// The job
     #[arg(value_name = "JOB")]
     job: JobName,
+
+    /// Make up for the ticks that the pause skipped, as the job's `catch_up` and `catch_up_window`
+    /// have it
+    #[arg(long)]
+    catch_up: bool,
 }
 
 pub(super) async fn resume(args: ResumeArgs, globals: &Globals) -> Result<(), CliError> {
     let broker = connect::any_broker(globals).await?;
-    let resumed = ops::resume(broker.as_ref(), &args.job, clock::now()).await?;
-    print(&resumed, globals, |resumed| {
-        format!("{} goes on with its next tick", resumed.job)
+    let skipped = match args.catch_up {
+        true => Skipped::MadeUpFor,
+        false => Skipped::Stay,
+    };
+    let resumed = ops::resume(broker.as_ref(), &args.job, skipped, clock::now()).await?;
+    print(&resumed, globals, |resumed| match skipped {
+        Skipped::MadeUpFor => format!("{} goes on, with what it has skipped", resumed.job),
+        Skipped::Stay => format!("{} goes on with its next tick", resumed.job),
     })
 }
 

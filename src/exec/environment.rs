@@ -123,6 +123,8 @@ mod tests {
             expires_at: None,
             last_success: None,
             parent: None,
+            overlap: None,
+            anchor: None,
             spec,
         }
     }

@@ -1,7 +1,8 @@
-//! Epoch-aligned intervals: the grid `offset + k · every` on Unix time.
+//! Intervals: the grid `anchor + offset + k · every` on Unix time. Days are 86,400 s.
 //!
-//! The phase depends on nothing but the definition, so a restart, another machine or a standby
-//! computes the same instants. Days are 86,400 s.
+//! With the epoch as its anchor the phase depends on nothing but the definition, so a restart,
+//! another machine or a standby computes the same instants. Anchored at a run, the grid is that of
+//! the epoch until there is such a run, and starts anew with each one.
 
 use std::fmt;
 
@@ -18,6 +19,27 @@ pub const MAX_SECONDS: u32 = 366 * 86_400;
 pub struct Interval {
     every: u32,
     offset: u32,
+    anchor: Anchor,
+}
+
+/// From where an interval counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Anchor {
+    /// The start of Unix time.
+    #[default]
+    Epoch,
+    /// The end of the job's last successful run.
+    LastSuccess,
+    /// The start of the last attempt of the job's last run.
+    LastStart,
+}
+
+impl Anchor {
+    /// Whether this is the epoch.
+    pub fn is_epoch(&self) -> bool {
+        *self == Self::Epoch
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -25,6 +47,8 @@ struct Raw {
     every: u64,
     #[serde(default)]
     offset: u64,
+    #[serde(default, skip_serializing_if = "Anchor::is_epoch")]
+    anchor: Anchor,
 }
 
 /// Why an interval was refused.
@@ -46,8 +70,33 @@ impl Interval {
             return Err(IntervalError::Length);
         }
         match u32::try_from(offset) {
-            Ok(offset) if offset < every => Ok(Self { every, offset }),
+            Ok(offset) if offset < every => Ok(Self {
+                every,
+                offset,
+                anchor: Anchor::Epoch,
+            }),
             _ => Err(IntervalError::Offset),
+        }
+    }
+
+    /// The same grid, to be anchored at runs.
+    #[must_use]
+    pub fn with_anchor(self, anchor: Anchor) -> Self {
+        Self { anchor, ..self }
+    }
+
+    /// From where it counts.
+    pub fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+
+    /// The grid that starts at `anchored_at`, a whole second.
+    #[must_use]
+    pub fn anchored_at(self, anchored_at: DateTime<Utc>) -> Self {
+        let offset = anchored_at.timestamp().rem_euclid(i64::from(self.every));
+        Self {
+            offset: u32::try_from(offset).unwrap_or(0),
+            ..self
         }
     }
 
@@ -80,7 +129,7 @@ impl TryFrom<Raw> for Interval {
     type Error = IntervalError;
 
     fn try_from(raw: Raw) -> Result<Self, IntervalError> {
-        Self::new(raw.every, raw.offset)
+        Ok(Self::new(raw.every, raw.offset)?.with_anchor(raw.anchor))
     }
 }
 
@@ -89,6 +138,7 @@ impl From<Interval> for Raw {
         Raw {
             every: interval.every.into(),
             offset: interval.offset.into(),
+            anchor: interval.anchor,
         }
     }
 }
@@ -102,7 +152,11 @@ impl fmt::Display for Interval {
         if self.offset > 0 {
             write!(f, " offset {}", text(self.offset))?;
         }
-        Ok(())
+        match self.anchor {
+            Anchor::Epoch => Ok(()),
+            Anchor::LastSuccess => f.write_str(" after the last success"),
+            Anchor::LastStart => f.write_str(" after the last start"),
+        }
     }
 }
 
@@ -128,6 +182,20 @@ mod tests {
             shifted.next_after(at("2026-11-23T10:01:59.999Z")),
             Some(at("2026-11-23T10:02:00Z"))
         );
+    }
+
+    #[test]
+    fn an_anchored_grid_starts_at_its_anchor() {
+        let cookie = Interval::new(20 * 3600, 0).unwrap();
+        let cookie = cookie.with_anchor(Anchor::LastSuccess);
+        let success = at("2026-11-23T10:17:42Z");
+        let grid = cookie.anchored_at(success);
+        let first = grid.next_after(success).unwrap();
+        assert_eq!(first, at("2026-11-24T06:17:42Z"));
+        assert_eq!(grid.next_after(first), Some(at("2026-11-25T02:17:42Z")));
+        assert_eq!(cookie.to_string(), "20h after the last success");
+        let wire = serde_json::to_string(&cookie).unwrap();
+        assert_eq!(serde_json::from_str::<Interval>(&wire).unwrap(), cookie);
     }
 
     #[test]

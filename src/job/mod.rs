@@ -4,6 +4,7 @@
 //! again. It serialises, because beat shares its definitions through the broker so that any
 //! machine can start a run by hand.
 
+pub mod blackout;
 pub mod cron;
 mod duration;
 pub mod interval;
@@ -17,8 +18,10 @@ pub mod trigger;
 
 use serde::{Deserialize, Serialize};
 
+pub use blackout::Blackout;
 pub use duration::{Seconds, SecondsError};
-pub use name::{JobName, NameError, QueueName};
+pub use interval::Anchor;
+pub use name::{BlackoutName, JobName, NameError, QueueName};
 pub use policy::{CatchUp, FirstRun, Overlap, Policy};
 pub use retry::{Backoff, RetryPolicy};
 pub use spec::{Execute, Kill, RunSpec, SignalName};

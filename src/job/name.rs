@@ -106,6 +106,11 @@ name_type! {
     QueueName
 }
 
+name_type! {
+    /// The name of a blackout, unique over all schedule files.
+    BlackoutName
+}
+
 impl Default for QueueName {
     /// `default`: the queue of jobs that name none.
     fn default() -> Self {

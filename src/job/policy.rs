@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Active, Seconds};
+use super::{Active, Blackout, Seconds};
 
 /// How ticks turn into runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     /// When a job that was never seen before runs for the first time.
     pub first_run: FirstRun,
@@ -26,6 +26,9 @@ pub struct Policy {
     /// From when to when the job has ticks.
     #[serde(default, skip_serializing_if = "Active::is_always")]
     pub active: Active,
+    /// When the job does not run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blackouts: Vec<Blackout>,
 }
 
 impl Default for Policy {
@@ -39,6 +42,7 @@ impl Default for Policy {
             expires: None,
             jitter: None,
             active: Active::default(),
+            blackouts: Vec::new(),
         }
     }
 }
@@ -71,6 +75,20 @@ pub enum CatchUp {
 pub enum Overlap {
     /// The tick is skipped; the broker refuses the second run.
     Skip,
+    /// One run waits until the live one has ended; with one waiting, the tick is skipped.
+    Queue,
     /// Both run.
     Allow,
+    /// The live run is cancelled, and the new one starts when it has ended.
+    Replace,
+}
+
+impl Overlap {
+    /// Whether a worker has to let the job's older runs end first.
+    pub fn waits(self) -> bool {
+        match self {
+            Self::Queue | Self::Replace => true,
+            Self::Skip | Self::Allow => false,
+        }
+    }
 }

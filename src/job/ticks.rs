@@ -4,7 +4,7 @@ use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Job;
+use super::{Blackout, Job};
 
 /// From when to when a job has ticks, both included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,12 @@ impl Job {
         } else {
             0
         }
+    }
+
+    /// The blackout in which the run of a tick would start.
+    pub fn blackout_of(&self, tick: DateTime<Utc>) -> Option<&Blackout> {
+        let mut blackouts = self.policy.blackouts.iter();
+        blackouts.find(|one| one.covers(tick) || one.covers(self.starts_at(tick)))
     }
 
     /// When the run of a tick starts: `jitter` spreads the ticks of many jobs, always in the same

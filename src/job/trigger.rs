@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use super::{cron::CronTrigger, interval::Interval};
+use super::{
+    cron::CronTrigger,
+    interval::{Anchor, Interval},
+};
 
 /// What makes a job due.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +51,14 @@ impl Trigger {
             Self::OnDemand | Self::Cron(_) | Self::At(_) => {
                 self.between(after, until).fold(0, |count, _| count + 1)
             }
+        }
+    }
+
+    /// The kind of run at which the trigger counts anew.
+    pub fn anchor(&self) -> Anchor {
+        match self {
+            Self::Every(interval) => interval.anchor(),
+            Self::OnDemand | Self::Cron(_) | Self::At(_) => Anchor::Epoch,
         }
     }
 

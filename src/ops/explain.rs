@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{OpsError, find_job, find_run, workers};
 use crate::{
     broker::{Broker, Bucket, Slot},
-    job::{Job, JobName},
+    job::{BlackoutName, Job, JobName, Overlap},
     plan::{
         JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, Scheduled, SkipReason, Verdict,
         VerdictNote, WATERMARK_KEY, Watermark,
@@ -55,6 +55,8 @@ pub enum Account {
         reason: SkipReason,
         /// The run that was still live.
         live: Option<RunId>,
+        /// The blackout that was in force, if the job still names it.
+        blackout: Option<BlackoutName>,
     },
     /// It was too late.
     Missed {
@@ -89,6 +91,11 @@ pub enum Obstacle {
     Over,
     /// It is paused.
     Paused(Pause),
+    /// A blackout is in force at its next tick.
+    Blackout {
+        /// Its name.
+        blackout: BlackoutName,
+    },
     /// A run of it is live, and its runs may not overlap.
     Live {
         /// That run.
@@ -119,9 +126,16 @@ pub async fn explain(
     let watermark = watermark.map(|watermark| watermark.at);
     let pause: Option<Pause> = read(broker, &format!("{PAUSE_PREFIX}{}", job.name)).await?;
     let pause = pause.filter(|pause| pause.covers(now));
+    let scheduled = state
+        .as_ref()
+        .map(|state| Scheduled::new(Arc::clone(&job), state));
+    // Its trigger as it counts at present.
+    let job = scheduled
+        .as_ref()
+        .map_or(job, |scheduled| Arc::clone(&scheduled.job));
     let tick = match at {
-        Some(at) => Some(tick_at(&job, state.as_ref(), at)?),
-        None => last_tick(&job, state.as_ref(), now),
+        Some(at) => Some(tick_at(broker, &job, state.as_ref(), at).await?),
+        None => last_tick(broker, &job, state.as_ref(), now).await?,
     };
     let account = match tick {
         Some(tick) => Some(account(broker, &job, state.as_ref(), watermark, tick).await?),
@@ -131,10 +145,12 @@ pub async fn explain(
         Some(pause) => pause.until,
         None => Some(now),
     };
-    let next = state
-        .as_ref()
-        .and_then(|state| Scheduled::new(Arc::clone(&job), state).next_after(due_after?));
-    let in_the_way = obstacles(broker, &job, pause, watermark, now).await?;
+    let next = scheduled.and_then(|scheduled| scheduled.next_after(due_after?));
+    let mut in_the_way = obstacles(broker, &job, pause, watermark, now).await?;
+    let blackout = next.and_then(|next| job.blackout_of(next));
+    in_the_way.extend(blackout.map(|one| Obstacle::Blackout {
+        blackout: one.name.clone(),
+    }));
     Ok(Explanation {
         job: job.name.clone(),
         tick,
@@ -153,8 +169,9 @@ async fn read<T: serde::de::DeserializeOwned>(
     Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
 }
 
-/// `at`, if it is a tick, or was one: then a note tells of it.
-fn tick_at(
+/// `at`, if it is a tick, or was one: then a run or a note tells of it.
+async fn tick_at(
+    broker: &dyn Broker,
     job: &Job,
     state: Option<&JobState>,
     at: DateTime<Utc>,
@@ -162,39 +179,61 @@ fn tick_at(
     let before = at - Duration::nanoseconds(1);
     let next = job.next_after(before);
     let is_first_run = state.is_some_and(|state| state.first_run_at == Some(at));
-    let is_noted = state.is_some_and(|state| note_on(state, at).is_some());
+    let is_noted = state.is_some_and(|state| state.ledger.on(at).is_some());
     if next == Some(at) || is_first_run || is_noted {
         return Ok(at);
     }
-    Err(OpsError::NoTick {
-        job: job.name.clone(),
-        at,
-        next,
-    })
+    let name = job.name.clone();
+    match find_run(broker, &RunId::for_tick(name.clone(), at)).await {
+        Ok(_) => Ok(at),
+        Err(OpsError::UnknownRun(_)) => Err(OpsError::NoTick {
+            job: name,
+            at,
+            next,
+        }),
+        Err(error) => Err(error),
+    }
 }
 
 /// The last tick at or before `now`.
-fn last_tick(job: &Job, state: Option<&JobState>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+async fn last_tick(
+    broker: &dyn Broker,
+    job: &Job,
+    state: Option<&JobState>,
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>, OpsError> {
+    let Some(state) = state else {
+        return Ok(last_of_trigger(job, now));
+    };
+    // A grid that starts at a run says nothing of the time before.
+    let trigger = last_of_trigger(job, now);
+    let trigger = trigger.filter(|tick| state.anchored_at.is_none_or(|anchor| anchor < *tick));
+    let noted = state.ledger.notes.last().map(|note| note.last);
+    let latest = broker
+        .latest(Bucket::Runs, &format!("{}.", job.name))
+        .await?;
+    let latest = latest.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
+    let fired = latest.and_then(|run| run.run_id.tick());
+    let known = [trigger, state.first_run_at, noted, fired];
+    Ok(known
+        .into_iter()
+        .flatten()
+        .filter(|&tick| tick <= now)
+        .max())
+}
+
+fn last_of_trigger(job: &Job, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut reach = Duration::seconds(1);
     // Looks back over ever longer stretches, as far as anything is kept.
-    let trigger = loop {
+    while reach <= Duration::days(2 * 366) {
         let from = now.checked_sub_signed(reach)?;
         let ticks = std::iter::successors(job.next_after(from), |&tick| job.next_after(tick));
         if let Some(last) = ticks.take_while(|&tick| tick <= now).last() {
-            break Some(last);
-        }
-        if reach > Duration::days(2 * 366) {
-            break None;
+            return Some(last);
         }
         reach = reach * 4;
-    };
-    let first_run = state.and_then(|state| state.first_run_at);
-    trigger.max(first_run.filter(|&first| first <= now))
-}
-
-fn note_on(state: &JobState, tick: DateTime<Utc>) -> Option<&VerdictNote> {
-    let mut notes = state.notes.iter().rev();
-    notes.find(|note| note.first <= tick && tick <= note.last)
+    }
+    None
 }
 
 async fn account(
@@ -214,8 +253,8 @@ async fn account(
         Err(OpsError::UnknownRun(_)) => {}
         Err(error) => return Err(error),
     }
-    if let Some(note) = state.and_then(|state| note_on(state, tick)) {
-        return Ok(told_by(note));
+    if let Some(note) = state.and_then(|state| state.ledger.on(tick)) {
+        return Ok(told_by(job, tick, note));
     }
     Ok(match (state, watermark) {
         (Some(state), _) if tick <= state.counts_from => Account::BeforeItCounted {
@@ -226,7 +265,7 @@ async fn account(
     })
 }
 
-fn told_by(note: &VerdictNote) -> Account {
+fn told_by(job: &Job, tick: DateTime<Utc>, note: &VerdictNote) -> Account {
     let run_id = note.run_id.clone();
     match note.verdict {
         Verdict::Fired => Account::Forgotten,
@@ -234,6 +273,10 @@ fn told_by(note: &VerdictNote) -> Account {
         Verdict::Skipped => Account::Skipped {
             reason: note.reason.unwrap_or_default(),
             live: run_id,
+            blackout: match note.reason {
+                Some(SkipReason::Blackout) => job.blackout_of(tick).map(|one| one.name.clone()),
+                Some(SkipReason::Overlap | SkipReason::Paused) | None => None,
+            },
         },
         Verdict::Missed => Account::Missed {
             down_from: note.down_from,
@@ -258,12 +301,7 @@ async fn obstacles(
         found.push(Obstacle::Over);
     }
     found.extend(pause.map(Obstacle::Paused));
-    if Slot::of(job) == Slot::Job {
-        let probe = RunId::for_tick(job.name.clone(), now);
-        let occupant = broker.occupant(&job.queue, &probe, Slot::Job).await?;
-        let live = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
-        found.extend(live.map(|live| Obstacle::Live { run: live.run_id }));
-    }
+    found.extend(in_its_slots(broker, job, now).await?);
     let served = workers(broker).await?;
     let serves = |worker: &WorkerStatus| worker.served().any(|queue| queue == job.queue);
     if !served.iter().any(serves) {
@@ -273,4 +311,25 @@ async fn obstacles(
         found.push(Obstacle::BeatIsDown { watermark });
     }
     Ok(found)
+}
+
+/// The live run that would keep the next one from being published.
+async fn in_its_slots(
+    broker: &dyn Broker,
+    job: &Job,
+    now: DateTime<Utc>,
+) -> Result<Option<Obstacle>, OpsError> {
+    match job.policy.overlap {
+        Overlap::Skip | Overlap::Queue => {}
+        Overlap::Allow | Overlap::Replace => return Ok(None),
+    }
+    let probe = RunId::for_tick(job.name.clone(), now);
+    let mut live = None;
+    for &slot in Slot::under(job.policy.overlap) {
+        let Some(stored) = broker.occupant(&job.queue, &probe, slot).await? else {
+            return Ok(None);
+        };
+        live = RunMessage::decode(&stored.payload).ok();
+    }
+    Ok(live.map(|live| Obstacle::Live { run: live.run_id }))
 }

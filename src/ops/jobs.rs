@@ -10,7 +10,7 @@ use crate::{
     broker::{self, Broker, Bucket},
     job::{Job, JobName, QueueName},
     plan::{
-        DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, RELOAD_KEY,
+        DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, Ledger, PAUSE_PREFIX, Pause, RELOAD_KEY,
         ReloadStatus, Scheduled, VerdictNote,
     },
     run::{LAST_RUN_PREFIX, LastRun, RunRecord},
@@ -43,7 +43,7 @@ pub struct JobView {
     pub last: Option<LastRun>,
     /// Ticks that were too late to be run.
     pub missed: u64,
-    /// Ticks that found a run of the job still live, or the job paused.
+    /// Ticks that found a run of the job still live, the job paused, or a blackout in force.
     pub skipped: u64,
     /// Ticks that a later one stands for.
     pub coalesced: u64,
@@ -133,6 +133,7 @@ fn view(
     let timezone = job.timezone;
     let (schedule, queue, enabled) = (job.trigger.summary(), job.queue.clone(), job.enabled);
     let (name, description, tags) = (job.name.clone(), job.description.clone(), job.tags.clone());
+    let ledger = state.map_or_else(Ledger::default, |state| state.ledger.clone());
     let next = state.and_then(|state| Scheduled::new(Arc::new(job), state).next_after(due_after?));
     JobView {
         name,
@@ -145,10 +146,10 @@ fn view(
         paused,
         next: next.map(|at| at.with_timezone(&timezone)),
         last,
-        missed: state.map_or(0, |state| state.missed),
-        skipped: state.map_or(0, |state| state.skipped),
-        coalesced: state.map_or(0, |state| state.coalesced),
-        notes: state.map_or_else(Vec::new, |state| state.notes.clone()),
+        missed: ledger.missed,
+        skipped: ledger.skipped,
+        coalesced: ledger.coalesced,
+        notes: ledger.notes,
     }
 }
 

@@ -15,7 +15,7 @@ pub use error::OpsError;
 pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs};
 pub use logs::{LogLine, Position, read_logs};
-pub use pause::{PausedJob, pause, resume};
+pub use pause::{PausedJob, Skipped, pause, resume};
 pub use runs::{RunFilter, cancel, find_run, runs, wait_for};
 pub use submit::{Submission, Submitted, submit};
 

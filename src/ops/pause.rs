@@ -19,6 +19,15 @@ pub struct PausedJob {
     pub pause: Pause,
 }
 
+/// What becomes of the ticks that a pause has skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skipped {
+    /// They stay skipped.
+    Stay,
+    /// Those that the job's `catch_up` asks for are run.
+    MadeUpFor,
+}
+
 /// Skips the ticks of a job after `now`. A pause that is in force goes on, with the new end and
 /// reason.
 pub async fn pause(
@@ -35,14 +44,17 @@ pub async fn pause(
         since: in_force.map_or(now, |pause| pause.since),
         until,
         reason,
+        catch_up: false,
     };
     write(broker, job, pause).await
 }
 
-/// Ends the pause of a job: it goes on from now, and what was skipped stays skipped.
+/// Ends the pause of a job: it goes on from now. What was skipped stays skipped, or is made up for as
+/// far as the job's `catch_up` has it.
 pub async fn resume(
     broker: &dyn Broker,
     job: &JobName,
+    skipped: Skipped,
     now: DateTime<Utc>,
 ) -> Result<PausedJob, OpsError> {
     find_job(broker, job).await?;
@@ -51,8 +63,12 @@ pub async fn resume(
     let Some(pause) = in_force else {
         return Err(OpsError::NotPaused(job.clone()));
     };
-    let until = Some(now);
-    write(broker, job, Pause { until, ..pause }).await
+    let over = Pause {
+        until: Some(now),
+        catch_up: skipped == Skipped::MadeUpFor,
+        ..pause
+    };
+    write(broker, job, over).await
 }
 
 async fn read(broker: &dyn Broker, job: &JobName) -> Result<Option<Pause>, OpsError> {

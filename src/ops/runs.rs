@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 
 use super::{OpsError, find_job};
 use crate::{
-    broker::{self, Broker, BrokerError, Bucket, Cas, Durability, Pending, Revision, Slot},
+    broker::{self, Broker, BrokerError, Bucket, Pending, Revision, Slot},
     clock,
     job::{JobName, QueueName},
-    run::{CANCEL_PREFIX, RunId, RunMessage, RunRecord, RunState},
+    run::{RunId, RunMessage, RunRecord, RunState},
 };
 
 /// How many waiting runs are looked at for a listing.
@@ -96,7 +96,7 @@ pub async fn find_run(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, 
 pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, OpsError> {
     for _ in 0..TRIES {
         let Found {
-            mut record,
+            record,
             revision,
             stored,
         } = find(broker, run_id).await?;
@@ -106,41 +106,13 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
                 state: record.state,
             });
         }
-        if !record.request_cancel(clock::now()) {
-            // Asked for before; perhaps its worker was not told.
-            tell_worker(broker, run_id).await?;
-            return Ok(record);
-        }
-        let value = serde_json::to_vec(&record).map_err(|error| OpsError::Foreign {
-            what: "record".to_owned(),
-            reason: error.to_string(),
-        })?;
-        let done = broker
-            .compare_and_set(
-                Bucket::Runs,
-                &run_id.key(),
-                revision,
-                value,
-                Durability::Power,
-            )
-            .await?;
-        if let Cas::Done(_) = done {
-            // The record decides; these two only make it quick.
-            if record.state == RunState::Running {
-                tell_worker(broker, run_id).await?;
-            } else if let Some(stored) = stored {
-                broker.remove(&stored).await?;
-            }
+        let about = (revision, stored.as_ref());
+        let cancelled = broker::request_cancel(broker, record, about, None, clock::now()).await?;
+        if let Some(record) = cancelled {
             return Ok(record);
         }
     }
     Err(OpsError::Contended(run_id.clone()))
-}
-
-async fn tell_worker(broker: &dyn Broker, run_id: &RunId) -> Result<(), OpsError> {
-    let key = format!("{CANCEL_PREFIX}{}", run_id.key());
-    broker.put(Bucket::Workers, &key, Vec::new()).await?;
-    Ok(())
 }
 
 /// Waits until a run has ended. A broker that is away is waited for; `on_outage` hears of it once.
@@ -242,17 +214,8 @@ async fn stored(
     run_id: &RunId,
     queue: &QueueName,
 ) -> Result<Option<(Pending, RunMessage)>, OpsError> {
-    let job = find_job(broker, run_id.job()).await;
-    let slot = match &job {
-        Ok(job) => Slot::of(job),
-        Err(_) => Slot::Job,
-    };
-    let other = match slot {
-        Slot::Job => Slot::Run,
-        Slot::Run => Slot::Job,
-    };
-    // The definition may have changed since the run was published.
-    for slot in [slot, other] {
+    // Whatever the definition says now: it may have changed since the run was published.
+    for slot in [Slot::Job, Slot::Run, Slot::Next] {
         let Some(pending) = broker.occupant(queue, run_id, slot).await? else {
             continue;
         };

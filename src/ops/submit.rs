@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{OpsError, find_job};
 use crate::{
-    broker::{self, Broker, Bucket, Outgoing, Published, Slot},
+    broker::{self, Broker, Bucket, Candidate, Published},
     job::{Execute, Job, JobName, QueueName},
     plan::{JOB_STATE_PREFIX, JobState},
     run::{LAST_RUN_PREFIX, LastRun, RunId, RunMessage, RunRequest},
@@ -60,10 +60,10 @@ pub async fn submit(broker: &dyn Broker, wish: Submission) -> Result<Submitted, 
     };
     let message = RunMessage::for_job(&job, request);
     check_arguments(&job, &message)?;
-    let outgoing = Outgoing {
+    let candidate = Candidate {
         run_id: run_id.clone(),
         queue: job.queue.clone(),
-        slot: Slot::of(&job),
+        overlap: job.policy.overlap,
         payload: message.encode()?,
     };
     let state = broker
@@ -71,7 +71,7 @@ pub async fn submit(broker: &dyn Broker, wish: Submission) -> Result<Submitted, 
         .await?;
     let state = state.and_then(|entry| serde_json::from_slice::<JobState>(&entry.value).ok());
     let left = state.map_or_else(Vec::new, |state| state.left_queues);
-    match broker::publish(broker, outgoing, &left).await? {
+    match broker::publish(broker, &candidate, &left, wish.now).await? {
         Published::Stored | Published::Duplicate => Ok(Submitted {
             run_id,
             job: job.name,

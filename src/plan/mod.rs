@@ -5,6 +5,8 @@
 //! `(W, W']`; carrying it out twice is harmless, because run ids are a function of job and tick.
 
 mod catch_up;
+mod ledger;
+mod load;
 mod pause;
 mod shared;
 mod simulate;
@@ -12,10 +14,12 @@ mod state;
 mod timeline;
 mod watermark;
 
-pub use catch_up::{Decision, ON_TIME, Span, decide};
+pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
+pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
+pub use load::{Load, LoadRow};
 pub use pause::{PAUSE_PREFIX, Pause};
 pub use shared::{DEFINITION_PREFIX, JOB_STATE_PREFIX, RELOAD_KEY, ReloadStatus, WATERMARK_KEY};
-pub use simulate::{Downtime, Load, LoadRow, Scenario, SimulatedTick, simulate};
-pub use state::{JobState, SkipReason, Verdict, VerdictNote};
+pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
+pub use state::JobState;
 pub use timeline::{JobStep, Scheduled, Step, Timeline};
 pub use watermark::{CLOCK_STEP_LIMIT, Move, Watermark, next_move};

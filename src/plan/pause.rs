@@ -18,6 +18,14 @@ pub struct Pause {
     /// Why, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether the ticks that it skipped are to be made up for, as far as `catch_up` has it, once it
+    /// is over.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub catch_up: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Pause {

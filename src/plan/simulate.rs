@@ -1,12 +1,19 @@
 //! What beat would do over a stretch of time, with the real planner and policies and nothing else:
 //! no broker, no clock. Ticks are handed out one by one, so that years need no memory.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
 use super::{JobState, JobStep, Scheduled, SkipReason, Span, Timeline, Verdict};
-use crate::job::{Job, JobName, Overlap};
+use crate::{
+    job::{Anchor, Job, JobName, Overlap},
+    run::Past,
+};
 
 /// A time in which no beat is at work, from its start to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,17 +58,32 @@ pub struct SimulatedTick<'a> {
 
 /// Hands every tick of the scenario to `visit`, step by step in the order of time.
 pub fn simulate(scenario: &Scenario, mut visit: impl FnMut(&SimulatedTick<'_>)) {
-    let jobs = scenario.jobs.iter().map(|job| {
-        let state = JobState::first_seen(job, scenario.from, scenario.from);
-        Scheduled::new(Arc::clone(job), &state)
-    });
-    let mut timeline = Timeline::new(jobs.collect(), scenario.from);
+    let state = |job: &Arc<Job>| JobState::first_seen(job, scenario.from, scenario.from);
+    let mut jobs = scenario.jobs.clone();
+    jobs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let scheduled = jobs
+        .iter()
+        .map(|job| Scheduled::new(Arc::clone(job), &state(job)));
+    let mut timeline = Timeline::new(scheduled.collect(), scenario.from);
+    let anchored = jobs
+        .iter()
+        .filter(|job| !job.trigger.anchor().is_epoch())
+        .map(|job| (job.name.clone(), (Arc::clone(job), state(job))));
+    let mut world = World {
+        scenario,
+        anchored: anchored.collect(),
+        news: BTreeMap::new(),
+        live: HashMap::new(),
+    };
     let mut watermark = scenario.from;
-    let mut live: HashMap<JobName, DateTime<Utc>> = HashMap::new();
     while let Some(due) = timeline.next_due().filter(|&due| due <= scenario.to) {
         let now = scenario.back_at(due).min(scenario.to);
+        // As beat does: what was heard changes what is due.
+        if world.hear(now, &mut timeline, watermark) {
+            continue;
+        }
         for step in &timeline.plan(watermark, now).jobs {
-            scenario.carry_out(step, now, &mut live, &mut visit);
+            world.carry_out(step, now, &mut visit);
         }
         timeline.advance(now);
         watermark = now;
@@ -83,61 +105,127 @@ impl Scenario {
         now
     }
 
+    fn duration_of(&self, job: &JobName) -> chrono::Duration {
+        let duration = self.durations.get(job).unwrap_or(&self.duration);
+        chrono::Duration::from_std(*duration).unwrap_or(chrono::Duration::MAX)
+    }
+}
+
+/// What goes on around beat.
+struct World<'s> {
+    scenario: &'s Scenario,
+    /// The jobs whose ticks depend on their runs, with what beat knows of them.
+    anchored: HashMap<JobName, (Arc<Job>, JobState)>,
+    /// What is going to be heard of them, and when.
+    news: BTreeMap<(DateTime<Utc>, JobName), Past>,
+    /// When the live runs of a job end: the one that runs, then the one that waits.
+    live: HashMap<JobName, VecDeque<DateTime<Utc>>>,
+}
+
+impl World<'_> {
+    /// Tells beat the first news up to `now`; false if there is none.
+    fn hear(
+        &mut self,
+        now: DateTime<Utc>,
+        timeline: &mut Timeline,
+        watermark: DateTime<Utc>,
+    ) -> bool {
+        let first = self.news.first_entry();
+        let Some(first) = first.filter(|first| first.key().0 <= now) else {
+            return false;
+        };
+        let ((_, name), past) = first.remove_entry();
+        if let Some((job, state)) = self.anchored.get_mut(&name)
+            && let Some(heard) = state.heard(job, (None, Some(&past)), watermark)
+        {
+            *state = heard;
+            timeline.replace(Scheduled::new(Arc::clone(job), state), watermark);
+        }
+        true
+    }
+
     fn carry_out(
-        &self,
+        &mut self,
         step: &JobStep,
         now: DateTime<Utc>,
-        live: &mut HashMap<JobName, DateTime<Utc>>,
         visit: &mut impl FnMut(&SimulatedTick<'_>),
     ) {
         let job = &step.job;
-        let decision = &step.decision;
-        for (span, verdict) in [
-            (decision.missed, Verdict::Missed),
-            (decision.coalesced, Verdict::Coalesced),
-        ] {
-            for tick in span.into_iter().flat_map(|span| ticks(job, span)) {
-                visit(&SimulatedTick {
-                    job,
-                    tick,
-                    verdict,
-                    reason: None,
-                    starts_at: None,
-                });
-            }
-        }
-        for &tick in &decision.fire {
-            let overlaps = match job.policy.overlap {
-                Overlap::Skip => live.get(&job.name).is_some_and(|until| now < *until),
-                Overlap::Allow => false,
-            };
-            let starts_at = job.starts_at(tick).max(now);
-            if overlaps {
-                visit(&SimulatedTick {
-                    job,
-                    tick,
-                    verdict: Verdict::Skipped,
-                    reason: Some(SkipReason::Overlap),
-                    starts_at: None,
-                });
-                continue;
-            }
-            let duration = self.durations.get(&job.name).unwrap_or(&self.duration);
-            let ends = chrono::Duration::from_std(*duration)
-                .ok()
-                .and_then(|duration| starts_at.checked_add_signed(duration));
-            // Most runs end before the next tick: they need no memory.
-            if ends.is_none_or(|ends| ends > now) && job.policy.overlap == Overlap::Skip {
-                live.insert(job.name.clone(), ends.unwrap_or(DateTime::<Utc>::MAX_UTC));
-            }
+        let mut tell = |tick, verdict, reason, starts_at| {
             visit(&SimulatedTick {
                 job,
                 tick,
-                verdict: Verdict::Fired,
-                reason: None,
-                starts_at: Some(starts_at),
+                verdict,
+                reason,
+                starts_at,
             });
+        };
+        for unfired in &step.decision.unfired {
+            for tick in ticks(job, unfired.span) {
+                tell(tick, unfired.verdict, unfired.reason, None);
+            }
         }
+        for &tick in &step.decision.fire {
+            match self.start(job, tick, now) {
+                Some(at) => tell(tick, Verdict::Fired, None, Some(at)),
+                None => tell(tick, Verdict::Skipped, Some(SkipReason::Overlap), None),
+            }
+        }
+    }
+
+    /// When the run of a tick starts; `None` if live runs are in its way.
+    fn start(
+        &mut self,
+        job: &Job,
+        tick: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        let wished = job.starts_at(tick).max(now);
+        let live = self.live.get_mut(&job.name);
+        let ends: &[DateTime<Utc>] = match live {
+            Some(live) => {
+                live.retain(|&ends| ends > now);
+                live.make_contiguous()
+            }
+            None => &[],
+        };
+        let starts_at = match (job.policy.overlap, ends) {
+            (Overlap::Allow | Overlap::Replace, _) | (_, []) => wished,
+            (Overlap::Queue, [running]) => wished.max(*running),
+            (Overlap::Skip | Overlap::Queue, _) => return None,
+        };
+        let duration = self.scenario.duration_of(&job.name);
+        let ends = starts_at.checked_add_signed(duration);
+        let ends = ends.unwrap_or(DateTime::<Utc>::MAX_UTC);
+        match job.policy.overlap {
+            Overlap::Allow => {}
+            Overlap::Replace | Overlap::Skip | Overlap::Queue if ends <= now => {
+                // Most runs end before the next tick: they need no memory.
+                self.live.remove(&job.name);
+            }
+            Overlap::Replace => {
+                self.live.insert(job.name.clone(), VecDeque::from([ends]));
+            }
+            Overlap::Skip | Overlap::Queue => {
+                let live = self.live.entry(job.name.clone()).or_default();
+                live.push_back(ends);
+            }
+        }
+        self.announce(job, starts_at, ends);
+        Some(starts_at)
+    }
+
+    fn announce(&mut self, job: &Job, starts_at: DateTime<Utc>, ends: DateTime<Utc>) {
+        let heard_at = match job.trigger.anchor() {
+            Anchor::Epoch => return,
+            Anchor::LastStart => starts_at,
+            Anchor::LastSuccess => ends,
+        };
+        let past = Past {
+            last_start: Some(starts_at),
+            last_success: Some((starts_at, ends)),
+        };
+        self.news.insert((heard_at, job.name.clone()), past);
     }
 }
 
@@ -147,74 +235,13 @@ fn ticks(job: &Job, span: Span) -> impl Iterator<Item = DateTime<Utc>> + '_ {
         .take_while(move |&tick| tick <= span.last)
 }
 
-/// How many runs start, by hour of the day and queue.
-#[derive(Debug, Default)]
-pub struct Load {
-    rows: HashMap<(u32, crate::job::QueueName), Row>,
-}
-
-#[derive(Debug, Default)]
-struct Row {
-    starts: u64,
-    /// Starts a second; only seconds that may still get more.
-    open: std::collections::BTreeMap<i64, u64>,
-    peak: u64,
-}
-
-/// One row of the load: an hour of the day (UTC) and a queue.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct LoadRow {
-    /// The hour of the day, in UTC.
-    pub hour: u32,
-    /// The queue.
-    pub queue: crate::job::QueueName,
-    /// How many runs start in this hour, over all days.
-    pub starts: u64,
-    /// The most that start in one second of it.
-    pub at_once: u64,
-}
-
-/// A run starts at most so long after its tick: the longest jitter.
-const SETTLED_AFTER: i64 = 86_400;
-
-impl Load {
-    /// Counts a tick, if it fired.
-    pub fn count(&mut self, tick: &SimulatedTick<'_>) {
-        let Some(starts_at) = tick.starts_at else {
-            return;
-        };
-        let second = starts_at.timestamp();
-        let hour = u32::try_from(second.rem_euclid(86_400) / 3600).unwrap_or(0);
-        let key = (hour, tick.job.queue.clone());
-        let row = self.rows.entry(key).or_default();
-        row.starts += 1;
-        let at_once = row.open.entry(second).or_default();
-        *at_once += 1;
-        row.peak = row.peak.max(*at_once);
-        if row.open.len() > 2 * 3600 {
-            row.open = row.open.split_off(&(second - SETTLED_AFTER));
-        }
-    }
-
-    /// The rows by hour and queue.
-    pub fn rows(&self) -> Vec<LoadRow> {
-        let mut rows: Vec<_> = self.rows.iter().collect();
-        rows.sort_by(|a, b| a.0.cmp(b.0));
-        rows.into_iter()
-            .map(|((hour, queue), row)| LoadRow {
-                hour: *hour,
-                queue: queue.clone(),
-                starts: row.starts,
-                at_once: row.peak,
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Execute, Policy, RunSpec, Trigger, interval::Interval};
+    use crate::{
+        job::{Execute, Policy, RunSpec, Trigger, interval::Interval},
+        plan::{Load, LoadRow},
+    };
 
     fn at(text: &str) -> DateTime<Utc> {
         format!("2026-11-23T{text}Z").parse().unwrap()
@@ -295,6 +322,67 @@ mod tests {
         scenario.durations.insert(name, Duration::from_secs(1800));
         assert_eq!(told(&scenario).len(), 4);
         assert!(told(&scenario).iter().all(|tick| tick.ends_with("Fired")));
+    }
+
+    fn starts(scenario: &Scenario) -> Vec<String> {
+        let mut told = Vec::new();
+        simulate(scenario, |tick| {
+            let at = |at: DateTime<Utc>| at.format("%H:%M").to_string();
+            told.push(match tick.starts_at {
+                Some(start) => format!("{} {}", at(tick.tick), at(start)),
+                None => format!("{} {:?}", at(tick.tick), tick.verdict),
+            });
+        });
+        told
+    }
+
+    #[test]
+    fn one_run_waits_for_the_live_one_or_takes_its_place() {
+        let overlapping = |overlap| {
+            let policy = Policy {
+                overlap,
+                ..Policy::default()
+            };
+            let mut scenario = scenario(vec![job("crawl", 1200, policy)]);
+            scenario.duration = Duration::from_secs(3000);
+            starts(&scenario)
+        };
+        assert_eq!(
+            overlapping(Overlap::Queue),
+            [
+                "10:20 10:20",
+                "10:40 11:10",
+                "11:00 Skipped",
+                "11:20 12:00",
+                "11:40 Skipped",
+                "12:00 12:50",
+            ]
+        );
+        let ticks = ["10:20", "10:40", "11:00", "11:20", "11:40", "12:00"];
+        let at_once = ticks.map(|tick| format!("{tick} {tick}"));
+        assert_eq!(overlapping(Overlap::Replace), at_once);
+    }
+
+    #[test]
+    fn an_anchored_interval_counts_from_its_runs() {
+        let anchored = |anchor| {
+            let mut one = Job::clone(&job("cookie", 1200, Policy::default()));
+            one.trigger = Trigger::Every(Interval::new(1200, 0).unwrap().with_anchor(anchor));
+            let mut scenario = scenario(vec![Arc::new(one)]);
+            scenario.duration = Duration::from_secs(300);
+            starts(&scenario)
+        };
+        assert_eq!(
+            anchored(Anchor::LastSuccess),
+            [
+                "10:20 10:20",
+                "10:45 10:45",
+                "11:10 11:10",
+                "11:35 11:35",
+                "12:00 12:00"
+            ]
+        );
+        assert_eq!(anchored(Anchor::LastStart).len(), 6);
     }
 
     #[test]

@@ -1,16 +1,15 @@
-//! What beat remembers of each job: from when its trigger counts, and what became of the ticks that
-//! were not run.
+//! What beat remembers of each job: from when and where its trigger counts, whether it is paused, and
+//! what became of the ticks that were not run.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{JobStep, Pause, Span};
-use crate::job::{FirstRun, Job, QueueName};
+use super::{JobStep, Ledger, Pause, Verdict, VerdictNote};
+use crate::{
+    job::{Anchor, FirstRun, Job, QueueName},
+    run::Past,
+};
 
-/// How many notes on unusual verdicts are kept of a job.
-const KEPT_NOTES: usize = 100;
-/// How long they are kept.
-const KEPT_FOR: chrono::Duration = chrono::Duration::days(7);
 /// How many former queues of a job are remembered.
 const KEPT_QUEUES: usize = 4;
 
@@ -30,73 +29,23 @@ pub struct JobState {
     /// The queues that it had before, the last one first: one of its runs may still be live there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_queues: Vec<QueueName>,
+    /// Where the grid of an interval starts that counts from a run: a whole second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchored_at: Option<DateTime<Utc>>,
     /// The last pause, over or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
+    /// The ticks after this that the pause skipped are to be made up for by the next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up_from: Option<DateTime<Utc>>,
     /// The additional tick of `first_run = "now"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_run_at: Option<DateTime<Utc>>,
     /// The counters below include the ticks up to here, so that a repeated step adds nothing.
     pub as_of: DateTime<Utc>,
-    /// Ticks that were too late to be run.
-    pub missed: u64,
-    /// Ticks that found a run of their job still live.
-    pub skipped: u64,
-    /// Ticks that a later one stands for.
-    pub coalesced: u64,
-    /// The last unusual verdicts, oldest first.
-    #[serde(default)]
-    pub notes: Vec<VerdictNote>,
-}
-
-/// What became of a tick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// It became a run.
-    Fired,
-    /// A later tick stands for it.
-    Coalesced,
-    /// It was not to be run: see [`SkipReason`].
-    Skipped,
-    /// It was too late.
-    Missed,
-}
-
-/// Why a tick was skipped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SkipReason {
-    /// A run of its job was still live.
-    #[default]
-    Overlap,
-    /// The job was paused.
-    Paused,
-}
-
-/// An unusual verdict on some ticks in a row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerdictNote {
-    /// What became of them.
-    pub verdict: Verdict,
-    /// Why, of skipped ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<SkipReason>,
-    /// How many.
-    pub count: u64,
-    /// The first tick.
-    pub first: DateTime<Utc>,
-    /// The last tick.
-    pub last: DateTime<Utc>,
-    /// Of missed ones: beat had last been at work at this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub down_from: Option<DateTime<Utc>>,
-    /// Of missed ones: beat was at work again at this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub down_to: Option<DateTime<Utc>>,
-    /// The run that stands for them, or that was in their way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run_id: Option<crate::run::RunId>,
+    /// What became of the ticks that were not run.
+    #[serde(flatten)]
+    pub ledger: Ledger,
 }
 
 impl JobState {
@@ -111,13 +60,12 @@ impl JobState {
             counts_from: from,
             queue: Some(job.queue.clone()),
             left_queues: Vec::new(),
+            anchored_at: None,
             paused: None,
+            catch_up_from: None,
             first_run_at: runs_now.then(|| whole_second(from) + chrono::Duration::seconds(1)),
             as_of: from,
-            missed: 0,
-            skipped: 0,
-            coalesced: 0,
-            notes: Vec::new(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -138,17 +86,41 @@ impl JobState {
             next.fingerprint = fingerprint;
             next.counts_from = whole_second(now).max(watermark);
             next.first_run_at = None;
+            next.anchored_at = None;
         }
         (next != *self).then_some(next)
     }
 
-    /// The state after the job's pause was set, changed or ended. `None`: no change.
+    /// The state after what was heard of the job: its pause, and its runs. `None`: no change.
+    ///
+    /// To be applied between two steps only, so that a repeated step decides as the first time.
     #[must_use]
-    pub fn with_pause(&self, pause: Option<&Pause>) -> Option<Self> {
-        (self.paused.as_ref() != pause).then(|| Self {
-            paused: pause.cloned(),
-            ..self.clone()
-        })
+    pub fn heard(
+        &self,
+        job: &Job,
+        (pause, past): (Option<&Pause>, Option<&Past>),
+        watermark: DateTime<Utc>,
+    ) -> Option<Self> {
+        let mut next = self.clone();
+        if self.paused.as_ref() != pause {
+            next.paused = pause.cloned();
+            let over = pause.filter(|pause| pause.catch_up && pause.until.is_some());
+            if let Some(over) = over {
+                let taken_back = next.ledger.take_back_paused(over.since);
+                let before = taken_back.map(|tick| tick - chrono::Duration::nanoseconds(1));
+                next.catch_up_from = Some(before.unwrap_or(over.since.max(watermark)));
+            }
+        }
+        let anchor = job.trigger.anchor();
+        let heard = past.and_then(|past| past.anchored(anchor));
+        // What was known stays, should the last run have been forgotten.
+        next.anchored_at = match anchor {
+            Anchor::Epoch => None,
+            Anchor::LastSuccess | Anchor::LastStart => {
+                heard.map(whole_second).max(self.anchored_at)
+            }
+        };
+        (next != *self).then_some(next)
     }
 
     fn move_to(&mut self, queue: &QueueName) {
@@ -170,86 +142,28 @@ impl JobState {
         noted: &[VerdictNote],
         (from, until): (DateTime<Utc>, DateTime<Utc>),
     ) -> Option<Self> {
-        let unusual = step.decision.missed.is_some()
-            || step.decision.coalesced.is_some()
-            || step.decision.paused.is_some()
-            || !noted.is_empty();
-        if !unusual || until <= self.as_of {
+        let unusual = !step.decision.unfired.is_empty() || !noted.is_empty();
+        if !(unusual || self.catch_up_from.is_some()) || until <= self.as_of {
             return None;
         }
         let mut next = self.clone();
         next.as_of = until;
-        let decision = &step.decision;
-        next.note_span(Verdict::Missed, None, decision.missed, None);
-        let paused = Some(SkipReason::Paused);
-        next.note_span(Verdict::Skipped, paused, decision.paused, None);
-        next.note_span(
-            Verdict::Coalesced,
-            None,
-            decision.coalesced,
-            step.newest_run(),
-        );
-        for note in noted {
-            next.note(note.clone());
-        }
-        for note in &mut next.notes {
-            if note.verdict == Verdict::Missed && note.down_to.is_none() {
+        next.catch_up_from = None;
+        let unfired = step.decision.unfired.iter().map(|unfired| {
+            let mut note = VerdictNote::from(*unfired);
+            if note.verdict == Verdict::Coalesced {
+                note.run_id = step.newest_run();
+            }
+            note
+        });
+        for mut note in unfired.chain(noted.iter().cloned()) {
+            if note.verdict == Verdict::Missed {
                 (note.down_from, note.down_to) = (Some(from), Some(until));
             }
+            next.ledger.add(&step.job, note);
         }
-        next.notes.retain(|note| until - note.last < KEPT_FOR);
+        next.ledger.forget_before(until);
         Some(next)
-    }
-
-    fn note_span(
-        &mut self,
-        verdict: Verdict,
-        reason: Option<SkipReason>,
-        span: Option<Span>,
-        run: Option<crate::run::RunId>,
-    ) {
-        if let Some(span) = span {
-            self.note(VerdictNote {
-                verdict,
-                reason,
-                count: span.count,
-                first: span.first,
-                last: span.last,
-                down_from: None,
-                down_to: None,
-                run_id: run,
-            });
-        }
-    }
-
-    fn note(&mut self, note: VerdictNote) {
-        match note.verdict {
-            Verdict::Fired => {}
-            Verdict::Coalesced => self.coalesced += note.count,
-            Verdict::Skipped => self.skipped += note.count,
-            Verdict::Missed => self.missed += note.count,
-        }
-        if let Some(last) = self.notes.last_mut()
-            && last.goes_on_with(&note)
-        {
-            last.count += note.count;
-            last.last = note.last;
-            return;
-        }
-        self.notes.push(note);
-        let surplus = self.notes.len().saturating_sub(KEPT_NOTES);
-        self.notes.drain(..surplus);
-    }
-}
-
-impl VerdictNote {
-    /// Whether `later` says the same of the ticks that follow.
-    fn goes_on_with(&self, later: &Self) -> bool {
-        self.verdict == later.verdict
-            && self.reason == later.reason
-            && self.run_id == later.run_id
-            && self.down_to.is_none()
-            && self.last < later.first
     }
 }
 

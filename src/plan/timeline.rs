@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use chrono::{DateTime, Utc};
 
 use super::{Decision, JobState, Pause, decide};
-use crate::{job::Job, run::RunId};
+use crate::{
+    job::{Job, Trigger},
+    run::RunId,
+};
 
 /// A job with the part of its state that decides when it is due.
 #[derive(Debug, Clone)]
@@ -15,16 +18,37 @@ pub struct Scheduled {
     counts_from: DateTime<Utc>,
     first_run_at: Option<DateTime<Utc>>,
     pub(super) paused: Option<Pause>,
+    pub(super) catch_up_from: Option<DateTime<Utc>>,
 }
 
 impl Scheduled {
     /// Joins a definition and its state.
     pub fn new(job: Arc<Job>, state: &JobState) -> Self {
+        let (job, counts_from) = match (&job.trigger, state.anchored_at) {
+            (Trigger::Every(interval), Some(at)) if !interval.anchor().is_epoch() => {
+                let trigger = Trigger::Every(interval.anchored_at(at));
+                let job = Job {
+                    trigger,
+                    ..Job::clone(&job)
+                };
+                (Arc::new(job), state.counts_from.max(at))
+            }
+            _ => (job, state.counts_from),
+        };
         Self {
             job,
-            counts_from: state.counts_from,
+            counts_from,
             first_run_at: state.first_run_at,
             paused: state.paused.clone(),
+            catch_up_from: state.catch_up_from,
+        }
+    }
+
+    /// When there is something to be decided, if everything up to `watermark` is.
+    fn due_after(&self, watermark: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match self.catch_up_from {
+            Some(_) => Some(watermark),
+            None => self.next_after(watermark),
         }
     }
 
@@ -106,18 +130,46 @@ pub struct Step {
 #[derive(Debug, Default)]
 pub struct Timeline {
     jobs: Vec<Scheduled>,
+    /// When each job is due, by its index.
+    due: Vec<Option<DateTime<Utc>>>,
     next: BTreeSet<(DateTime<Utc>, usize)>,
 }
 
 impl Timeline {
     /// Lines up the first tick of each job after `watermark`.
     pub fn new(jobs: Vec<Scheduled>, watermark: DateTime<Utc>) -> Self {
-        let next = jobs
-            .iter()
-            .enumerate()
-            .filter_map(|(index, job)| Some((job.next_after(watermark)?, index)))
+        let due: Vec<_> = jobs.iter().map(|job| job.due_after(watermark)).collect();
+        let indexed = due.iter().enumerate();
+        let next = indexed
+            .filter_map(|(index, due)| Some(((*due)?, index)))
             .collect();
-        Self { jobs, next }
+        Self { jobs, due, next }
+    }
+
+    /// Lines up one job anew, after its state has changed. The jobs must have been given in the
+    /// order of their names.
+    pub fn replace(&mut self, job: Scheduled, watermark: DateTime<Utc>) {
+        let name = &job.job.name;
+        let found = self.jobs.binary_search_by(|one| one.job.name.cmp(name));
+        let Some((index, place)) = found.ok().and_then(|at| Some((at, self.jobs.get_mut(at)?)))
+        else {
+            return;
+        };
+        *place = job;
+        self.line_up(index, watermark);
+    }
+
+    fn line_up(&mut self, index: usize, watermark: DateTime<Utc>) {
+        let (Some(job), Some(due)) = (self.jobs.get(index), self.due.get_mut(index)) else {
+            return;
+        };
+        let before = std::mem::replace(due, job.due_after(watermark));
+        if let Some(before) = before {
+            self.next.remove(&(before, index));
+        }
+        if let Some(due) = *due {
+            self.next.insert((due, index));
+        }
     }
 
     /// When the next tick of any job is due.
@@ -154,13 +206,7 @@ impl Timeline {
         let later = self.next.split_off(&(watermark, usize::MAX));
         let due = std::mem::replace(&mut self.next, later);
         for (_, index) in due {
-            if let Some(tick) = self
-                .jobs
-                .get(index)
-                .and_then(|job| job.next_after(watermark))
-            {
-                self.next.insert((tick, index));
-            }
+            self.line_up(index, watermark);
         }
     }
 }

@@ -149,6 +149,8 @@ mod tests {
             expires_at: Some(at(60)),
             last_success: None,
             parent: None,
+            overlap: None,
+            anchor: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),
         })
     }
@@ -228,7 +230,7 @@ mod tests {
         };
         assert_eq!(expired.state, RunState::Expired);
         let mut running = claimed(queued(), &by("a", 1, 1));
-        assert!(running.request_cancel(at(2)) && !running.request_cancel(at(3)));
+        assert!(running.request_cancel(at(2), None) && !running.request_cancel(at(3), None));
         let again = running.claim(&by("b", 2, 20), None, 3);
         let Err(ClaimRefused::EndNow(cancelled)) = again else {
             panic!("{again:?}")

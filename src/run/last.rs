@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{RunId, RunRecord, RunState};
+use crate::job::Anchor;
 
 /// The prefix of the keys `last.JOB` in the state bucket, which hold [`LastRun`].
 pub const LAST_RUN_PREFIX: &str = "last.";
@@ -66,6 +67,36 @@ impl From<&RunRecord> for LastRun {
     }
 }
 
+/// What the schedule of a job may depend on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Past {
+    /// When the last attempt of the last run started.
+    pub last_start: Option<DateTime<Utc>>,
+    /// When the last attempt of the last run that succeeded started, and when it ended.
+    pub last_success: Option<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+impl Past {
+    /// Where an interval starts that counts from a run of this kind.
+    pub fn anchored(&self, anchor: Anchor) -> Option<DateTime<Utc>> {
+        match anchor {
+            Anchor::Epoch => None,
+            Anchor::LastSuccess => self.last_success.map(|(_, finished_at)| finished_at),
+            Anchor::LastStart => self.last_start,
+        }
+    }
+}
+
+impl From<&LastRun> for Past {
+    fn from(last: &LastRun) -> Self {
+        let success = last.last_success.as_ref();
+        Self {
+            last_start: last.started_at,
+            last_success: success.map(|success| (success.started_at, success.finished_at)),
+        }
+    }
+}
+
 impl LastRun {
     /// What is remembered after `record` has ended. Runs may be told in any order, and repeatedly:
     /// of two, the one that started later is the last.
@@ -111,6 +142,8 @@ mod tests {
             expires_at: None,
             last_success: None,
             parent: None,
+            overlap: None,
+            anchor: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),
         };
         let by = Claimant {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::RunId;
-use crate::job::{Job, QueueName, RunSpec};
+use crate::job::{Anchor, Job, Overlap, QueueName, RunSpec};
 
 /// The version of the message that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -39,6 +39,12 @@ pub struct RunMessage {
     /// The run that asked for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<RunId>,
+    /// Set if the job's older runs must have ended before this one starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Overlap>,
+    /// Set if the job's ticks count from this kind of run: it is to be told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
     /// What to execute.
     pub spec: RunSpec,
 }
@@ -113,6 +119,8 @@ impl RunMessage {
             expires_at,
             last_success: request.last_success,
             parent: request.parent,
+            overlap: Some(job.policy.overlap).filter(|overlap| overlap.waits()),
+            anchor: Some(job.trigger.anchor()).filter(|anchor| !anchor.is_epoch()),
             spec,
         }
     }
@@ -155,6 +163,8 @@ mod tests {
             expires_at: None,
             last_success: None,
             parent: None,
+            overlap: None,
+            anchor: None,
             spec: RunSpec::new(Execute::Command(vec!["true".parse().unwrap()])),
         }
     }

@@ -12,7 +12,7 @@ mod status;
 
 pub use claim::{Claim, ClaimRefused, Claimant};
 pub use id::{RunId, RunIdError};
-pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess};
+pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess, Past};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION};
 pub use outcome::{Disposition, Ending, Exit, dispose};
 pub use record::{Attempt, AttemptEnd, DeliveryMark, RunRecord};

@@ -50,6 +50,9 @@ pub struct RunRecord {
     /// Since when somebody wants it cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_requested_at: Option<DateTime<Utc>>,
+    /// Why, in words, unless a person asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_reason: Option<String>,
     /// The run that asked for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<RunId>,
@@ -129,6 +132,7 @@ impl RunRecord {
             reason: None,
             result: None,
             cancel_requested_at: None,
+            cancel_reason: None,
             parent: message.parent.clone(),
             args: message.spec.args.clone(),
         }
@@ -172,19 +176,17 @@ impl RunRecord {
 
     /// Asks for the end of the run. What is not running ends here and now; what is running is
     /// ended by its worker. Returns whether anything changed.
-    pub fn request_cancel(&mut self, at: DateTime<Utc>) -> bool {
+    pub fn request_cancel(&mut self, at: DateTime<Utc>, why: Option<&str>) -> bool {
         match self.state {
             RunState::Queued | RunState::Retrying => {
                 self.cancel_requested_at.get_or_insert(at);
-                self.end(
-                    RunState::Cancelled,
-                    at,
-                    Some("cancelled before it ran".to_owned()),
-                );
+                let why = why.unwrap_or("cancelled before it ran");
+                self.end(RunState::Cancelled, at, Some(why.to_owned()));
                 true
             }
             RunState::Running if self.cancel_requested_at.is_none() => {
                 self.cancel_requested_at = Some(at);
+                self.cancel_reason = why.map(str::to_owned);
                 true
             }
             RunState::Running

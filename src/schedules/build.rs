@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     job::{
-        Execute, Job, JobName, RunSpec, Template, Trigger,
+        Anchor, Execute, Job, JobName, Overlap, RunSpec, Template, Trigger,
         cron::{CronTrigger, DstGap, DstRepeat},
         interval::{Interval, IntervalError},
     },
@@ -119,6 +119,11 @@ impl Builder<'_> {
             reader.error_with_help(place.clone(), "`offset` goes with `every` only", Some(help));
             return None;
         }
+        if let (Some(place), None) = (own.place("anchor"), from.place("every")) {
+            let help = "remove it, or give the interval with `every`".to_owned();
+            reader.error_with_help(place.clone(), "`anchor` goes with `every` only", Some(help));
+            return None;
+        }
         match first {
             None => Some(Trigger::OnDemand),
             Some((&"cron", _)) => {
@@ -128,7 +133,12 @@ impl Builder<'_> {
             }
             Some((&"every", _)) => {
                 let offset = own.offset.as_ref().or(from.offset.as_ref());
-                interval(reader, from.every.as_ref()?, offset).map(Trigger::Every)
+                let interval = interval(reader, from.every.as_ref()?, offset)?;
+                let anchor = match (&own.anchor, &own.offset) {
+                    (None, Some(_)) => None,
+                    (anchor, _) => anchor.as_ref().or(self.defaults.anchor.as_ref()),
+                };
+                anchored(reader, interval, anchor, offset).map(Trigger::Every)
             }
             Some(_) => {
                 let moments = instants(reader, from.at.as_ref()?, timezone)?;
@@ -239,6 +249,25 @@ fn interval(
     }
 }
 
+/// The interval, counted from where `anchor` says.
+fn anchored(
+    reader: &mut Reader<'_>,
+    interval: Interval,
+    anchor: Option<&Located<Anchor>>,
+    offset: Option<&Located<crate::job::Seconds>>,
+) -> Option<Interval> {
+    let Some(Located { value, span }) = anchor else {
+        return Some(interval);
+    };
+    if let (false, Some(_)) = (value.is_epoch(), offset) {
+        let help = "an interval that starts at a run has no other offset: remove one of the two";
+        let message = "`anchor` and `offset` exclude each other";
+        reader.error_with_help(span.clone(), message, Some(help.to_owned()));
+        return None;
+    }
+    Some(interval.with_anchor(*value))
+}
+
 /// The instants, sorted, each once.
 fn instants(
     reader: &mut Reader<'_>,
@@ -345,6 +374,8 @@ fn check_size(
         expires_at: Some(now),
         last_success: Some(now),
         parent: None,
+        overlap: Some(Overlap::Replace),
+        anchor: Some(Anchor::LastSuccess),
         spec: job.spec.clone(),
     };
     match message.encode() {

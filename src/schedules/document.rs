@@ -1,4 +1,4 @@
-//! One file: `[defaults]`, and `[job.NAME]` for each job.
+//! One file: `[defaults]`, `[job.NAME]` for each job, `[blackout.NAME]`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,6 +13,7 @@ use toml::{
 };
 
 use super::{
+    blackout::Blackouts,
     build::{Builder, CronCache, Table},
     diagnostic::Findings,
     reader::{Item, Reader, narrow},
@@ -29,6 +30,7 @@ pub(super) struct Collected {
     /// Where each name was first used, good job or not.
     first_use: HashMap<JobName, FirstUse>,
     cron_cache: CronCache,
+    pub(super) blackouts: Blackouts,
 }
 
 impl Collected {
@@ -52,6 +54,7 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
         findings,
         first_use,
         cron_cache,
+        blackouts,
     } = collected;
     let (document, errors) = DeTable::parse_recoverable(&source.text);
     let mut reader = Reader::new(source, findings);
@@ -64,6 +67,9 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
         Some(table) => Settings::read(&mut reader, table, Scope::Defaults),
         None => Settings::default(),
     };
+    if let Some(table) = sections.blackouts {
+        blackouts.read(&mut reader, table, defaults.timezone, now);
+    }
     let mut builder = Builder {
         defaults: &defaults,
         cache: cron_cache,
@@ -82,6 +88,8 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
             at: key.span().start,
         };
         first_use.insert(name.clone(), first);
+        let named = settings.blackout.as_ref().or(defaults.blackout.as_ref());
+        blackouts.named_by(&name, named.map_or(&[], Vec::as_slice), source);
         let table = Table {
             name: name.clone(),
             name_span: key.span(),
@@ -98,6 +106,7 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
 struct Sections<'d, 'i> {
     defaults: Option<&'d DeTable<'i>>,
     jobs: Option<&'d DeTable<'i>>,
+    blackouts: Option<&'d DeTable<'i>>,
 }
 
 fn sections<'d, 'i>(reader: &mut Reader<'_>, document: &'d DeTable<'i>) -> Sections<'d, 'i> {
@@ -114,10 +123,14 @@ fn sections<'d, 'i>(reader: &mut Reader<'_>, document: &'d DeTable<'i>) -> Secti
                     reader.error_with_help(key.span(), message, Some(help));
                 }
             },
-            "blackout" => {
-                let message = "[blackout] is not supported by this version yet";
-                reader.error(key.span(), message);
-            }
+            "blackout" => match item.get_ref() {
+                DeValue::Table(blackouts) => sections.blackouts = Some(blackouts),
+                _ => {
+                    let message = "`blackout` at the top of the file takes tables with a name each";
+                    let help = "write [blackout.NAME], and name it in a job: blackout = \"NAME\"";
+                    reader.error_with_help(key.span(), message, Some(help.to_owned()));
+                }
+            },
             _ => unknown_section(reader, name, key.span()),
         }
     }
@@ -133,8 +146,8 @@ fn unknown_section(reader: &mut Reader<'_>, name: &str, span: Range<usize>) {
     let help = match known_key {
         true => Some(format!("`{name}` belongs below [defaults] or [job.NAME]")),
         false => reader
-            .did_you_mean(name, ["defaults", "job"])
-            .or_else(|| Some("a file has [defaults] and [job.NAME]".to_owned())),
+            .did_you_mean(name, ["defaults", "job", "blackout"])
+            .or_else(|| Some("a file has [defaults], [job.NAME] and [blackout.NAME]".to_owned())),
     };
     reader.error_with_help(
         span,

@@ -9,9 +9,11 @@
 //! - `[defaults]` counts for the jobs of its own file. A job's own value wins as a whole; `args` and
 //!   `env` are laid over the defaults key by key; a job with a trigger or a program of its own takes
 //!   nothing of the kind from the defaults.
+//! - A blackout may be named by the jobs of any file.
 //! - A relative `working_dir` counts from the directory of its file.
 //! - Without `timezone` a job is read in UTC, without `queue` it goes to `default`.
 
+mod blackout;
 mod build;
 mod diagnostic;
 mod document;
@@ -113,9 +115,16 @@ fn parse_into(
     for source in sources {
         document::read(&mut collected, source, now);
     }
-    let warnings = collected.findings.finish()?;
+    let Collected {
+        mut jobs,
+        mut findings,
+        blackouts,
+        ..
+    } = collected;
+    blackouts.resolve(&mut jobs, &mut findings);
+    let warnings = findings.finish()?;
     let set = JobSet {
-        jobs: Arc::new(collected.jobs),
+        jobs: Arc::new(jobs),
     };
     Ok(Loaded {
         set,

@@ -47,6 +47,8 @@ pub(super) fn policy(
             .unwrap_or(standard.max_catch_up),
         overlap: own.overlap.or(defaults.overlap).unwrap_or(standard.overlap),
         expires: own.expires.or(defaults.expires),
+        // Known when all files are read.
+        blackouts: Vec::new(),
     })
 }
 

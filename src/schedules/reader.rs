@@ -273,22 +273,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// One of a few words. `later` are words that a later version will know.
+    /// One of a few words.
     pub(super) fn choice<T: Copy>(
         &mut self,
         key: &str,
         item: &Item<'_>,
         choices: &[(&str, T)],
-        later: &[&str],
     ) -> Option<T> {
         let text = self.text(key, item)?;
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
             return Some(*value);
-        }
-        if later.contains(&text) {
-            let message = format!("{key} = \"{text}\" is not supported by this version yet");
-            self.error_with_help(item.span(), message, Some(one_of(choices)));
-            return None;
         }
         let words = choices.iter().map(|(word, _)| *word);
         let help = self.did_you_mean(text, words);

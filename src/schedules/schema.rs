@@ -27,6 +27,12 @@ pub fn schema() -> Value {
                 "propertyNames": { "pattern": NAME },
                 "additionalProperties": { "$ref": "#/$defs/job" },
             },
+            "blackout": {
+                "description": "Stretches of time by name, in which the jobs that name them do not run",
+                "type": "object",
+                "propertyNames": { "pattern": NAME },
+                "additionalProperties": blackout(),
+            },
         },
         "$defs": {
             "job": {
@@ -93,28 +99,60 @@ fn moment(description: &str) -> Value {
     json!({ "type": "string", "description": description })
 }
 
+fn cron() -> Value {
+    json!({
+        "description": "A crontab(5) expression, or the union of several: 5 fields, 6 with leading seconds, or @daily …",
+        "oneOf": [
+            { "type": "string" },
+            { "type": "array", "items": { "type": "string" }, "minItems": 1 },
+        ],
+    })
+}
+
+fn timezone() -> Value {
+    json!({
+        "description": "IANA name of the zone in which times are read and shown",
+        "type": "string",
+        "default": "UTC",
+        "examples": ["UTC", "Asia/Shanghai", "Europe/Berlin"],
+    })
+}
+
+/// `[blackout.NAME]`
+fn blackout() -> Value {
+    let date = || moment("A date, or a date with a time: 2026-12-24, 2026-12-24T18:00:00");
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "description": { "description": "For people; never interpreted", "type": "string" },
+            "cron": cron(),
+            "duration": duration("How long it lasts each time that `cron` begins one"),
+            "from": date(),
+            "to": date(),
+            "timezone": timezone(),
+        },
+        "oneOf": [
+            { "required": ["cron", "duration"] },
+            { "required": ["from", "to"] },
+        ],
+    })
+}
+
 fn due() -> Value {
     let moment = moment("RFC 3339, or local time in the job's zone: 2026-12-24T18:00:00");
     json!({
-        "cron": {
-            "description": "A crontab(5) expression, or the union of several: 5 fields, 6 with leading seconds, or @daily …",
-            "oneOf": [
-                { "type": "string" },
-                { "type": "array", "items": { "type": "string" }, "minItems": 1 },
-            ],
-        },
+        "cron": cron(),
         "every": duration("An interval of whole seconds, 1s to 366days, aligned to the epoch"),
         "offset": duration("Shifts the grid of `every`; shorter than the interval"),
         "at": {
             "description": "A date with a time, or a list of some",
             "oneOf": [moment.clone(), { "type": "array", "items": moment, "minItems": 1 }],
         },
-        "timezone": {
-            "description": "IANA name of the zone in which times are read and shown",
-            "type": "string",
-            "default": "UTC",
-            "examples": ["UTC", "Asia/Shanghai", "Europe/Berlin"],
-        },
+        "anchor": choice(
+            "From where `every` counts: the start of Unix time, the end of the last successful run, or the start of the last run",
+            &["epoch", "last_success", "last_start"], "epoch"),
+        "timezone": timezone(),
         "dst_gap": choice(
             "What becomes of a fixed time that a change of the clock skips", &["run_after", "skip"], "run_after"),
         "dst_repeat": choice(
@@ -230,11 +268,19 @@ fn policies() -> Value {
             "type": "integer", "minimum": 1, "maximum": 100_000, "default": 100,
         },
         "overlap": choice(
-            "What happens to a tick while a run of its job is live", &["skip", "allow"], "skip"),
+            "What happens to a tick while a run of its job is live",
+            &["skip", "queue", "allow", "replace"], "skip"),
         "jitter": duration(
             "Runs start up to so long after their ticks, each by its own delay; at most 1day"),
         "start": moment("Instants of the trigger before this are no ticks"),
         "end": moment("Instants of the trigger after this are no ticks"),
+        "blackout": {
+            "description": "Blackouts, of any file, in which the job does not run: a name or a list of some",
+            "oneOf": [
+                { "type": "string", "pattern": NAME },
+                { "type": "array", "items": { "type": "string", "pattern": NAME } },
+            ],
+        },
     })
 }
 
@@ -243,7 +289,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::schedules::{retry::RETRY_KEYS, settings, values::KILL_KEYS};
+    use crate::schedules::{
+        blackout::BLACKOUT_KEYS, retry::RETRY_KEYS, settings, values::KILL_KEYS,
+    };
 
     fn keys_at(pointer: &str) -> BTreeSet<String> {
         let schema = schema();
@@ -265,6 +313,8 @@ mod tests {
         let inner = |key: &str| keys_at(&format!("/$defs/job/properties/{key}/properties"));
         assert_eq!(inner("retry"), set(RETRY_KEYS));
         assert_eq!(inner("kill"), set(KILL_KEYS));
+        let blackout = "/properties/blackout/additionalProperties/properties";
+        assert_eq!(keys_at(blackout), set(BLACKOUT_KEYS));
     }
 
     #[test]

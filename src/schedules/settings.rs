@@ -11,7 +11,8 @@ use super::{
     values,
 };
 use crate::job::{
-    CatchUp, FirstRun, Kill, Overlap, QueueName, RetryPolicy, Seconds, Template,
+    Anchor, BlackoutName, CatchUp, FirstRun, Kill, Overlap, QueueName, RetryPolicy, Seconds,
+    Template,
     cron::{DstGap, DstRepeat},
 };
 
@@ -50,6 +51,8 @@ pub(super) struct Settings {
     pub(super) jitter: Option<Located<Seconds>>,
     pub(super) start: Option<Located<String>>,
     pub(super) end: Option<Located<String>>,
+    pub(super) anchor: Option<Located<Anchor>>,
+    pub(super) blackout: Option<Vec<Located<BlackoutName>>>,
 }
 
 /// Whose settings are read.
@@ -64,7 +67,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 30] = [
+const KEYS: [(&str, Read); 32] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -90,10 +93,10 @@ const KEYS: [(&str, Read); 30] = [
         s.timezone = values::timezone(r, k, v)
     }),
     ("dst_gap", |s, r, k, v| {
-        s.dst_gap = r.choice(k, v, &values::DST_GAP, &[]);
+        s.dst_gap = r.choice(k, v, &values::DST_GAP);
     }),
     ("dst_repeat", |s, r, k, v| {
-        s.dst_repeat = r.choice(k, v, &values::DST_REPEAT, &[]);
+        s.dst_repeat = r.choice(k, v, &values::DST_REPEAT);
     }),
     ("queue", |s, r, k, v| s.queue = r.name(k, v)),
     ("command", |s, r, k, v| s.command = values::command(r, k, v)),
@@ -114,10 +117,10 @@ const KEYS: [(&str, Read); 30] = [
     }),
     ("expires", |s, r, k, v| s.expires = r.positive(k, v)),
     ("first_run", |s, r, k, v| {
-        s.first_run = r.choice(k, v, &values::FIRST_RUN, &[]);
+        s.first_run = r.choice(k, v, &values::FIRST_RUN);
     }),
     ("catch_up", |s, r, k, v| {
-        s.catch_up = r.choice(k, v, &values::CATCH_UP, &[]);
+        s.catch_up = r.choice(k, v, &values::CATCH_UP);
     }),
     ("catch_up_window", |s, r, k, v| {
         s.catch_up_window = r.duration(k, v);
@@ -126,25 +129,24 @@ const KEYS: [(&str, Read); 30] = [
         s.max_catch_up = r.integer(k, v, 1..=100_000);
     }),
     ("overlap", |s, r, k, v| {
-        s.overlap = r.choice(k, v, &values::OVERLAP, &["queue", "replace"]);
+        s.overlap = r.choice(k, v, &values::OVERLAP);
     }),
     ("jitter", |s, r, k, v| {
         s.jitter = r.duration(k, v).map(|value| located(value, v));
     }),
     ("start", |s, r, k, v| s.start = values::moment(r, k, v)),
     ("end", |s, r, k, v| s.end = values::moment(r, k, v)),
+    ("anchor", |s, r, k, v| {
+        let anchor = r.choice(k, v, &values::ANCHOR);
+        s.anchor = anchor.map(|value| located(value, v));
+    }),
+    ("blackout", |s, r, k, v| {
+        s.blackout = values::blackouts(r, k, v)
+    }),
 ];
 
 /// Keys of later versions: refused, but not as mistakes.
-const LATER: [&str; 7] = [
-    "anchor",
-    "lock",
-    "http",
-    "env_file",
-    "lease_loss",
-    "limits",
-    "blackout",
-];
+const LATER: [&str; 5] = ["lock", "http", "env_file", "lease_loss", "limits"];
 
 /// The names of all keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::reader::{Item, Located, Reader};
 use crate::job::{
-    CatchUp, FirstRun, Kill, Overlap, SignalName, Template, TemplateError,
+    Anchor, BlackoutName, CatchUp, FirstRun, Kill, Overlap, SignalName, Template, TemplateError,
     cron::{DstGap, DstRepeat},
 };
 
@@ -24,8 +24,17 @@ pub(super) const CATCH_UP: [(&str, CatchUp); 3] = [
     ("latest", CatchUp::Latest),
     ("all", CatchUp::All),
 ];
-pub(super) const OVERLAP: [(&str, Overlap); 2] =
-    [("skip", Overlap::Skip), ("allow", Overlap::Allow)];
+pub(super) const OVERLAP: [(&str, Overlap); 4] = [
+    ("skip", Overlap::Skip),
+    ("queue", Overlap::Queue),
+    ("allow", Overlap::Allow),
+    ("replace", Overlap::Replace),
+];
+pub(super) const ANCHOR: [(&str, Anchor); 3] = [
+    ("epoch", Anchor::Epoch),
+    ("last_success", Anchor::LastSuccess),
+    ("last_start", Anchor::LastStart),
+];
 
 /// Most bytes of output that can be kept of a run.
 const MAX_OUTPUT: u64 = 1 << 30;
@@ -63,6 +72,23 @@ pub(super) fn moment(
     };
     let span = item.span();
     Some(Located { value, span })
+}
+
+/// One name or a list of some; an empty list takes back what the defaults say.
+pub(super) fn blackouts(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<Vec<Located<BlackoutName>>> {
+    let name = |reader: &mut Reader<'_>, item: &Item<'_>| {
+        let value = reader.name(key, item)?;
+        let span = item.span();
+        Some(Located { value, span })
+    };
+    match item.get_ref() {
+        DeValue::Array(_) => reader.list(key, item, "a list of names", name),
+        _ => name(reader, item).map(|one| vec![one]),
+    }
 }
 
 pub(super) fn timezone(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Tz> {
@@ -296,7 +322,7 @@ pub(super) fn kill(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Optio
     for (name, item) in reader.table(key, item)? {
         match name.get_ref().as_ref() {
             "signal" => {
-                if let Some(signal) = reader.choice("kill.signal", item, &SignalName::ALL, &[]) {
+                if let Some(signal) = reader.choice("kill.signal", item, &SignalName::ALL) {
                     kill.signal = signal;
                 }
             }

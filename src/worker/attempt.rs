@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Shared,
@@ -14,14 +14,19 @@ use super::{
     registry::{Cause, Held},
 };
 use crate::{
-    broker::{BrokerError, DeadLetter, Delivery},
+    broker::{self, BrokerError, DeadLetter, Delivery},
     clock,
     exec::{Ended, Execution, Limits, Output, Program, RunContext},
+    job::Anchor,
     run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
 };
 
 /// How much of a message is kept in its dead letter.
 const KEPT_PAYLOAD: usize = 512 * 1024;
+/// How long a run that waits for an older one is put off after its first delivery.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+/// How long it is put off in the end.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Takes one delivery to its end. Holds `slot` as long as its program runs.
 pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
@@ -49,6 +54,9 @@ async fn work(
     {
         return Ok(());
     }
+    if let Some(wait) = must_wait(shared, delivery, message).await? {
+        return shared.broker.release(&delivery.receipt, wait).await;
+    }
     let lease = Lease::new(delivery.lease, delivery.receipt.clone());
     let entered = shared.registry.enter(&message.run_id, Arc::new(lease));
     let held = &entered.held;
@@ -58,6 +66,12 @@ async fn work(
     };
     held.lease.claimed(claimed.fence);
     tell_start(message, &claimed);
+    if message.anchor == Some(Anchor::LastStart)
+        && let Err(error) = shared.remember(message, &claimed.record).await
+    {
+        debug!(target: "orchestrator::worker", run_id = %message.run_id, %error,
+            "its start is told with its end");
+    }
     let execution = execute(shared, message, &claimed, held).await;
     // The next job starts while this one's outcome is on its way; how many may be is bounded.
     let waiting = Arc::clone(&shared.recording).acquire_owned();
@@ -93,6 +107,27 @@ async fn work(
 fn too_early(message: &RunMessage) -> Option<Duration> {
     let wait = (message.not_before? - clock::now()).to_std().ok()?;
     (wait > Duration::ZERO).then_some(wait)
+}
+
+/// How long a run has to wait for an older one of its job. The longer it has waited, the less often
+/// it is looked at.
+async fn must_wait(
+    shared: &Shared,
+    delivery: &Delivery,
+    message: &RunMessage,
+) -> Result<Option<Duration>, BrokerError> {
+    if message.expires_at.is_some_and(|at| at <= clock::now()) {
+        // It is to end now, whatever else there is.
+        return Ok(None);
+    }
+    let broker = shared.broker.as_ref();
+    let older = broker::older_run(broker, &delivery.queue, message, delivery.sequence).await?;
+    let Some(older) = older else {
+        return Ok(None);
+    };
+    debug!(target: "orchestrator::worker", run_id = %message.run_id, %older, "waits for an older run");
+    let looks = u32::try_from(delivery.deliveries.clamp(1, 8) - 1).unwrap_or(0);
+    Ok(Some((SHORTEST_WAIT * (1 << looks)).min(LONGEST_WAIT)))
 }
 
 /// Executes the program, with its lease renewed and its output carried to the log.

@@ -147,7 +147,11 @@ impl Shared {
 
     /// Keeps the job's last run and last success, for jobs that ask for it: those with ticks, and
     /// those whose command names the last success.
-    async fn remember(&self, message: &RunMessage, record: &RunRecord) -> Result<(), BrokerError> {
+    pub(super) async fn remember(
+        &self,
+        message: &RunMessage,
+        record: &RunRecord,
+    ) -> Result<(), BrokerError> {
         if !is_remembered(message) {
             return Ok(());
         }
@@ -190,7 +194,7 @@ fn is_remembered(message: &RunMessage) -> bool {
             .any(|part| part.source().contains("{last_success}")),
         Execute::Shell(script) => script.contains("ORCHESTRATOR_LAST_SUCCESS"),
     };
-    names_it || message.run_id.tick().is_some()
+    names_it || message.anchor.is_some() || message.run_id.tick().is_some()
 }
 
 /// The record after the attempt.
@@ -209,7 +213,7 @@ fn closed(
         Ending::Cancelled(exit) => (AttemptEnd::Cancelled, Some(exit.clone())),
         Ending::HandedBack => (AttemptEnd::HandedBack, None),
     };
-    let reason = reason(end, exit.as_ref());
+    let reason = reason(end, exit.as_ref(), record.cancel_reason.as_deref());
     record.close_attempt(at, end, exit);
     match disposition {
         Disposition::Final(state) => {
@@ -227,13 +231,16 @@ fn closed(
     record
 }
 
-fn reason(end: AttemptEnd, exit: Option<&Exit>) -> Option<String> {
+fn reason(end: AttemptEnd, exit: Option<&Exit>, cancelled: Option<&str>) -> Option<String> {
     let exit = exit.map(Exit::summary).unwrap_or_default();
     match end {
         AttemptEnd::Succeeded | AttemptEnd::HandedBack | AttemptEnd::Lost => None,
         AttemptEnd::Failed => Some(exit),
         AttemptEnd::TimedOut => Some(format!("timed out, ended with {exit}")),
-        AttemptEnd::Cancelled => Some(format!("cancelled, ended with {exit}")),
+        AttemptEnd::Cancelled => {
+            let why = cancelled.unwrap_or("cancelled");
+            Some(format!("{why}, ended with {exit}"))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use orchestrator::broker::{Published, Slot};
+use orchestrator::broker::{Outgoing, Published, Slot};
 
 use super::harness::{
     Backend, LONG, assert_nothing, drain, exclusive, next, outgoing, payload, queue, run_id,
@@ -27,8 +27,11 @@ pub(super) async fn a_stored_run_is_delivered_with_its_bytes(backend: &dyn Backe
 pub(super) async fn a_message_id_is_accepted_once(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
-    for slot in [Slot::Run, Slot::Job] {
-        let job = if slot == Slot::Run { "many" } else { "single" };
+    for (slot, job) in [
+        (Slot::Run, "many"),
+        (Slot::Job, "single"),
+        (Slot::Next, "waiting"),
+    ] {
         let mut run = outgoing("default", job, 1);
         run.slot = slot;
         let first = broker.publish(run.clone()).await.unwrap();
@@ -42,7 +45,7 @@ pub(super) async fn a_message_id_is_accepted_once(backend: &dyn Backend) {
         let again = broker.publish(elsewhere).await.unwrap();
         assert_eq!(again, Published::Duplicate, "the id counts, not the queue");
     }
-    drain(&*broker, "default", 2).await;
+    drain(&*broker, "default", 3).await;
     assert_nothing(&*broker, "default").await;
 }
 
@@ -64,6 +67,10 @@ pub(super) async fn runs_of_other_jobs_and_queues_have_slots_of_their_own(backen
         exclusive("default", "crawl", 1),
         exclusive("default", "login", 1),
         exclusive("high", "crawl", 2),
+        Outgoing {
+            slot: Slot::Next,
+            ..exclusive("default", "crawl", 3)
+        },
     ] {
         assert_eq!(broker.publish(run).await.unwrap(), Published::Stored);
     }

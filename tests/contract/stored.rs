@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use orchestrator::broker::{Bucket, DeadLetter, Durability, LogChunk, LogStream, Published, Slot};
+use orchestrator::broker::{
+    Bucket, DeadLetter, Durability, LogChunk, LogStream, Outgoing, Published, Slot,
+};
 
 use super::harness::{
     Backend, LONG, assert_nothing, exclusive, next, outgoing, payload, publish, queue, run_id,
@@ -38,6 +40,11 @@ pub(super) async fn occupant_is_found_by_slot(backend: &dyn Backend) {
         .publish(outgoing("default", "page", 1))
         .await
         .unwrap();
+    let waiting = Outgoing {
+        slot: Slot::Next,
+        ..exclusive("default", "crawl", 2)
+    };
+    broker.publish(waiting).await.unwrap();
     let default = queue("default");
     let find = async |job: &str, n: usize, slot: Slot| {
         let id = run_id(job, n);
@@ -46,6 +53,9 @@ pub(super) async fn occupant_is_found_by_slot(backend: &dyn Backend) {
     };
     let crawl = Some(run_id("crawl", 1).to_string());
     assert_eq!(find("crawl", 2, Slot::Job).await, crawl);
+    let next = Some(run_id("crawl", 2).to_string());
+    assert_eq!(find("crawl", 1, Slot::Next).await, next);
+    assert_eq!(find("page", 1, Slot::Next).await, None);
     let page = Some(run_id("page", 1).to_string());
     assert_eq!(find("page", 1, Slot::Run).await, page);
     assert_eq!(find("page", 2, Slot::Run).await, None);

@@ -102,3 +102,38 @@ fn what_cannot_be_paused_is_told() {
     assert_eq!(here.run(&past).code, 2);
     assert_eq!(here.run(&["pause", "crawl", "--until", "soon"]).code, 2);
 }
+
+#[test]
+fn what_a_pause_skipped_is_made_up_for_on_request() {
+    let here = Installation::new();
+    let job = JOB.replace("shell", "catch_up = \"all\"\noverlap = \"allow\"\nshell");
+    here.schedule("a.toml", &job);
+    let up = started(&here);
+    assert_eq!(here.run(&["pause", "crawl"]).code, 0);
+    wait_for_skipped(&here, 3);
+    up.kill9();
+    let _up = here.up(&[]);
+    let paused = skipped(&here);
+    assert!(paused >= 3, "{paused}");
+    assert_eq!(here.run(&["resume", "crawl", "--catch-up"]).code, 0);
+    wait_for("no tick to be skipped any more", || {
+        (skipped(&here) == 0).then_some(())
+    });
+    let ran = here.runs("crawl").len();
+    wait_for("further runs", || {
+        (here.runs("crawl").len() > ran).then_some(())
+    });
+    let runs = here.runs("crawl");
+    let mut ticks: Vec<i64> = runs
+        .iter()
+        .map(|run| {
+            let tick = run["scheduled_for"].as_str().unwrap();
+            tick.parse::<chrono::DateTime<chrono::Utc>>()
+                .unwrap()
+                .timestamp()
+        })
+        .collect();
+    ticks.sort_unstable();
+    let every_second: Vec<i64> = (ticks[0]..=*ticks.last().unwrap()).collect();
+    assert_eq!(ticks, every_second, "every tick ran once");
+}

@@ -78,6 +78,8 @@ pub(super) fn message(run: &str, queue: &str, spec: RunSpec) -> RunMessage {
         expires_at: None,
         last_success: None,
         parent: None,
+        overlap: None,
+        anchor: None,
         spec,
     }
 }

@@ -120,7 +120,7 @@ async fn cancel_half(bench: &Bench, run: &RunMessage) {
         .await;
     bench
         .change(run, |record| {
-            record.request_cancel(orchestrator::clock::now());
+            record.request_cancel(orchestrator::clock::now(), None);
         })
         .await;
 }

@@ -8,6 +8,7 @@ use crate::{
 
 /// The last token of the subject of a job whose runs may not overlap.
 const JOB_SLOT: &str = "slot";
+const NEXT_SLOT: &str = "next";
 
 /// Names everything of one installation.
 #[derive(Debug, Clone)]
@@ -70,6 +71,7 @@ impl Names {
         let prefix = format!("{}.jobs.{queue}.{}", self.lower, run_id.job());
         match slot {
             Slot::Job => format!("{prefix}.{JOB_SLOT}"),
+            Slot::Next => format!("{prefix}.{NEXT_SLOT}"),
             Slot::Run => format!("{prefix}.{run_id}"),
         }
     }
@@ -112,6 +114,10 @@ mod tests {
         assert_eq!(
             names.run(&queue, &run, Slot::Job),
             "orch.jobs.high.crawl.slot"
+        );
+        assert_eq!(
+            names.run(&queue, &run, Slot::Next),
+            "orch.jobs.high.crawl.next"
         );
         let subject = names.run(&queue, &run, Slot::Run);
         assert_eq!(subject, "orch.jobs.high.crawl.crawl@20261123T023000Z");

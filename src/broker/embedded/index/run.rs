@@ -67,6 +67,7 @@ impl Stored {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum SlotKey {
     Job(QueueName, JobName),
+    Next(QueueName, JobName),
     Run(QueueName, RunId),
 }
 
@@ -74,6 +75,7 @@ impl SlotKey {
     pub(super) fn new(queue: &QueueName, run_id: &RunId, slot: Slot) -> Self {
         match slot {
             Slot::Job => Self::Job(queue.clone(), run_id.job().clone()),
+            Slot::Next => Self::Next(queue.clone(), run_id.job().clone()),
             Slot::Run => Self::Run(queue.clone(), run_id.clone()),
         }
     }

@@ -1,0 +1,165 @@
+//! What became of the ticks that were not run: bounded, consecutive ticks of a kind as one note.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Span, Unfired};
+use crate::{job::Job, run::RunId};
+
+/// How many notes are kept of a job.
+const KEPT_NOTES: usize = 100;
+/// How long they are kept.
+const KEPT_FOR: chrono::Duration = chrono::Duration::days(7);
+
+/// What became of a tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It became a run.
+    Fired,
+    /// A later tick stands for it.
+    Coalesced,
+    /// It was not to be run: see [`SkipReason`].
+    Skipped,
+    /// It was too late.
+    Missed,
+}
+
+/// Why a tick was skipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// A run of its job was still live.
+    #[default]
+    Overlap,
+    /// The job was paused.
+    Paused,
+    /// The run would have started in a blackout that the job names.
+    Blackout,
+}
+
+/// An unusual verdict on some ticks in a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictNote {
+    /// What became of them.
+    pub verdict: Verdict,
+    /// Why, of skipped ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<SkipReason>,
+    /// How many.
+    pub count: u64,
+    /// The first tick.
+    pub first: DateTime<Utc>,
+    /// The last tick.
+    pub last: DateTime<Utc>,
+    /// Of missed ones: beat had last been at work at this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_from: Option<DateTime<Utc>>,
+    /// Of missed ones: beat was at work again at this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down_to: Option<DateTime<Utc>>,
+    /// The run that stands for them, or that was in their way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<RunId>,
+}
+
+impl VerdictNote {
+    /// A note on one tick, without any particulars.
+    pub fn on(verdict: Verdict, reason: Option<SkipReason>, tick: DateTime<Utc>) -> Self {
+        let span = Span {
+            count: 1,
+            first: tick,
+            last: tick,
+        };
+        Self::from(Unfired {
+            verdict,
+            reason,
+            span,
+        })
+    }
+
+    fn is_kind(&self, verdict: Verdict, reason: Option<SkipReason>) -> bool {
+        self.verdict == verdict && self.reason == reason
+    }
+}
+
+impl From<Unfired> for VerdictNote {
+    fn from(unfired: Unfired) -> Self {
+        Self {
+            verdict: unfired.verdict,
+            reason: unfired.reason,
+            count: unfired.span.count,
+            first: unfired.span.first,
+            last: unfired.span.last,
+            down_from: None,
+            down_to: None,
+            run_id: None,
+        }
+    }
+}
+
+/// The last unusual verdicts of a job, oldest first, and how many there have been.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Ticks that were too late to be run.
+    pub missed: u64,
+    /// Ticks that found a run of their job still live, the job paused, or a blackout in force.
+    pub skipped: u64,
+    /// Ticks that a later one stands for.
+    pub coalesced: u64,
+    /// The last unusual verdicts, oldest first.
+    #[serde(default)]
+    pub notes: Vec<VerdictNote>,
+}
+
+impl Ledger {
+    /// The note on the tick at `at`.
+    pub fn on(&self, at: DateTime<Utc>) -> Option<&VerdictNote> {
+        let mut notes = self.notes.iter().rev();
+        notes.find(|note| note.first <= at && at <= note.last)
+    }
+
+    /// Adds a note; one that goes on with the last one, with no tick of `job` between the two, is
+    /// joined to it.
+    pub(super) fn add(&mut self, job: &Job, note: VerdictNote) {
+        match note.verdict {
+            Verdict::Fired => {}
+            Verdict::Coalesced => self.coalesced += note.count,
+            Verdict::Missed => self.missed += note.count,
+            Verdict::Skipped => self.skipped += note.count,
+        }
+        if let Some(last) = self.notes.last_mut()
+            && last.is_kind(note.verdict, note.reason)
+            && last.run_id == note.run_id
+            && last.down_to == note.down_to
+            && last.last < note.first
+            && job
+                .next_after(last.last)
+                .is_some_and(|next| next >= note.first)
+        {
+            last.count += note.count;
+            last.last = note.last;
+            return;
+        }
+        self.notes.push(note);
+        let surplus = self.notes.len().saturating_sub(KEPT_NOTES);
+        self.notes.drain(..surplus);
+    }
+
+    /// Forgets what is too old.
+    pub(super) fn forget_before(&mut self, now: DateTime<Utc>) {
+        self.notes.retain(|note| now - note.last < KEPT_FOR);
+    }
+
+    /// Takes back what was said of the ticks that were skipped by the pause after `since`. Returns
+    /// the first of them.
+    pub(super) fn take_back_paused(&mut self, since: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let paused = |note: &VerdictNote| {
+            note.is_kind(Verdict::Skipped, Some(SkipReason::Paused)) && note.first > since
+        };
+        let taken: Vec<_> = self.notes.extract_if(.., |note| paused(note)).collect();
+        let count: u64 = taken.iter().map(|note| note.count).sum();
+        self.skipped = self.skipped.saturating_sub(count);
+        taken.first().map(|note| note.first)
+    }
+}
