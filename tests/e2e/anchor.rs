@@ -35,12 +35,9 @@ fn a_success_by_hand_counts_and_a_restart_changes_nothing() {
     let of_epoch = next(&here);
     assert_eq!(of_epoch % (20 * 3600), 0, "the grid of the epoch at first");
     let run = || {
-        let id = here
-            .run(&["run", "cookie", "--wait"])
-            .stdout
-            .trim()
-            .to_owned();
-        here.json(&["show", id.lines().next().unwrap()])
+        let ended = here.run(&["run", "cookie", "--wait"]);
+        let id = ended.stdout.split_whitespace().next().unwrap();
+        here.json(&["show", id])
     };
     let due = time(&run()["finished_at"]).timestamp() + 20 * 3600;
     wait_for_next(&here, due);
