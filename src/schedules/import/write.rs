@@ -135,12 +135,6 @@ pub(super) fn finish(places: &Places, document: Document, now: DateTime<Utc>) ->
     }
 }
 
-/// Whether this version reads a value of a key of a job; what it does not read is for a comment.
-pub(super) fn reads(key: &str, value: &str, now: DateTime<Utc>) -> bool {
-    let toml = format!("[job.a]\ncommand = [\"true\"]\n{key} = {value}\n");
-    parse(&[source(&toml)], now).is_ok()
-}
-
 fn push(findings: &mut Findings, places: &Places, severity: Severity, note: &Note) {
     if !findings.is_full() {
         findings.push(places.finding(severity, note));
@@ -252,12 +246,5 @@ mod tests {
         assert_eq!(toml.lines().next(), Some("# a\\u{7}b"));
         assert!(toml.lines().all(|line| line.len() < 118), "{toml}");
         assert!(toml.parse::<toml::Table>().is_ok());
-    }
-
-    #[test]
-    fn the_loader_decides_what_is_read() {
-        let now = DateTime::default();
-        assert!(reads("overlap", "\"allow\"", now));
-        assert!(!reads("overlap", "\"sometimes\"", now));
     }
 }

@@ -10,7 +10,7 @@ mod yaml;
 use super::{
     ImportError, Imported, Input,
     document::{Document, Draft, Note, seconds, text},
-    write::{Places, finish, reads},
+    write::{Places, finish},
 };
 use schedule::When;
 use yaml::Node;
@@ -57,7 +57,7 @@ pub(super) fn read(input: &Input<'_>) -> Result<Imported, ImportError> {
     }
     document.drafts = cron_jobs
         .into_iter()
-        .map(|object| draft(object, input))
+        .map(|object| draft(object))
         .collect();
     Ok(finish(&places, document, input.now))
 }
@@ -161,7 +161,7 @@ fn draft(object: &Node, input: &Input<'_>) -> Draft {
         return draft;
     };
     when(&mut draft, spec);
-    policies(&mut draft, spec, input);
+    policies(&mut draft, spec);
     let mut lost = unknown(spec, &SPEC);
     match spec.at(&["jobTemplate", "spec"]) {
         Some(job) => {
@@ -216,11 +216,11 @@ fn when(draft: &mut Draft, spec: &Node) {
     }
 }
 
-fn policies(draft: &mut Draft, spec: &Node, input: &Input<'_>) {
+fn policies(draft: &mut Draft, spec: &Node) {
     match spec.text_of("concurrencyPolicy") {
         None | Some("Allow") => {}
-        Some("Forbid") => overlap(draft, "Forbid", "skip", input),
-        Some("Replace") => overlap(draft, "Replace", "replace", input),
+        Some("Forbid") => draft.set("overlap", text("skip")),
+        Some("Replace") => draft.set("overlap", text("replace")),
         Some(other) => draft.lose(format!(
             "concurrencyPolicy {other}, which is not known here"
         )),
@@ -231,20 +231,6 @@ fn policies(draft: &mut Draft, spec: &Node, input: &Input<'_>) {
     if spec.text_of("suspend") == Some("true") {
         draft.set("enabled", "false".to_owned());
     }
-}
-
-/// The one place that knows what of `overlap` may not be supported: the loader says so.
-fn overlap(draft: &mut Draft, policy: &str, word: &str, input: &Input<'_>) {
-    if reads("overlap", &text(word), input.now) {
-        return draft.set("overlap", text(word));
-    }
-    draft.set("overlap", text("skip"));
-    draft.lose_with_help(
-        format!(
-            "concurrencyPolicy {policy}: overlap = \"{word}\" is not supported by this version yet"
-        ),
-        "until then a run that meets the last one is skipped",
-    );
 }
 
 fn limits(draft: &mut Draft, job: &Node) {
