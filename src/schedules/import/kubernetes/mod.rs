@@ -55,10 +55,7 @@ pub(super) fn read(input: &Input<'_>) -> Result<Imported, ImportError> {
             kinds(&others)
         ));
     }
-    document.drafts = cron_jobs
-        .into_iter()
-        .map(|object| draft(object))
-        .collect();
+    document.drafts = cron_jobs.into_iter().map(draft).collect();
     Ok(finish(&places, document, input.now))
 }
 
@@ -129,7 +126,7 @@ fn start(input: &Input<'_>) -> Document {
     document
 }
 
-fn draft(object: &Node, input: &Input<'_>) -> Draft {
+fn draft(object: &Node) -> Draft {
     let name = object.at(&["metadata", "name"]).and_then(Node::text);
     let namespace = object.at(&["metadata", "namespace"]).and_then(Node::text);
     let origin = match (namespace, name) {
