@@ -119,7 +119,7 @@ impl Beat {
         }
         self.watermark.at = to;
         self.watermark.next = None;
-        self.timeline.advance(to);
+        self.timeline.advance(&step);
     }
 }
 

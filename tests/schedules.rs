@@ -126,7 +126,7 @@ fn every_key_arrives_in_the_job() {
         shown,
         ["2027-01-01T00:00:00+00:00", "2027-12-31T23:59:59+00:00"]
     );
-    assert_eq!(job.spec.success_exit, [0, 3]);
+    assert_eq!(job.spec.success_exit.codes(), [0, 3]);
     assert_eq!(job.spec.output_limit, 65_536);
 }
 

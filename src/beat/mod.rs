@@ -243,7 +243,7 @@ impl Beat {
         self.change(states).await?;
         fail::fail_point!("beat-before-commit");
         self.commit(to).await?;
-        self.timeline.advance(to);
+        self.timeline.advance(&step);
         Ok(())
     }
 

@@ -31,8 +31,8 @@ pub struct RunSpec {
     #[serde(default)]
     pub retry: RetryPolicy,
     /// Exit codes that mean success.
-    #[serde(default = "RunSpec::default_success_exit")]
-    pub success_exit: Vec<i32>,
+    #[serde(default)]
+    pub success_exit: SuccessExit,
     /// How many bytes of output are kept of a run; the oldest are dropped beyond it.
     #[serde(default = "RunSpec::default_output_limit")]
     pub output_limit: u64,
@@ -49,19 +49,39 @@ impl RunSpec {
             timeout: None,
             kill: Kill::default(),
             retry: RetryPolicy::default(),
-            success_exit: Self::default_success_exit(),
+            success_exit: SuccessExit::default(),
             output_limit: Self::default_output_limit(),
         }
-    }
-
-    /// Only 0 is success unless the job says otherwise.
-    pub fn default_success_exit() -> Vec<i32> {
-        vec![0]
     }
 
     /// 1 MiB of output is kept unless the job says otherwise.
     pub const fn default_output_limit() -> u64 {
         1 << 20
+    }
+}
+
+/// The exit codes that mean success; only 0 by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<i32>", into = "Vec<i32>")]
+pub struct SuccessExit(Option<Box<[i32]>>);
+
+impl SuccessExit {
+    /// The codes.
+    pub fn codes(&self) -> &[i32] {
+        self.0.as_deref().unwrap_or(&[0])
+    }
+}
+
+impl From<Vec<i32>> for SuccessExit {
+    fn from(codes: Vec<i32>) -> Self {
+        // Nearly every job has the default: it takes no memory of its own.
+        Self((codes != [0]).then(|| codes.into()))
+    }
+}
+
+impl From<SuccessExit> for Vec<i32> {
+    fn from(codes: SuccessExit) -> Self {
+        codes.codes().to_vec()
     }
 }
 

@@ -1,27 +1,23 @@
 //! Placeholders in argument vectors: `{arg.NAME}`, `{last_success}`, `{scheduled_for}`, `{run_id}`,
 //! `{job}`, `{queue}` and `{attempt}`. `{{` and `}}` stand for braces.
 //!
-//! Parsed once when the schedule is loaded; filled in by the worker, one argument at a time, so a
-//! value can never become two arguments or a shell command.
+//! Checked when the schedule is loaded; filled in by the worker, one argument at a time, so a value
+//! can never become two arguments or a shell command.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// One argument with its placeholders.
+/// One argument with its placeholders. No more than its text is kept: there may be millions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Template {
-    source: String,
-    parts: Vec<Part>,
-}
+pub struct Template(Box<str>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Value(String),
-    Argument(String),
+enum Part<'t> {
+    Text(&'t str),
+    Value(&'t str),
+    Argument(&'t str),
 }
 
 /// Gives placeholders their values.
@@ -68,30 +64,30 @@ impl Template {
 
     /// The argument as written.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.0
     }
 
     /// The names of the arguments that this template needs.
     pub fn arguments(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Argument(name) => Some(name.as_str()),
-            Part::Text(_) | Part::Value(_) => None,
+        parts(&self.0).filter_map(|part| match part {
+            Ok(Part::Argument(name)) => Some(name),
+            Ok(Part::Text(_) | Part::Value(_)) | Err(_) => None,
         })
     }
 
     /// The argument with its placeholders filled in.
     pub fn render(&self, values: &impl Values) -> Result<String, TemplateError> {
-        let mut text = String::with_capacity(self.source.len());
-        for part in &self.parts {
-            match part {
+        let mut text = String::with_capacity(self.0.len());
+        for part in parts(&self.0) {
+            match part? {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Value(name) => match values.built_in(name) {
                     Some(value) => text.push_str(&value),
-                    None => return Err(TemplateError::Unknown(name.clone())),
+                    None => return Err(TemplateError::Unknown(name.to_owned())),
                 },
                 Part::Argument(name) => match values.argument(name) {
                     Some(value) => text.push_str(&value),
-                    None => return Err(TemplateError::Missing(name.clone())),
+                    None => return Err(TemplateError::Missing(name.to_owned())),
                 },
             }
         }
@@ -103,46 +99,56 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(source: &str) -> Result<Self, TemplateError> {
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut rest = source;
-        while let Some(at) = rest.find(['{', '}']) {
-            literal.push_str(&rest[..at]);
-            let tail = &rest[at..];
-            if let Some(after) = tail.strip_prefix("{{") {
-                literal.push('{');
-                rest = after;
-            } else if let Some(after) = tail.strip_prefix("}}") {
-                literal.push('}');
-                rest = after;
-            } else if tail.starts_with('}') {
-                return Err(TemplateError::Close(source.to_owned()));
-            } else {
-                let Some((name, after)) = tail[1..].split_once('}') else {
-                    return Err(TemplateError::Open(source.to_owned()));
-                };
-                if !literal.is_empty() {
-                    parts.push(Part::Text(std::mem::take(&mut literal)));
-                }
-                parts.push(placeholder(name)?);
-                rest = after;
-            }
+        for part in parts(source) {
+            part?;
         }
-        literal.push_str(rest);
-        if !literal.is_empty() {
-            parts.push(Part::Text(literal));
-        }
-        Ok(Self {
-            source: source.to_owned(),
-            parts,
-        })
+        Ok(Self(source.into()))
     }
 }
 
-fn placeholder(name: &str) -> Result<Part, TemplateError> {
+/// The parts of an argument; an error is the last.
+fn parts(source: &str) -> impl Iterator<Item = Result<Part<'_>, TemplateError>> {
+    let mut rest = source;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let (part, after) = match first(rest) {
+            Ok((part, after)) => (Ok(part), after),
+            Err(TemplateError::Open(_)) => (Err(TemplateError::Open(source.to_owned())), ""),
+            Err(TemplateError::Close(_)) => (Err(TemplateError::Close(source.to_owned())), ""),
+            Err(error) => (Err(error), ""),
+        };
+        rest = after;
+        Some(part)
+    })
+}
+
+/// The first part of a text that is not empty, and the rest.
+fn first(text: &str) -> Result<(Part<'_>, &str), TemplateError> {
+    let at = text.find(['{', '}']).unwrap_or(text.len());
+    if at > 0 {
+        let (literal, after) = text.split_at(at);
+        return Ok((Part::Text(literal), after));
+    }
+    for doubled in ["{{", "}}"] {
+        if let Some(after) = text.strip_prefix(doubled) {
+            return Ok((Part::Text(&doubled[..1]), after));
+        }
+    }
+    let Some(inner) = text.strip_prefix('{') else {
+        return Err(TemplateError::Close(text.to_owned()));
+    };
+    let Some((name, after)) = inner.split_once('}') else {
+        return Err(TemplateError::Open(text.to_owned()));
+    };
+    placeholder(name).map(|part| (part, after))
+}
+
+fn placeholder(name: &str) -> Result<Part<'_>, TemplateError> {
     match name.strip_prefix("arg.") {
-        Some(argument) if !argument.is_empty() => Ok(Part::Argument(argument.to_owned())),
-        None if Template::BUILT_IN.contains(&name) => Ok(Part::Value(name.to_owned())),
+        Some(argument) if !argument.is_empty() => Ok(Part::Argument(argument)),
+        None if Template::BUILT_IN.contains(&name) => Ok(Part::Value(name)),
         Some(_) | None => Err(TemplateError::Unknown(name.to_owned())),
     }
 }
@@ -157,13 +163,13 @@ impl TryFrom<String> for Template {
 
 impl From<Template> for String {
     fn from(template: Template) -> String {
-        template.source
+        template.0.into()
     }
 }
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.source)
+        f.pad(&self.0)
     }
 }
 

@@ -95,6 +95,31 @@ enum Mark {
     Unfired(Fate, Span),
 }
 
+/// As [`decide`], if `first` is the first tick in `(after, now]`; also returns the first tick later
+/// than `now`. Nearly always there is but one tick, on time and with nothing in its way.
+pub(super) fn decide_from(
+    scheduled: &Scheduled,
+    first: DateTime<Utc>,
+    (after, now): (DateTime<Utc>, DateTime<Utc>),
+) -> (Decision, Option<DateTime<Utc>>) {
+    let following = scheduled.next_after(first);
+    let is_only = following.is_none_or(|following| following > now);
+    let policy = &scheduled.job.policy;
+    let is_free = scheduled.paused.is_none() && policy.blackouts.is_empty();
+    if is_only && is_free && first > after && first >= oldest_eligible(policy, now) {
+        let decision = Decision {
+            fire: vec![first],
+            unfired: Vec::new(),
+        };
+        return (decision, following);
+    }
+    let following = match is_only {
+        true => following,
+        false => scheduled.next_after(now),
+    };
+    (decide(scheduled, after, now), following)
+}
+
 /// Decides on the ticks of `scheduled` in `(after, now]`, and on those that a pause skipped before
 /// and that are to be made up for.
 ///

@@ -82,10 +82,11 @@ pub fn simulate(scenario: &Scenario, mut visit: impl FnMut(&SimulatedTick<'_>)) 
         if world.hear(now, &mut timeline, watermark) {
             continue;
         }
-        for step in &timeline.plan(watermark, now).jobs {
-            world.carry_out(step, now, &mut visit);
+        let step = timeline.plan(watermark, now);
+        for job in &step.jobs {
+            world.carry_out(job, now, &mut visit);
         }
-        timeline.advance(now);
+        timeline.advance(&step);
         watermark = now;
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{Decision, JobState, Pause, decide};
+use super::{Decision, JobState, Pause, catch_up::decide_from, decide};
 use crate::{
     job::{Job, Trigger},
     run::RunId,
@@ -105,6 +105,9 @@ pub struct JobStep {
     pub job: Arc<Job>,
     /// The fate of its ticks.
     pub decision: Decision,
+    index: usize,
+    /// Its first tick after the step.
+    following: Option<DateTime<Utc>>,
 }
 
 impl JobStep {
@@ -133,6 +136,8 @@ pub struct Timeline {
     /// When each job is due, by its index.
     due: Vec<Option<DateTime<Utc>>>,
     next: BTreeSet<(DateTime<Utc>, usize)>,
+    /// The jobs that were replaced since the last step: what it knows of their ticks is out of date.
+    replaced: BTreeSet<usize>,
 }
 
 impl Timeline {
@@ -143,7 +148,12 @@ impl Timeline {
         let next = indexed
             .filter_map(|(index, due)| Some(((*due)?, index)))
             .collect();
-        Self { jobs, due, next }
+        Self {
+            jobs,
+            due,
+            next,
+            replaced: BTreeSet::new(),
+        }
     }
 
     /// Lines up one job anew, after its state has changed. The jobs must have been given in the
@@ -156,18 +166,24 @@ impl Timeline {
             return;
         };
         *place = job;
+        self.replaced.insert(index);
         self.line_up(index, watermark);
     }
 
     fn line_up(&mut self, index: usize, watermark: DateTime<Utc>) {
-        let (Some(job), Some(due)) = (self.jobs.get(index), self.due.get_mut(index)) else {
+        if let Some(job) = self.jobs.get(index) {
+            self.set_due(index, job.due_after(watermark));
+        }
+    }
+
+    fn set_due(&mut self, index: usize, due: Option<DateTime<Utc>>) {
+        let Some(place) = self.due.get_mut(index) else {
             return;
         };
-        let before = std::mem::replace(due, job.due_after(watermark));
-        if let Some(before) = before {
+        if let Some(before) = std::mem::replace(place, due) {
             self.next.remove(&(before, index));
         }
-        if let Some(due) = *due {
+        if let Some(due) = due {
             self.next.insert((due, index));
         }
     }
@@ -187,13 +203,20 @@ impl Timeline {
     /// was carried out.
     pub fn plan(&self, from: DateTime<Utc>, now: DateTime<Utc>) -> Step {
         let due = self.next.range(..=(now, usize::MAX));
-        let jobs = due
-            .filter_map(|&(_, index)| self.jobs.get(index))
-            .map(|scheduled| JobStep {
+        let jobs = due.filter_map(|&(tick, index)| {
+            let scheduled = self.jobs.get(index)?;
+            let (decision, following) = match scheduled.catch_up_from {
+                Some(_) => (decide(scheduled, from, now), scheduled.next_after(now)),
+                None => decide_from(scheduled, tick, (from, now)),
+            };
+            Some(JobStep {
                 job: Arc::clone(&scheduled.job),
-                decision: decide(scheduled, from, now),
+                decision,
+                index,
+                following,
             })
-            .collect();
+        });
+        let jobs = jobs.collect();
         Step {
             from,
             to: now,
@@ -201,13 +224,15 @@ impl Timeline {
         }
     }
 
-    /// Moves every job on to its first tick after `watermark`.
-    pub fn advance(&mut self, watermark: DateTime<Utc>) {
-        let later = self.next.split_off(&(watermark, usize::MAX));
-        let due = std::mem::replace(&mut self.next, later);
-        for (_, index) in due {
-            self.line_up(index, watermark);
+    /// Moves every job on to its first tick after `step`.
+    pub fn advance(&mut self, step: &Step) {
+        for job in &step.jobs {
+            match self.replaced.contains(&job.index) {
+                true => self.line_up(job.index, step.to),
+                false => self.set_due(job.index, job.following),
+            }
         }
+        self.replaced.clear();
     }
 }
 
@@ -256,7 +281,7 @@ mod tests {
             for job in &step.jobs {
                 fired.extend(job.decision.fire.iter().map(|t| (job.job.name.clone(), *t)));
             }
-            timeline.advance(step.to);
+            timeline.advance(&step);
             watermark = step.to;
         }
         let distinct: BTreeSet<_> = fired.iter().cloned().collect();

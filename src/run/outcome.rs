@@ -52,7 +52,7 @@ pub fn dispose(spec: &RunSpec, attempt: u32, ending: &Ending, seed: f64) -> Disp
     let code = match ending {
         Ending::HandedBack => return Disposition::Release,
         Ending::Cancelled(_) => return Disposition::Final(RunState::Cancelled),
-        Ending::Exited(Exit::Code(code)) if spec.success_exit.contains(code) => {
+        Ending::Exited(Exit::Code(code)) if spec.success_exit.codes().contains(code) => {
             return Disposition::Final(RunState::Succeeded);
         }
         Ending::Exited(Exit::Code(code)) => Some(*code),

@@ -1,10 +1,6 @@
 //! One file: `[defaults]`, `[job.NAME]` for each job, `[blackout.NAME]`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use toml::{
@@ -13,12 +9,13 @@ use toml::{
 };
 
 use super::{
+    JobSet, LoadError, Loaded,
     blackout::Blackouts,
     build::{Builder, CronCache, Table},
     diagnostic::Findings,
     reader::{Item, Reader, narrow},
     settings::{Scope, Settings, dotted_name},
-    source::{Lines, Source},
+    source::Source,
 };
 use crate::job::{Job, JobName, NameError};
 
@@ -27,8 +24,10 @@ use crate::job::{Job, JobName, NameError};
 pub(super) struct Collected {
     pub(super) jobs: BTreeMap<JobName, Arc<Job>>,
     pub(super) findings: Findings,
+    /// How messages call the files so far.
+    files: Vec<Arc<str>>,
     /// Where each name was first used, good job or not.
-    first_use: HashMap<JobName, FirstUse>,
+    first_use: BTreeMap<JobName, FirstUse>,
     cron_cache: CronCache,
     pub(super) blackouts: Blackouts,
 }
@@ -40,11 +39,27 @@ impl Collected {
             ..Self::default()
         }
     }
+
+    /// The jobs, if there is nothing wrong with any of them.
+    pub(super) fn finish(mut self) -> Result<Loaded, LoadError> {
+        self.blackouts.resolve(&mut self.jobs, &mut self.findings);
+        let warnings = self.findings.finish()?;
+        let set = JobSet {
+            jobs: Arc::new(self.jobs),
+        };
+        Ok(Loaded {
+            set,
+            files: self.files.len(),
+            warnings,
+        })
+    }
 }
 
+/// A place, small: there may be a million.
 struct FirstUse {
-    source: Source,
-    at: usize,
+    /// Its index among the files.
+    file: usize,
+    line: u32,
 }
 
 /// Reads one file into the collection.
@@ -53,9 +68,11 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
         jobs,
         findings,
         first_use,
+        files,
         cron_cache,
         blackouts,
     } = collected;
+    files.push(Arc::clone(&source.name));
     let (document, errors) = DeTable::parse_recoverable(&source.text);
     let mut reader = Reader::new(source, findings);
     for error in errors {
@@ -80,12 +97,14 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
             continue;
         };
         if let Some(first) = first_use.get(&name) {
-            duplicate(&mut reader, &name, key.span(), first);
+            let file = files.get(first.file).map_or("", |file| file);
+            let there = format!("{file}:{}", first.line);
+            duplicate(&mut reader, &name, key.span(), &there);
             continue;
         }
         let first = FirstUse {
-            source: source.clone(),
-            at: key.span().start,
+            file: files.len() - 1,
+            line: reader.line(key.span().start),
         };
         first_use.insert(name.clone(), first);
         let named = settings.blackout.as_ref().or(defaults.blackout.as_ref());
@@ -191,10 +210,8 @@ fn job(
     Some((name?, settings))
 }
 
-fn duplicate(reader: &mut Reader<'_>, name: &JobName, span: Range<usize>, first: &FirstUse) {
+fn duplicate(reader: &mut Reader<'_>, name: &JobName, span: Range<usize>, there: &str) {
     let here = reader.line_of(span.start);
-    let line = Lines::new(&first.source.text).position(first.at).line;
-    let there = format!("{}:{line}", first.source.name);
     let message = format!("the job `{name}` is defined twice: at {there} and at {here}");
     let help = "job names are unique over all files: rename or remove one".to_owned();
     reader.error_with_help(span, message, Some(help));

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Loaded,
     diagnostic::{Diagnostic, Findings, LoadError},
-    parse_into,
+    document::{self, Collected},
     source::Source,
 };
 
@@ -21,14 +21,16 @@ const MAX_BYTES: u64 = 512 << 20;
 /// Either everything is right, or nothing is used and all findings of all files are returned.
 pub fn load(paths: &[PathBuf], now: DateTime<Utc>) -> Result<Loaded, LoadError> {
     let mut findings = Findings::default();
-    let mut sources = Vec::new();
-    for file in find(paths, &mut findings) {
+    let files = find(paths, &mut findings);
+    // One text at a time: a million jobs have a hundred megabytes of it.
+    let mut collected = Collected::new(findings);
+    for file in files {
         match read(&file) {
-            Ok(source) => sources.push(source),
-            Err(diagnostic) => findings.push(*diagnostic),
+            Ok(source) => document::read(&mut collected, &source, now),
+            Err(diagnostic) => collected.findings.push(*diagnostic),
         }
     }
-    parse_into(findings, &sources, now)
+    collected.finish()
 }
 
 /// The schedule files among the paths, sorted, each once.

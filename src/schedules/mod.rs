@@ -103,32 +103,9 @@ impl JobSet {
 
 /// Validates texts; pure. `now` decides only about warnings.
 pub fn parse(sources: &[Source], now: DateTime<Utc>) -> Result<Loaded, LoadError> {
-    parse_into(Findings::default(), sources, now)
-}
-
-fn parse_into(
-    findings: Findings,
-    sources: &[Source],
-    now: DateTime<Utc>,
-) -> Result<Loaded, LoadError> {
-    let mut collected = Collected::new(findings);
+    let mut collected = Collected::new(Findings::default());
     for source in sources {
         document::read(&mut collected, source, now);
     }
-    let Collected {
-        mut jobs,
-        mut findings,
-        blackouts,
-        ..
-    } = collected;
-    blackouts.resolve(&mut jobs, &mut findings);
-    let warnings = findings.finish()?;
-    let set = JobSet {
-        jobs: Arc::new(jobs),
-    };
-    Ok(Loaded {
-        set,
-        files: sources.len(),
-        warnings,
-    })
+    collected.finish()
 }

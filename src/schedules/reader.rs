@@ -116,9 +116,14 @@ impl<'a> Reader<'a> {
         nearest(word, names).map(|name| format!("did you mean `{name}`?"))
     }
 
+    /// The line of a place, from 1.
+    pub(super) fn line(&self, at: usize) -> u32 {
+        u32::try_from(self.lines.position(at).line).unwrap_or(u32::MAX)
+    }
+
     /// `FILE:LINE` of a place.
     pub(super) fn line_of(&self, at: usize) -> String {
-        format!("{}:{}", self.source.name, self.lines.position(at).line)
+        format!("{}:{}", self.source.name, self.line(at))
     }
 
     /// The place of a part of a text, where the text stands in the file as it is.

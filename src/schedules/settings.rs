@@ -12,7 +12,7 @@ use super::{
 };
 use crate::job::{
     Anchor, BlackoutName, CatchUp, FirstRun, Kill, Overlap, QueueName, RetryPolicy, Seconds,
-    Template,
+    SuccessExit, Template,
     cron::{DstGap, DstRepeat},
 };
 
@@ -40,7 +40,7 @@ pub(super) struct Settings {
     pub(super) timeout: Option<Seconds>,
     pub(super) kill: Option<Kill>,
     pub(super) retry: Option<RetryPolicy>,
-    pub(super) success_exit: Option<Vec<i32>>,
+    pub(super) success_exit: Option<SuccessExit>,
     pub(super) output_limit: Option<u64>,
     pub(super) expires: Option<Seconds>,
     pub(super) first_run: Option<FirstRun>,
@@ -110,7 +110,7 @@ const KEYS: [(&str, Read); 32] = [
     ("kill", |s, r, k, v| s.kill = values::kill(r, k, v)),
     ("retry", |s, r, k, v| s.retry = values::retry(r, k, v)),
     ("success_exit", |s, r, k, v| {
-        s.success_exit = values::success_exit(r, k, v);
+        s.success_exit = values::success_exit(r, k, v).map(SuccessExit::from);
     }),
     ("output_limit", |s, r, k, v| {
         s.output_limit = values::size(r, k, v);
