@@ -38,7 +38,11 @@ impl Beat {
         &mut self,
         step: &Step,
     ) -> Result<Vec<(JobName, JobState)>, BeatError> {
-        let due: Vec<_> = step.jobs.iter().flat_map(|step| self.due(step)).collect();
+        let due: Vec<_> = step
+            .jobs
+            .iter()
+            .flat_map(|job| self.due(job, step.to))
+            .collect();
         let broker = Arc::clone(&self.broker);
         let fates: Vec<Fate> = stream::iter(due)
             .map(|due| fire_all(Arc::clone(&broker), due))
@@ -66,11 +70,15 @@ impl Beat {
     }
 
     /// The fired ticks of a job, in groups that need not wait for each other.
-    fn due(&self, step: &JobStep) -> Vec<Due> {
+    fn due(&self, step: &JobStep, until: DateTime<Utc>) -> Vec<Due> {
         let name = &step.job.name;
         let state = self.memory.state(name);
         let left_queues = state.map_or(&[][..], |state| &state.left_queues);
-        let fire = &step.decision.fire;
+        let was_told = |tick: &DateTime<Utc>| {
+            state.is_some_and(|state| state.told_before(*tick, until).is_some())
+        };
+        let fire = step.decision.fire.iter().copied();
+        let fire: Vec<_> = fire.filter(|tick| !was_told(tick)).collect();
         let group = match step.job.policy.overlap {
             Overlap::Allow => 1,
             // They are in each other's way: the oldest is to come first.

@@ -133,7 +133,7 @@ impl Story {
                 None => "not decided yet: no beat has run".to_owned(),
             },
             Account::BeforeItCounted { counts_from } => format!(
-                "not run: the job was new, edited or enabled at {}, and counts from then",
+                "not run: the job was new, edited, enabled or anchored anew at {}, and counts from then",
                 self.at(*counts_from)
             ),
             Account::Forgotten => "fired; its record is not kept any more (seven days)".to_owned(),

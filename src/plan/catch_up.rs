@@ -213,24 +213,22 @@ fn oldest_eligible(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
 fn parts(scheduled: &Scheduled, after: DateTime<Utc>, now: DateTime<Utc>) -> Vec<Part> {
     let part = |after, until, kind| Part { after, until, kind };
     let pause = scheduled.paused.as_ref();
-    let cut = match (scheduled.catch_up_from, pause) {
-        (Some(from), Some(pause)) => {
-            let over = pause.until.unwrap_or(now).min(now);
+    let paused = pause.and_then(|pause| pause.within(after, now));
+    let cut = match (scheduled.to_make_up, paused) {
+        (Some(made_up), _) => {
+            let until = made_up.until.min(now);
             vec![
-                part(after, from.min(now), Kind::Open),
-                part(from, over, Kind::MadeUpFor),
-                part(over.max(after), now, Kind::Open),
+                part(after, made_up.from.min(now), Kind::Open),
+                part(made_up.from, until, Kind::MadeUpFor),
+                part(until.max(after), now, Kind::Open),
             ]
         }
-        (None, Some(pause)) => match pause.within(after, now) {
-            Some((from, to)) => vec![
-                part(after, from, Kind::Open),
-                part(from, to, Kind::Paused),
-                part(to, now, Kind::Open),
-            ],
-            None => vec![part(after, now, Kind::Open)],
-        },
-        (_, None) => vec![part(after, now, Kind::Open)],
+        (None, Some((from, to))) => vec![
+            part(after, from, Kind::Open),
+            part(from, to, Kind::Paused),
+            part(to, now, Kind::Open),
+        ],
+        (None, None) => vec![part(after, now, Kind::Open)],
     };
     let cut = cut.into_iter();
     cut.filter(|part| part.after < part.until).collect()

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Unfired};
+use super::{MakeUp, Span, Unfired};
 use crate::{job::Job, run::RunId};
 
 /// How many notes are kept of a job.
@@ -81,6 +81,10 @@ impl VerdictNote {
     fn is_kind(&self, verdict: Verdict, reason: Option<SkipReason>) -> bool {
         self.verdict == verdict && self.reason == reason
     }
+
+    fn is_paused(&self) -> bool {
+        self.is_kind(Verdict::Skipped, Some(SkipReason::Paused))
+    }
 }
 
 impl From<Unfired> for VerdictNote {
@@ -151,15 +155,25 @@ impl Ledger {
         self.notes.retain(|note| now - note.last < KEPT_FOR);
     }
 
-    /// Takes back what was said of the ticks that were skipped by the pause after `since`. Returns
-    /// the first of them.
-    pub(super) fn take_back_paused(&mut self, since: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let paused = |note: &VerdictNote| {
-            note.is_kind(Verdict::Skipped, Some(SkipReason::Paused)) && note.first > since
+    /// The first and the last tick after `since` that are noted as skipped by a pause.
+    pub(super) fn paused_after(
+        &self,
+        since: DateTime<Utc>,
+    ) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        let notes = self.notes.iter();
+        let mut paused = notes.filter(|note| note.is_paused() && note.first > since);
+        let first = paused.next()?;
+        Some((first.first, paused.next_back().unwrap_or(first).last))
+    }
+
+    /// Takes back what was said of ticks that a pause skipped: they are decided on anew.
+    pub(super) fn take_back_paused(&mut self, made_up: MakeUp) {
+        let is_taken = |note: &VerdictNote| {
+            note.is_paused() && made_up.from < note.first && note.last <= made_up.until
         };
-        let taken: Vec<_> = self.notes.extract_if(.., |note| paused(note)).collect();
-        let count: u64 = taken.iter().map(|note| note.count).sum();
+        let taken = self.notes.iter().filter(|note| is_taken(note));
+        let count: u64 = taken.map(|note| note.count).sum();
         self.skipped = self.skipped.saturating_sub(count);
-        taken.first().map(|note| note.first)
+        self.notes.retain(|note| !is_taken(note));
     }
 }

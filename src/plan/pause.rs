@@ -28,6 +28,15 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
+/// Ticks that a pause has skipped and that are to be decided on anew: those in `(from, until]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MakeUp {
+    /// Excluded.
+    pub from: DateTime<Utc>,
+    /// Included.
+    pub until: DateTime<Utc>,
+}
+
 impl Pause {
     /// Whether a tick at `at` is skipped.
     pub fn covers(&self, at: DateTime<Utc>) -> bool {

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{JobStep, Ledger, Pause, Verdict, VerdictNote};
+use super::{JobStep, Ledger, MakeUp, Pause, Verdict, VerdictNote};
 use crate::{
     job::{Anchor, FirstRun, Job, QueueName},
     run::Past,
@@ -21,7 +21,8 @@ pub struct JobState {
     pub fingerprint: String,
     /// When the job was first seen.
     pub first_seen: DateTime<Utc>,
-    /// Ticks at or before this do not count: the trigger was defined, edited or enabled then.
+    /// Ticks at or before this do not count: the trigger was defined, edited, enabled or anchored
+    /// anew then.
     pub counts_from: DateTime<Utc>,
     /// The queue of its runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,9 +36,9 @@ pub struct JobState {
     /// The last pause, over or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
-    /// The ticks after this that the pause skipped are to be made up for by the next step.
+    /// The ticks that the pause skipped and that the next step is to make up for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub catch_up_from: Option<DateTime<Utc>>,
+    pub to_make_up: Option<MakeUp>,
     /// The additional tick of `first_run = "now"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_run_at: Option<DateTime<Utc>>,
@@ -62,7 +63,7 @@ impl JobState {
             left_queues: Vec::new(),
             anchored_at: None,
             paused: None,
-            catch_up_from: None,
+            to_make_up: None,
             first_run_at: runs_now.then(|| whole_second(from) + chrono::Duration::seconds(1)),
             as_of: from,
             ledger: Ledger::default(),
@@ -87,6 +88,7 @@ impl JobState {
             next.counts_from = whole_second(now).max(watermark);
             next.first_run_at = None;
             next.anchored_at = None;
+            next.to_make_up = None;
         }
         (next != *self).then_some(next)
     }
@@ -102,25 +104,49 @@ impl JobState {
         watermark: DateTime<Utc>,
     ) -> Option<Self> {
         let mut next = self.clone();
-        if self.paused.as_ref() != pause {
-            next.paused = pause.cloned();
-            let over = pause.filter(|pause| pause.catch_up && pause.until.is_some());
-            if let Some(over) = over {
-                let taken_back = next.ledger.take_back_paused(over.since);
-                let before = taken_back.map(|tick| tick - chrono::Duration::nanoseconds(1));
-                next.catch_up_from = Some(before.unwrap_or(over.since.max(watermark)));
-            }
-        }
         let anchor = job.trigger.anchor();
-        let heard = past.and_then(|past| past.anchored(anchor));
+        let told = past
+            .and_then(|past| past.anchored(anchor))
+            .map(whole_second);
         // What was known stays, should the last run have been forgotten.
         next.anchored_at = match anchor {
             Anchor::Epoch => None,
-            Anchor::LastSuccess | Anchor::LastStart => {
-                heard.map(whole_second).max(self.anchored_at)
-            }
+            Anchor::LastSuccess | Anchor::LastStart => told.max(self.anchored_at),
         };
+        if next.anchored_at != self.anchored_at {
+            // Up to here the former grid was decided on; it cannot be walked again.
+            next.counts_from = next.counts_from.max(watermark);
+            next.to_make_up = None;
+        }
+        if self.paused.as_ref() != pause {
+            next.paused = pause.cloned();
+            let over = pause.filter(|pause| pause.catch_up && pause.until.is_some());
+            let over = over.filter(|_| job.enabled);
+            next.to_make_up = over.map(|over| next.made_up_for(over, watermark));
+        }
         (next != *self).then_some(next)
+    }
+
+    /// What a pause that is over has skipped, as far as it is noted or not decided on yet.
+    fn made_up_for(&self, over: &Pause, watermark: DateTime<Utc>) -> MakeUp {
+        let until = over.until.unwrap_or(watermark);
+        match self.ledger.paused_after(over.since.max(self.counts_from)) {
+            // A clock that was set back may have ended the pause before its last skipped tick.
+            Some((first, last)) => MakeUp {
+                from: first - chrono::Duration::nanoseconds(1),
+                until: until.max(last),
+            },
+            None => MakeUp {
+                from: over.since.max(watermark),
+                until,
+            },
+        }
+    }
+
+    /// The note on a tick that was made when the step to `until` was carried out before, if that came
+    /// so far: its repetition says the same, though the run that was in the way may be gone by now.
+    pub fn told_before(&self, tick: DateTime<Utc>, until: DateTime<Utc>) -> Option<&VerdictNote> {
+        self.ledger.on(tick).filter(|_| self.as_of >= until)
     }
 
     fn move_to(&mut self, queue: &QueueName) {
@@ -143,12 +169,14 @@ impl JobState {
         (from, until): (DateTime<Utc>, DateTime<Utc>),
     ) -> Option<Self> {
         let unusual = !step.decision.unfired.is_empty() || !noted.is_empty();
-        if !(unusual || self.catch_up_from.is_some()) || until <= self.as_of {
+        if !(unusual || self.to_make_up.is_some()) || until <= self.as_of {
             return None;
         }
         let mut next = self.clone();
         next.as_of = until;
-        next.catch_up_from = None;
+        if let Some(made_up) = next.to_make_up.take() {
+            next.ledger.take_back_paused(made_up);
+        }
         let unfired = step.decision.unfired.iter().map(|unfired| {
             let mut note = VerdictNote::from(*unfired);
             if note.verdict == Verdict::Coalesced {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use super::{Decision, JobState, Pause, catch_up::decide_from, decide};
+use super::{Decision, JobState, MakeUp, Pause, catch_up::decide_from, decide};
 use crate::{
     job::{Job, Trigger},
     run::RunId,
@@ -18,7 +18,7 @@ pub struct Scheduled {
     counts_from: DateTime<Utc>,
     first_run_at: Option<DateTime<Utc>>,
     pub(super) paused: Option<Pause>,
-    pub(super) catch_up_from: Option<DateTime<Utc>>,
+    pub(super) to_make_up: Option<MakeUp>,
 }
 
 impl Scheduled {
@@ -40,14 +40,15 @@ impl Scheduled {
             counts_from,
             first_run_at: state.first_run_at,
             paused: state.paused.clone(),
-            catch_up_from: state.catch_up_from,
+            to_make_up: state.to_make_up,
         }
     }
 
     /// When there is something to be decided, if everything up to `watermark` is.
     fn due_after(&self, watermark: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        match self.catch_up_from {
-            Some(_) => Some(watermark),
+        match self.to_make_up {
+            // With the next step, which is never empty.
+            Some(_) => watermark.checked_add_signed(chrono::Duration::nanoseconds(1)),
             None => self.next_after(watermark),
         }
     }
@@ -205,7 +206,7 @@ impl Timeline {
         let due = self.next.range(..=(now, usize::MAX));
         let jobs = due.filter_map(|&(tick, index)| {
             let scheduled = self.jobs.get(index)?;
-            let (decision, following) = match scheduled.catch_up_from {
+            let (decision, following) = match scheduled.to_make_up {
                 Some(_) => (decide(scheduled, from, now), scheduled.next_after(now)),
                 None => decide_from(scheduled, tick, (from, now)),
             };

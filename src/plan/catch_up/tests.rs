@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     job::{Blackout, Execute, Job, RunSpec, Seconds, Trigger, blackout::When, interval::Interval},
-    plan::{JobState, Pause},
+    plan::{JobState, MakeUp, Pause},
 };
 
 fn at(text: &str) -> DateTime<Utc> {
@@ -173,7 +173,10 @@ fn what_was_paused_is_made_up_for_as_far_as_the_policy_has_it() {
             ..pause("08:00:00", Some("10:05:00"))
         });
         // Beat had decided on everything up to `decided`, and has taken back what it said of it.
-        job.catch_up_from = Some(at("08:00:00"));
+        job.to_make_up = Some(MakeUp {
+            from: at("08:00:00"),
+            until: at("10:05:00"),
+        });
         told(&job, decided, "10:15:00")
     };
     let latest = [
