@@ -7,11 +7,14 @@
     reason = "tests"
 )]
 
-use std::{sync::Arc, time::Duration};
+#[path = "beat/reload.rs"]
+mod reload;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use orchestrator::{
-    beat::{Beat, BeatOptions},
+    beat::{Beat, BeatOptions, ReloadCause},
     broker::{
         Bucket, Outgoing, Published, SharedBroker, Slot,
         embedded::{EmbeddedBroker, EmbeddedOptions},
@@ -36,7 +39,7 @@ struct World {
 /// A beat at work; told to stop when dropped.
 struct Beating {
     stop: CancellationToken,
-    _reload: mpsc::Sender<orchestrator::beat::ReloadCause>,
+    reload: mpsc::Sender<ReloadCause>,
     _ended: JoinHandle<()>,
 }
 
@@ -55,7 +58,7 @@ impl World {
     }
 
     fn jobs(&self, text: &str) -> JobSet {
-        let file = self.directory.path().join("jobs.toml");
+        let file = self.file();
         std::fs::write(&file, text).unwrap();
         schedules::load(&[file], clock::now()).unwrap().set
     }
@@ -70,10 +73,14 @@ impl World {
         serde_json::from_slice(&entry.value).unwrap()
     }
 
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("jobs.toml")
+    }
+
     async fn beat(&self, id: &str, set: JobSet) -> Beating {
         let options = BeatOptions {
             id: id.to_owned(),
-            schedules: Vec::new(),
+            schedules: vec![self.file()],
             own: None,
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
@@ -81,7 +88,7 @@ impl World {
         let stop = CancellationToken::new();
         Beating {
             _ended: tokio::spawn(beat.unwrap().run(reload, stop.clone())),
-            _reload: sender,
+            reload: sender,
             stop,
         }
     }

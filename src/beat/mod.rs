@@ -32,6 +32,7 @@ use crate::{
 };
 use memory::{Memory, Shared};
 pub use own::{OwnError, OwnState};
+use reload::InForce;
 pub use reload::ReloadCause;
 
 /// The longest sleep: timers see neither clock steps nor suspend, so the clock is read again.
@@ -162,9 +163,22 @@ impl Beat {
             self.recover().await?;
             self.must_recover = false;
         }
-        self.bring_into_force().await?;
+        // What is due by the old files is decided by them: a reload costs no tick.
         self.take_over_news().await?;
+        self.decide_on_what_is_due().await?;
+        if self.bring_into_force().await? == InForce::Others {
+            self.take_over_news().await?;
+            self.decide_on_what_is_due().await?;
+        }
         self.sweep_now_and_then().await?;
+        let now = clock::now();
+        let next = self.timeline.next_due().map_or(LONGEST_SLEEP, |due| {
+            (due - now).to_std().unwrap_or_default()
+        });
+        Ok(next.min(LONGEST_SLEEP))
+    }
+
+    async fn decide_on_what_is_due(&mut self) -> Result<(), BeatError> {
         let now = clock::now();
         let at = self.memory.watermark().at;
         match next_move(at, now) {
@@ -186,11 +200,7 @@ impl Beat {
                 }
             }
         }
-        let now = clock::now();
-        let next = self.timeline.next_due().map_or(LONGEST_SLEEP, |due| {
-            (due - now).to_std().unwrap_or_default()
-        });
-        Ok(next.min(LONGEST_SLEEP))
+        Ok(())
     }
 
     /// Writes what was heard of pauses and of finished runs into the job states, between two steps: a

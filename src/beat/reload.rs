@@ -32,6 +32,15 @@ pub(super) struct Wanted {
     errors: Vec<String>,
 }
 
+/// Which jobs are in force after a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InForce {
+    /// Those that were read.
+    Others,
+    /// Those from before.
+    AsBefore,
+}
+
 impl Wanted {
     /// Puts `set` in force without being asked by anybody.
     pub(super) fn set(set: JobSet) -> Self {
@@ -78,13 +87,17 @@ impl Beat {
     }
 
     /// Puts in force what was read. Repeated until the broker has taken all of it.
-    pub(super) async fn bring_into_force(&mut self) -> Result<(), BeatError> {
+    pub(super) async fn bring_into_force(&mut self) -> Result<InForce, BeatError> {
         let Some(wanted) = self.wanted.clone() else {
-            return Ok(());
+            return Ok(InForce::AsBefore);
         };
-        if let Some(set) = wanted.set {
-            self.adopt(set).await?;
-        }
+        let in_force = match wanted.set {
+            Some(set) => {
+                self.adopt(set).await?;
+                InForce::Others
+            }
+            None => InForce::AsBefore,
+        };
         let status = ReloadStatus {
             beat: self.options.id.clone(),
             at: clock::now(),
@@ -98,7 +111,7 @@ impl Beat {
         if let (Some(cause), true) = (wanted.cause, status.errors.is_empty()) {
             info!(target: "orchestrator::beat", ?cause, jobs = status.jobs, "schedules reloaded");
         }
-        Ok(())
+        Ok(in_force)
     }
 }
 

@@ -165,3 +165,38 @@ fn diff_shows_what_a_reload_would_change() {
     write("[job.a]\nevry = \"2h\"\n");
     assert_eq!(here.run(&["diff", dir]).code, 3);
 }
+
+#[test]
+fn a_thousand_edits_in_a_row_end_in_the_last_good_one_and_cost_no_tick() {
+    let steady =
+        "[job.steady]\nevery = \"1s\"\ncatch_up = \"all\"\noverlap = \"allow\"\nshell = \"true\"\n";
+    let (here, up) = started(steady);
+    wait_for("a run", || here.runs("steady").first().cloned());
+    for n in 1..=1_000 {
+        let other = match n % 2 {
+            0 => format!("[job.other-{n}]\nevery = \"1h\"\nshell = \"true\"\n"),
+            _ => "[job.half\n".to_owned(),
+        };
+        here.schedule("a.toml", &format!("{steady}{other}"));
+    }
+    wait_for("the last edit", || {
+        (names(&here) == ["other-1000", "steady"]).then_some(())
+    });
+    let ran = here.runs("steady").len();
+    wait_for("some more runs", || {
+        (here.runs("steady").len() > ran + 1).then_some(())
+    });
+    let runs = here.runs("steady");
+    let mut ticks: Vec<i64> = runs
+        .iter()
+        .map(|run| {
+            let tick = run["scheduled_for"].as_str().unwrap();
+            let tick: chrono::DateTime<chrono::Utc> = tick.parse().unwrap();
+            tick.timestamp()
+        })
+        .collect();
+    ticks.sort_unstable();
+    let every_second: Vec<i64> = (ticks[0]..=*ticks.last().unwrap()).collect();
+    assert_eq!(ticks, every_second);
+    drop(up);
+}
