@@ -1,5 +1,7 @@
 //! `orchestrator runs`, `show` and `cancel`
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use super::{CliError, Exit, Globals, connect, globals::Format, output};
@@ -64,7 +66,20 @@ pub(super) async fn run(args: RunsArgs, globals: &Globals) -> Result<(), CliErro
             took(run).unwrap_or_else(|| "-".to_owned()),
             exit(run).unwrap_or_else(|| "-".to_owned()),
         ]
-    })
+    })?;
+    if globals.quiet {
+        return Ok(());
+    }
+    let listed = runs.iter().map(|run| run.run_id.job());
+    let jobs: BTreeSet<_> = listed.chain(&filter.job).collect();
+    for (job, ledger) in ops::ledgers(broker.as_ref(), jobs).await? {
+        output::to_stderr(&format!(
+            "ticks of {job} that were not run: missed {}, skipped {}, coalesced {} \
+             (`orchestrator explain {job}` says why)",
+            ledger.missed, ledger.skipped, ledger.coalesced
+        ));
+    }
+    Ok(())
 }
 
 /// Everything that is known of a run

@@ -11,6 +11,7 @@ use crate::{
     broker::Broker,
     job::{Job, JobName},
     plan::{DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, Scheduled},
+    run::{LAST_RUN_PREFIX, LastRun, Past},
 };
 
 /// A job that differs.
@@ -67,6 +68,11 @@ pub async fn diff<'a>(
         .collect();
     let states: Vec<(JobName, JobState)> = values(broker, JOB_STATE_PREFIX).await?;
     let states: BTreeMap<_, _> = states.into_iter().collect();
+    let lasts: Vec<(JobName, LastRun)> = values(broker, LAST_RUN_PREFIX).await?;
+    let pasts: BTreeMap<_, _> = lasts
+        .into_iter()
+        .map(|(name, last)| (name, Past::from(&last)))
+        .collect();
     let mut found = Vec::new();
     for job in wanted {
         let old = before.remove(&job.name);
@@ -83,7 +89,11 @@ pub async fn diff<'a>(
             job: job.name.clone(),
             change,
             next_before: old.and_then(|old| next(&old, state, now)),
-            next_after: next(job, after_reload(job, state, now).as_ref(), now),
+            next_after: next(
+                job,
+                Some(&after_reload(job, state, pasts.get(&job.name), now)),
+                now,
+            ),
         });
     }
     for (name, old) in before {
@@ -98,11 +108,18 @@ pub async fn diff<'a>(
     Ok(found)
 }
 
-fn after_reload(job: &Job, state: Option<&JobState>, now: DateTime<Utc>) -> Option<JobState> {
-    Some(match state {
+fn after_reload(
+    job: &Job,
+    state: Option<&JobState>,
+    past: Option<&Past>,
+    now: DateTime<Utc>,
+) -> JobState {
+    let state = match state {
         None => JobState::first_seen(job, now, now),
         Some(state) => state.redefined(job, now, now).unwrap_or(state.clone()),
-    })
+    };
+    let news = (state.paused.as_ref(), past);
+    state.heard(job, news, now).unwrap_or(state)
 }
 
 fn next(job: &Arc<Job>, state: Option<&JobState>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {

@@ -110,6 +110,24 @@ pub async fn find_job(broker: &dyn Broker, name: &JobName) -> Result<Job, OpsErr
     })
 }
 
+/// What became of the ticks of these jobs that were not run, of those with any.
+pub async fn ledgers(
+    broker: &dyn Broker,
+    jobs: impl IntoIterator<Item = &JobName>,
+) -> Result<Vec<(JobName, Ledger)>, OpsError> {
+    let mut found = Vec::new();
+    for job in jobs {
+        let key = format!("{JOB_STATE_PREFIX}{job}");
+        let entry = broker.get(Bucket::State, &key).await?;
+        let state = entry.and_then(|entry| serde_json::from_slice::<JobState>(&entry.value).ok());
+        let ledger = state.map(|state| state.ledger).unwrap_or_default();
+        if ledger.missed + ledger.skipped + ledger.coalesced > 0 {
+            found.push((job.clone(), ledger));
+        }
+    }
+    Ok(found)
+}
+
 /// On-demand jobs keep no last-run state: their newest record says it.
 async fn latest_run(broker: &dyn Broker, job: &JobName) -> Result<Option<LastRun>, OpsError> {
     let entry = broker.latest(Bucket::Runs, &format!("{job}.")).await?;

@@ -13,7 +13,7 @@ mod submit;
 pub use diff::{JobChange, JobDiff, ValueChange, diff};
 pub use error::OpsError;
 pub use explain::{Account, Explanation, Obstacle, explain};
-pub use jobs::{JobView, JobsView, find_job, jobs};
+pub use jobs::{JobView, JobsView, find_job, jobs, ledgers};
 pub use logs::{LogLine, Position, read_logs};
 pub use pause::{PausedJob, Skipped, pause, resume};
 pub use runs::{RunFilter, cancel, find_run, runs, wait_for};

@@ -77,7 +77,7 @@ async fn edit(world: &World, beating: &Beating, n: usize) {
     let status = status.expect("beat should read the files");
     assert_eq!(
         status.errors.is_empty(),
-        n % 2 == 0,
+        n.is_multiple_of(2),
         "{n}: {:?}",
         status.errors
     );

@@ -51,6 +51,17 @@ fn a_success_by_hand_counts_and_a_restart_changes_nothing() {
     assert_eq!(next(&here), due, "a failure moves nothing");
     let later = time(&run()["finished_at"]).timestamp() + 20 * 3600;
     wait_for_next(&here, later);
+    // An edit elsewhere would not change that; another interval counts from the same success.
+    let (same, other) = ("20h", "10h");
+    let edited = here.path("edited");
+    std::fs::create_dir(&edited).unwrap();
+    let after = |every: &str| {
+        let job = here.read("schedules/a.toml").replace("20h", every);
+        std::fs::write(edited.join("a.toml"), format!("{job}description = \"x\"\n")).unwrap();
+        let diff = here.json(&["diff", edited.to_str().unwrap()]);
+        time(&diff[0]["next_after"]).timestamp()
+    };
+    assert_eq!((after(same), after(other)), (later, later - 10 * 3600));
     let explained = here.json(&["explain", "cookie"]);
     assert_eq!(time(&explained["next"]).timestamp(), later);
     let runs = here.json(&["runs", "--job", "cookie"]);
