@@ -1,6 +1,7 @@
 //! How late runs are published: `cargo bench --bench dispatch`.
 //!
-//! A beat process on NATS with 10,000 jobs of `every = "60s"`, their offsets spread over the minute.
+//! A beat process on NATS with 10,000 jobs of `every = "60s"`: their offsets spread over the minute,
+//! then all due at the same instant.
 //! Lag: from a tick to the arrival of its message at a subscriber on the same machine, which the
 //! server serves after it has stored it. CPU: that of the beat process over the same time. The
 //! stored runs are acknowledged here, so that the next ticks find their slots free.
@@ -80,12 +81,18 @@ async fn settle_all(broker: Arc<NatsBroker>, stop: CancellationToken) {
 
 #[tokio::main]
 async fn main() {
+    measure("spread over the minute", PERIOD).await;
+    measure("all at once", 1).await;
+}
+
+/// The offsets take `offsets` values.
+async fn measure(name: &str, offsets: usize) {
     let server = nats::NatsServer::start();
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     fs::create_dir(dir.path().join("schedules")).unwrap();
     let mut text = String::new();
     for n in 0..JOBS {
-        let offset = n % PERIOD;
+        let offset = n % offsets;
         writeln!(
             text,
             "[job.j{n}]\nevery = \"{PERIOD}s\"\noffset = \"{offset}s\"\nshell = \"true\""
@@ -133,7 +140,7 @@ async fn main() {
     lags.sort_unstable();
     let at = |share: f64| lags[((lags.len() - 1) as f64 * share) as usize];
     println!(
-        "{} runs of {JOBS} jobs every {PERIOD} s: lag median {:.1?}, p99 {:.1?}, most {:.1?}; beat used {:.1} % of a core",
+        "{name}: {} runs of {JOBS} jobs every {PERIOD} s: lag median {:.1?}, p99 {:.1?}, most {:.1?}; beat used {:.1} % of a core",
         lags.len(),
         at(0.5),
         at(0.99),
