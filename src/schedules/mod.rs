@@ -15,6 +15,7 @@
 
 mod blackout;
 mod build;
+mod choices;
 mod diagnostic;
 mod document;
 mod files;

@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 use toml::de::{DeTable, DeValue};
 
 use super::{
+    choices,
     nearest::nearest,
     reader::{Item, Located, Reader, narrow},
     values,
@@ -93,10 +94,10 @@ const KEYS: [(&str, Read); 32] = [
         s.timezone = values::timezone(r, k, v)
     }),
     ("dst_gap", |s, r, k, v| {
-        s.dst_gap = r.choice(k, v, &values::DST_GAP);
+        s.dst_gap = r.choice(k, v, &choices::DST_GAP);
     }),
     ("dst_repeat", |s, r, k, v| {
-        s.dst_repeat = r.choice(k, v, &values::DST_REPEAT);
+        s.dst_repeat = r.choice(k, v, &choices::DST_REPEAT);
     }),
     ("queue", |s, r, k, v| s.queue = r.name(k, v)),
     ("command", |s, r, k, v| s.command = values::command(r, k, v)),
@@ -117,10 +118,10 @@ const KEYS: [(&str, Read); 32] = [
     }),
     ("expires", |s, r, k, v| s.expires = r.positive(k, v)),
     ("first_run", |s, r, k, v| {
-        s.first_run = r.choice(k, v, &values::FIRST_RUN);
+        s.first_run = r.choice(k, v, &choices::FIRST_RUN);
     }),
     ("catch_up", |s, r, k, v| {
-        s.catch_up = r.choice(k, v, &values::CATCH_UP);
+        s.catch_up = r.choice(k, v, &choices::CATCH_UP);
     }),
     ("catch_up_window", |s, r, k, v| {
         s.catch_up_window = r.duration(k, v);
@@ -129,7 +130,7 @@ const KEYS: [(&str, Read); 32] = [
         s.max_catch_up = r.integer(k, v, 1..=100_000);
     }),
     ("overlap", |s, r, k, v| {
-        s.overlap = r.choice(k, v, &values::OVERLAP);
+        s.overlap = r.choice(k, v, &choices::OVERLAP);
     }),
     ("jitter", |s, r, k, v| {
         s.jitter = r.duration(k, v).map(|value| located(value, v));
@@ -137,7 +138,7 @@ const KEYS: [(&str, Read); 32] = [
     ("start", |s, r, k, v| s.start = values::moment(r, k, v)),
     ("end", |s, r, k, v| s.end = values::moment(r, k, v)),
     ("anchor", |s, r, k, v| {
-        let anchor = r.choice(k, v, &values::ANCHOR);
+        let anchor = r.choice(k, v, &choices::ANCHOR);
         s.anchor = anchor.map(|value| located(value, v));
     }),
     ("blackout", |s, r, k, v| {

@@ -6,35 +6,9 @@ use chrono_tz::Tz;
 use toml::de::DeValue;
 
 use super::reader::{Item, Located, Reader};
-use crate::job::{
-    Anchor, BlackoutName, CatchUp, FirstRun, Kill, Overlap, SignalName, Template, TemplateError,
-    cron::{DstGap, DstRepeat},
-};
+use crate::job::{BlackoutName, Kill, SignalName, Template, TemplateError};
 
 pub(super) use super::retry::retry;
-
-pub(super) const DST_GAP: [(&str, DstGap); 2] =
-    [("run_after", DstGap::RunAfter), ("skip", DstGap::Skip)];
-pub(super) const DST_REPEAT: [(&str, DstRepeat); 2] =
-    [("once", DstRepeat::Once), ("twice", DstRepeat::Twice)];
-pub(super) const FIRST_RUN: [(&str, FirstRun); 2] =
-    [("next", FirstRun::Next), ("now", FirstRun::Now)];
-pub(super) const CATCH_UP: [(&str, CatchUp); 3] = [
-    ("skip", CatchUp::Skip),
-    ("latest", CatchUp::Latest),
-    ("all", CatchUp::All),
-];
-pub(super) const OVERLAP: [(&str, Overlap); 4] = [
-    ("skip", Overlap::Skip),
-    ("queue", Overlap::Queue),
-    ("allow", Overlap::Allow),
-    ("replace", Overlap::Replace),
-];
-pub(super) const ANCHOR: [(&str, Anchor); 3] = [
-    ("epoch", Anchor::Epoch),
-    ("last_success", Anchor::LastSuccess),
-    ("last_start", Anchor::LastStart),
-];
 
 /// Most bytes of output that can be kept of a run.
 const MAX_OUTPUT: u64 = 1 << 30;
