@@ -185,6 +185,17 @@ fn names_are_checked_over_all_files() {
 }
 
 #[test]
+fn a_job_that_never_comes_out_of_its_blackout_is_told() {
+    let file = "[blackout.night]\ncron = \"0 2 * * *\"\nduration = \"2h\"\n\
+                [job.x]\ncron = \"30 2 * * *\"\nblackout = \"night\"\nshell = \"true\"\n\
+                [job.y]\ncron = \"30 2,4 * * *\"\nblackout = \"night\"\nshell = \"true\"\n";
+    let warnings = parse(&[("a.toml", file)]).unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert_eq!(warnings[0].line(), Some(6));
+    assert!(warnings[0].message().contains("`x`"));
+}
+
+#[test]
 fn one_that_is_over_is_told() {
     let file = format!("{X}[blackout.old]\nfrom = 2026-01-01\nto = 2026-01-02\n");
     let warnings = parse(&[("a.toml", &file)]).unwrap().warnings;

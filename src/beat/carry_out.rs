@@ -21,7 +21,8 @@ const IN_FLIGHT: usize = 256;
 /// Ticks of a job that are to become runs, one after the other.
 struct Due {
     job: Arc<Job>,
-    ticks: Vec<DateTime<Utc>>,
+    /// Each with the start of its run.
+    ticks: Vec<(DateTime<Utc>, DateTime<Utc>)>,
     last_success: Option<DateTime<Utc>>,
     left_queues: Vec<QueueName>,
 }
@@ -78,7 +79,8 @@ impl Beat {
             state.is_some_and(|state| state.told_before(*tick, until).is_some())
         };
         let fire = step.decision.fire.iter().copied();
-        let fire: Vec<_> = fire.filter(|tick| !was_told(tick)).collect();
+        let fire = fire.filter(|tick| !was_told(tick));
+        let fire: Vec<_> = fire.map(|tick| (tick, step.starts_at(tick))).collect();
         let group = match step.job.policy.overlap {
             Overlap::Allow => 1,
             // They are in each other's way: the oldest is to come first.
@@ -96,8 +98,8 @@ impl Beat {
 
 async fn fire_all(broker: SharedBroker, due: Due) -> Result<Fate, BeatError> {
     let mut notes = Vec::new();
-    for &tick in &due.ticks {
-        notes.extend(fire(broker.as_ref(), &due, tick).await?);
+    for &(tick, starts_at) in &due.ticks {
+        notes.extend(fire(broker.as_ref(), &due, (tick, starts_at)).await?);
     }
     Ok(Fate {
         job: due.job.name.clone(),
@@ -109,7 +111,7 @@ async fn fire_all(broker: SharedBroker, due: Due) -> Result<Fate, BeatError> {
 async fn fire(
     broker: &dyn Broker,
     due: &Due,
-    tick: DateTime<Utc>,
+    (tick, starts_at): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<Option<VerdictNote>, BeatError> {
     let job = &due.job;
     let run_id = RunId::for_tick(job.name.clone(), tick);
@@ -122,7 +124,7 @@ async fn fire(
             false => Some(note(Verdict::Missed, tick, None)),
         }
     } else {
-        publish(broker, due, (&run_id, tick), now).await?
+        publish(broker, due, (&run_id, tick, starts_at), now).await?
     };
     match &note {
         None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
@@ -137,7 +139,7 @@ async fn fire(
 async fn publish(
     broker: &dyn Broker,
     due: &Due,
-    (run_id, tick): (&RunId, DateTime<Utc>),
+    (run_id, tick, starts_at): (&RunId, DateTime<Utc>, DateTime<Utc>),
     now: DateTime<Utc>,
 ) -> Result<Option<VerdictNote>, BeatError> {
     let request = RunRequest {
@@ -145,7 +147,7 @@ async fn publish(
         scheduled_for: tick,
         published_at: now,
         // Always given, also for a late tick: `expires` counts from it.
-        not_before: due.job.policy.jitter.map(|_| due.job.starts_at(tick)),
+        not_before: due.job.policy.jitter.map(|_| starts_at),
         last_success: due.last_success,
         args: serde_json::Map::new(),
         parent: None,

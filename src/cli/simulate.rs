@@ -146,11 +146,14 @@ impl<'a> Shown<'a> {
     }
 
     fn line(&self) -> String {
-        let verdict = match self.verdict {
-            Verdict::Fired => "fired",
-            Verdict::Coalesced => "coalesced",
-            Verdict::Skipped => "skipped",
-            Verdict::Missed => "missed",
+        let verdict = match (self.verdict, self.reason) {
+            (Verdict::Fired, _) => "fired",
+            (Verdict::Coalesced, _) => "coalesced",
+            (Verdict::Skipped, Some(SkipReason::Overlap)) => "skipped (overlap)",
+            (Verdict::Skipped, Some(SkipReason::Paused)) => "skipped (paused)",
+            (Verdict::Skipped, Some(SkipReason::Blackout)) => "skipped (blackout)",
+            (Verdict::Skipped, None) => "skipped",
+            (Verdict::Missed, _) => "missed",
         };
         let late = self.starts_at.as_ref().filter(|start| **start != self.at);
         let late = late.map_or(String::new(), |start| format!("  starts {start}"));

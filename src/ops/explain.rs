@@ -145,7 +145,9 @@ pub async fn explain(
         Some(pause) => pause.until,
         None => Some(now),
     };
-    let next = scheduled.and_then(|scheduled| scheduled.next_after(due_after?));
+    let next = scheduled
+        .as_ref()
+        .and_then(|scheduled| scheduled.next_after(due_after?));
     let mut in_the_way = obstacles(broker, &job, pause, watermark, now).await?;
     let blackout = next.and_then(|next| job.blackout_of(next));
     in_the_way.extend(blackout.map(|one| Obstacle::Blackout {
@@ -156,7 +158,9 @@ pub async fn explain(
         tick,
         account,
         next,
-        next_starts_at: next.map(|next| job.starts_at(next)),
+        next_starts_at: next
+            .zip(scheduled)
+            .map(|(next, scheduled)| scheduled.starts_at(next)),
         in_the_way,
     })
 }
@@ -245,7 +249,12 @@ async fn account(
 ) -> Result<Account, OpsError> {
     match find_run(broker, &RunId::for_tick(job.name.clone(), tick)).await {
         Ok(run) => {
-            let late = run.started_at.map(|start| start - job.starts_at(tick));
+            let is_first_run = state.is_some_and(|state| state.first_run_at == Some(tick));
+            let wished = match is_first_run {
+                true => tick,
+                false => job.starts_at(tick),
+            };
+            let late = run.started_at.map(|start| start - wished);
             let late_seconds = late.map(|late| late.as_seconds_f64());
             let run = Box::new(run);
             return Ok(Account::Fired { run, late_seconds });

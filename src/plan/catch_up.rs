@@ -142,7 +142,7 @@ pub fn decide(scheduled: &Scheduled, after: DateTime<Utc>, now: DateTime<Utc>) -
         }
         let start = overdue(scheduled, part, oldest, &mut marks);
         for tick in scheduled.between(start, part.until) {
-            marks.push(match closed || scheduled.job.blackout_of(tick).is_some() {
+            marks.push(match closed || scheduled.is_blacked_out(tick) {
                 true => Mark::Unfired(BLACKOUT, Span::of(tick)),
                 false => Mark::Eligible(tick, part.kind),
             });

@@ -167,7 +167,7 @@ impl World<'_> {
             }
         }
         for &tick in &step.decision.fire {
-            match self.start(job, tick, now) {
+            match self.start(step, tick, now) {
                 Some(at) => tell(tick, Verdict::Fired, None, Some(at)),
                 None => tell(tick, Verdict::Skipped, Some(SkipReason::Overlap), None),
             }
@@ -177,11 +177,12 @@ impl World<'_> {
     /// When the run of a tick starts; `None` if live runs are in its way.
     fn start(
         &mut self,
-        job: &Job,
+        step: &JobStep,
         tick: DateTime<Utc>,
         now: DateTime<Utc>,
     ) -> Option<DateTime<Utc>> {
-        let wished = job.starts_at(tick).max(now);
+        let job = &step.job;
+        let wished = step.starts_at(tick).max(now);
         let live = self.live.get_mut(&job.name);
         let ends: &[DateTime<Utc>] = match live {
             Some(live) => {

@@ -44,6 +44,18 @@ impl Scheduled {
         }
     }
 
+    /// When the run of a tick starts, jitter included; the additional tick of `first_run = "now"` has
+    /// none.
+    pub fn starts_at(&self, tick: DateTime<Utc>) -> DateTime<Utc> {
+        starts_at(&self.job, self.first_run_at, tick)
+    }
+
+    /// Whether the run of a tick would start in a blackout.
+    pub(super) fn is_blacked_out(&self, tick: DateTime<Utc>) -> bool {
+        let mut blackouts = self.job.policy.blackouts.iter();
+        blackouts.any(|one| one.covers(tick) || one.covers(self.starts_at(tick)))
+    }
+
     /// When there is something to be decided, if everything up to `watermark` is.
     fn due_after(&self, watermark: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self.to_make_up {
@@ -107,11 +119,24 @@ pub struct JobStep {
     /// The fate of its ticks.
     pub decision: Decision,
     index: usize,
+    first_run_at: Option<DateTime<Utc>>,
     /// Its first tick after the step.
     following: Option<DateTime<Utc>>,
 }
 
+fn starts_at(job: &Job, first_run_at: Option<DateTime<Utc>>, tick: DateTime<Utc>) -> DateTime<Utc> {
+    match first_run_at {
+        Some(first) if first == tick => tick,
+        Some(_) | None => job.starts_at(tick),
+    }
+}
+
 impl JobStep {
+    /// When the run of a tick starts, jitter included.
+    pub fn starts_at(&self, tick: DateTime<Utc>) -> DateTime<Utc> {
+        starts_at(&self.job, self.first_run_at, tick)
+    }
+
     /// The run of the newest fired tick.
     pub fn newest_run(&self) -> Option<RunId> {
         let newest = self.decision.fire.last()?;
@@ -214,6 +239,7 @@ impl Timeline {
                 job: Arc::clone(&scheduled.job),
                 decision,
                 index,
+                first_run_at: scheduled.first_run_at,
                 following,
             })
         });

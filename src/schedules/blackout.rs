@@ -21,6 +21,9 @@ use crate::job::{
     Blackout, BlackoutName, Job, JobName, Seconds, blackout::When, cron::CronTrigger,
 };
 
+/// So many ticks in a row in a blackout are no accident.
+const LOOK_AHEAD: usize = 100;
+
 /// The keys of a blackout.
 pub(super) const BLACKOUT_KEYS: [&str; 6] =
     ["cron", "description", "duration", "from", "timezone", "to"];
@@ -102,10 +105,16 @@ impl Blackouts {
     }
 
     /// Gives the jobs the blackouts that they name.
-    pub(super) fn resolve(self, jobs: &mut BTreeMap<JobName, Arc<Job>>, findings: &mut Findings) {
+    pub(super) fn resolve(
+        self,
+        jobs: &mut BTreeMap<JobName, Arc<Job>>,
+        findings: &mut Findings,
+        now: DateTime<Utc>,
+    ) {
         for Named { job, names, source } in self.named {
             let mut reader = Reader::new(&source, findings);
             let mut found = Vec::with_capacity(names.len());
+            let place = names.first().map(|name| name.span.clone());
             for Located { value: name, span } in names {
                 match self.known.get(&name) {
                     Some(blackout) => found.extend(blackout.clone()),
@@ -121,9 +130,24 @@ impl Blackouts {
             }
             if let Some(job) = jobs.get_mut(&job) {
                 Arc::make_mut(job).policy.blackouts = found;
+                if let (true, Some(place)) = (always(job, now), place) {
+                    let help = "give the job another time, or take the blackout from it";
+                    let message = format!(
+                        "the next {LOOK_AHEAD} ticks of `{}` all lie in a blackout",
+                        job.name
+                    );
+                    reader.warn(place, message, help);
+                }
             }
         }
     }
+}
+
+/// Whether a job that has ticks has none outside of its blackouts, as far as one looks.
+fn always(job: &Job, now: DateTime<Utc>) -> bool {
+    let ticks = std::iter::successors(job.next_after(now), |&tick| job.next_after(tick));
+    let mut ahead = ticks.take(LOOK_AHEAD).peekable();
+    job.enabled && ahead.peek().is_some() && ahead.all(|tick| job.blackout_of(tick).is_some())
 }
 
 /// What a table says, key by key.

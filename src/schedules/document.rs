@@ -41,8 +41,9 @@ impl Collected {
     }
 
     /// The jobs, if there is nothing wrong with any of them.
-    pub(super) fn finish(mut self) -> Result<Loaded, LoadError> {
-        self.blackouts.resolve(&mut self.jobs, &mut self.findings);
+    pub(super) fn finish(mut self, now: DateTime<Utc>) -> Result<Loaded, LoadError> {
+        self.blackouts
+            .resolve(&mut self.jobs, &mut self.findings, now);
         let warnings = self.findings.finish()?;
         let set = JobSet {
             jobs: Arc::new(self.jobs),

@@ -30,7 +30,7 @@ pub fn load(paths: &[PathBuf], now: DateTime<Utc>) -> Result<Loaded, LoadError> 
             Err(diagnostic) => collected.findings.push(*diagnostic),
         }
     }
-    collected.finish()
+    collected.finish(now)
 }
 
 /// The schedule files among the paths, sorted, each once.

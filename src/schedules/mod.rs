@@ -108,5 +108,5 @@ pub fn parse(sources: &[Source], now: DateTime<Utc>) -> Result<Loaded, LoadError
     for source in sources {
         document::read(&mut collected, source, now);
     }
-    collected.finish()
+    collected.finish(now)
 }

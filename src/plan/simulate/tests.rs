@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    job::{Execute, Policy, RunSpec, Trigger, interval::Interval},
+    job::{Execute, FirstRun, Policy, RunSpec, Seconds, Trigger, interval::Interval},
     plan::{Load, LoadRow},
 };
 
@@ -144,6 +144,21 @@ fn an_anchored_interval_counts_from_its_runs() {
         ]
     );
     assert_eq!(anchored(Anchor::LastStart).len(), 6);
+}
+
+#[test]
+fn a_first_run_has_no_jitter_and_the_others_have() {
+    let policy = Policy {
+        first_run: FirstRun::Now,
+        jitter: Some(Seconds::from_secs(1200)),
+        ..Policy::default()
+    };
+    let told = starts(&scenario(vec![job("cookie", 3600, policy)]));
+    assert_eq!(told[0], "10:00 10:00");
+    assert!(
+        told[1].starts_with("11:00") && told[1] != "11:00 11:00",
+        "{told:?}"
+    );
 }
 
 #[test]
