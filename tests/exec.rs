@@ -281,6 +281,53 @@ async fn who_leaves_the_group_with_the_pipe_does_not_hold_the_run() {
     assert!(killed.unwrap().success());
 }
 
+/// A member of the group that ends, but whose parent, outside of the group, never asks how.
+#[tokio::test]
+async fn a_zombie_in_the_group_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pid");
+    let script = directory.path().join("job.py");
+    let text = format!(
+        "import os, time\n\
+         if os.fork() == 0:\n\
+         \x20   if os.fork() == 0:\n\
+         \x20       time.sleep(600)\n\
+         \x20   os.setsid()\n\
+         \x20   os.closerange(0, 3)\n\
+         \x20   open('{}', 'w').write(str(os.getpid()) + '\\n')\n\
+         \x20   time.sleep(600)\n\
+         time.sleep(600)\n",
+        file.display()
+    );
+    fs::write(&script, text).unwrap();
+    let program = Program {
+        arguments: vec![script.display().to_string()],
+        ..command("python3")
+    };
+    let executor = Executor::start().unwrap();
+    let (output, stop) = (Output::new(1), Stop::default());
+    let limits = within(600_000, SignalName::Term, 600_000);
+    let execution = executor.execute(program, limits, &output, &stop);
+    let asking = async {
+        let outside = tokio::task::spawn_blocking({
+            let file = file.clone();
+            move || pid_in(&file)
+        });
+        let outside = outside.await.unwrap();
+        stop.ask();
+        outside
+    };
+    let both = async { tokio::join!(execution, asking) };
+    let (execution, outside) = tokio::time::timeout(DEADLINE, both).await.unwrap();
+    assert_eq!(execution.exit, Exit::Signal(15));
+    assert!(
+        is_alive(outside),
+        "the parent of the zombie was to outlive the group"
+    );
+    let killed = Command::new("kill").arg(outside.to_string()).status();
+    assert!(killed.unwrap().success());
+}
+
 #[tokio::test]
 async fn a_request_ends_it() {
     let executor = Executor::start().unwrap();

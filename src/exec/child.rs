@@ -4,17 +4,16 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::ExitStatus,
-    time::Duration,
 };
 
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, test_kill_process_group},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
 };
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Ended, Limits, Output, Stop,
+    Ended, Limits, Output, Stop, group,
     pump::Pipes,
     start::{self, Spawned},
 };
@@ -22,9 +21,6 @@ use crate::{
     job::{Kill, SignalName},
     run::Exit,
 };
-
-/// How often a process group whose leader has ended is looked at during its grace.
-const GROUP_POLL: Duration = Duration::from_millis(20);
 
 /// A child with its process group. Dropping it kills the group.
 #[derive(Debug)]
@@ -108,9 +104,7 @@ impl Running {
             self.ended().await;
             // Members of the group have the same grace as its leader.
             let exit = self.take_status();
-            while test_kill_process_group(self.group).is_ok() {
-                tokio::time::sleep(GROUP_POLL).await;
-            }
+            group::wait_until_empty(self.group).await;
             exit
         });
         tokio::select! {

@@ -9,6 +9,7 @@
 mod child;
 mod command;
 mod environment;
+mod group;
 mod output;
 mod pump;
 mod result;
