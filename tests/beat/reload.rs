@@ -100,9 +100,10 @@ async fn a_thousand_edits_cost_no_tick_and_leak_nothing() {
         }
     }
     let (memory, files, tasks) = settled.unwrap();
-    // A leak of what was read would be 250 KiB for each of 800 edits.
+    // A leak of what was read would be 250 KiB for each of 800 edits; the runs, which are more on a
+    // slow machine, take some.
     let grown = status("VmRSS:").saturating_sub(memory);
-    assert!(grown < 60 * 1024, "grown by {grown} KiB");
+    assert!(grown < 120 * 1024, "grown by {grown} KiB");
     assert_eq!(open_files(), files, "open files");
     assert_eq!(
         tokio::runtime::Handle::current()
