@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{BlackoutName, Seconds, cron::CronTrigger};
 
+/// So many repetitions are walked through at a time: two and a half centuries of nightly ones.
+const AT_MOST: usize = 100_000;
+
 /// One `[blackout.NAME]`, as a part of every job that names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Blackout {
@@ -44,16 +47,16 @@ impl Blackout {
     }
 
     /// The stretches that reach into `[from, to)`, one after the other, as far as they overlap in
-    /// one.
+    /// one; of very many the first hundred thousand.
     pub fn stretches(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Stretch> {
         let mut found: Vec<Stretch> = Vec::new();
-        let mut at = from;
-        while let Some((begins, ends)) = self.stretch_after(at).filter(|(begins, _)| *begins < to) {
+        let first = self.stretch_after(from);
+        let each = std::iter::successors(first, |(_, ends)| self.stretch_after(*ends));
+        for (begins, ends) in each.take_while(|(begins, _)| *begins < to).take(AT_MOST) {
             match found.last_mut() {
                 Some(last) if begins <= last.1 => last.1 = ends,
                 Some(_) | None => found.push((begins, ends)),
             }
-            at = ends;
         }
         found
     }
@@ -143,6 +146,22 @@ mod tests {
             (at("24T05:00:00"), at("24T06:00:00")),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn years_of_seconds_are_not_walked_through() {
+        let cron = vec!["* * * * * *".to_owned()];
+        let cron = CronTrigger::new(cron, chrono_tz::UTC, Default::default(), Default::default());
+        let always = Blackout {
+            name: "always".parse().unwrap(),
+            when: When::Repeated {
+                cron: cron.unwrap(),
+                duration: Seconds::from_secs(1),
+            },
+        };
+        let from = at("23T00:00:00");
+        let found = always.stretches(from, from + Duration::days(3660));
+        assert_eq!(found, [(from, from + Duration::seconds(AT_MOST as i64))]);
     }
 
     #[test]
