@@ -57,6 +57,7 @@ async fn burst(url: String, namespace: String) -> Duration {
         id: "bench".to_owned(),
         schedules: sources,
         own: None,
+        keep_verdicts: Duration::from_secs(7 * 86_400),
     };
     let beat = Beat::start(broker.clone(), beat_options, loaded.set)
         .await

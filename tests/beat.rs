@@ -82,6 +82,7 @@ impl World {
             id: id.to_owned(),
             schedules: vec![self.file()],
             own: None,
+            keep_verdicts: Duration::from_secs(7 * 86_400),
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
         let (sender, reload) = mpsc::channel(1);

@@ -40,6 +40,8 @@ fn job(name: &str, every: u64, catch_up: CatchUp, window: u64, first_run: FirstR
     })
 }
 
+const WEEK: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
+
 /// A beat without anything around it: the same calls in the same order.
 struct Beat {
     jobs: Vec<Arc<Job>>,
@@ -110,7 +112,7 @@ impl Beat {
         self.record(&step);
         for job in &step.jobs {
             let state = &self.states[&job.job.name];
-            if let Some(next) = state.after(job, &[], (step.from, to)) {
+            if let Some(next) = state.after(job, &[], (step.from, to), WEEK) {
                 self.states.insert(job.job.name.clone(), next);
             }
         }

@@ -61,10 +61,12 @@ impl Beat {
             let name = &job_step.job.name;
             tell(job_step);
             let notes = notes.get(name).map_or(&[][..], Vec::as_slice);
-            let state = self
-                .memory
-                .state(name)?
-                .after(job_step, notes, (step.from, step.to))?;
+            let state = self.memory.state(name)?.after(
+                job_step,
+                notes,
+                (step.from, step.to),
+                self.options.keep_verdicts,
+            )?;
             Some((name.clone(), state))
         });
         Ok(changed.collect())

@@ -53,6 +53,8 @@ pub struct BeatOptions {
     pub schedules: Vec<PathBuf>,
     /// This beat's own copy of its state; `None` where the broker is on the same disk.
     pub own: Option<OwnState>,
+    /// How long it is remembered of each job which ticks were not run, and why.
+    pub keep_verdicts: Duration,
 }
 
 /// Why a step could not be finished. The step is repeated.

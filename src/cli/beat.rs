@@ -1,5 +1,7 @@
 //! `orchestrator beat`
 
+use std::time::Duration;
+
 use clap::Args;
 use tokio::sync::mpsc;
 use tracing::info;
@@ -7,6 +9,7 @@ use tracing::info;
 use super::{CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service};
 use crate::{
     beat::{Beat, BeatError, BeatOptions, OwnError, OwnState},
+    job::Seconds,
     store::StoreError,
 };
 
@@ -15,6 +18,28 @@ use crate::{
 pub struct BeatArgs {
     #[command(flatten)]
     schedules: SchedulesArgs,
+
+    #[command(flatten)]
+    keeping: Keeping,
+}
+
+/// What beat keeps.
+#[derive(Debug, Args)]
+pub(super) struct Keeping {
+    /// For how long `explain` knows of ticks that were not run; of each job the last hundred notes
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_KEEP_VERDICTS",
+        value_name = "D",
+        default_value = "7days"
+    )]
+    keep_verdicts: Seconds,
+}
+
+impl Keeping {
+    pub(super) fn verdicts(&self) -> Duration {
+        self.keep_verdicts.get()
+    }
 }
 
 /// The reloads that may wait; one is as good as many.
@@ -34,6 +59,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
         id: service::instance_id(),
         schedules: sources,
         own: Some(own),
+        keep_verdicts: args.keeping.verdicts(),
     };
     info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.len(),
         "beat starts");

@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use super::{
     CliError, Exit, Globals,
-    beat::{RELOADS, tell_upcoming},
+    beat::{Keeping, RELOADS, tell_upcoming},
     events,
     schedules::SchedulesArgs,
     service,
@@ -43,6 +43,9 @@ pub struct UpArgs {
 
     #[command(flatten)]
     limits: Limits,
+
+    #[command(flatten)]
+    keeping: Keeping,
 }
 
 /// How long `up` drains unless told otherwise: somebody is watching.
@@ -76,6 +79,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         id: service::instance_id(),
         schedules: sources,
         own: None,
+        keep_verdicts: args.keeping.verdicts(),
     };
     let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
     tell_upcoming(&beat);

@@ -1,5 +1,7 @@
 //! What became of the ticks that were not run: bounded, consecutive ticks of a kind as one note.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +10,6 @@ use crate::{job::Job, run::RunId};
 
 /// How many notes are kept of a job.
 const KEPT_NOTES: usize = 100;
-/// How long they are kept.
-const KEPT_FOR: chrono::Duration = chrono::Duration::days(7);
 
 /// What became of a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,9 +150,13 @@ impl Ledger {
         self.notes.drain(..surplus);
     }
 
-    /// Forgets what is too old.
-    pub(super) fn forget_before(&mut self, now: DateTime<Utc>) {
-        self.notes.retain(|note| now - note.last < KEPT_FOR);
+    /// Forgets the notes on ticks that lie longer back than `kept_for`.
+    pub(super) fn forget(&mut self, now: DateTime<Utc>, kept_for: Duration) {
+        let is_kept = |note: &VerdictNote| {
+            // One of a time to come, by a clock that was set back, is kept.
+            (now - note.last).to_std().is_ok_and(|age| age < kept_for) || now < note.last
+        };
+        self.notes.retain(is_kept);
     }
 
     /// The first and the last tick after `since` that are noted as skipped by a pause.
@@ -175,5 +179,32 @@ impl Ledger {
         let count: u64 = taken.map(|note| note.count).sum();
         self.skipped = self.skipped.saturating_sub(count);
         self.notes.retain(|note| !is_taken(note));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_forgotten_after_their_time_and_counters_are_not() {
+        let at = |hour: i64| DateTime::UNIX_EPOCH + chrono::Duration::hours(hour);
+        let mut ledger = Ledger {
+            missed: 2,
+            notes: vec![
+                VerdictNote::on(Verdict::Missed, None, at(1)),
+                VerdictNote::on(Verdict::Missed, None, at(9)),
+            ],
+            ..Ledger::default()
+        };
+        let day = Duration::from_secs(86_400);
+        ledger.forget(at(24), day);
+        assert_eq!(ledger.notes.len(), 2);
+        ledger.forget(at(26), day);
+        assert_eq!((ledger.on(at(1)), ledger.missed), (None, 2));
+        assert!(ledger.on(at(9)).is_some());
+        // The clock was set back.
+        ledger.forget(at(2), Duration::ZERO);
+        assert!(ledger.on(at(9)).is_some());
     }
 }

@@ -1,6 +1,8 @@
 //! What beat remembers of each job: from when and where its trigger counts, whether it is paused, and
 //! what became of the ticks that were not run.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -159,14 +161,15 @@ impl JobState {
         }
     }
 
-    /// The state after a step over `(from, until]` in which `noted` ticks did not become runs.
-    /// `None`: nothing to write.
+    /// The state after a step over `(from, until]` in which `noted` ticks did not become runs; notes
+    /// are kept for `kept_for`. `None`: nothing to write.
     #[must_use]
     pub fn after(
         &self,
         step: &JobStep,
         noted: &[VerdictNote],
         (from, until): (DateTime<Utc>, DateTime<Utc>),
+        kept_for: Duration,
     ) -> Option<Self> {
         let unusual = !step.decision.unfired.is_empty() || !noted.is_empty();
         if !(unusual || self.to_make_up.is_some()) || until <= self.as_of {
@@ -190,7 +193,7 @@ impl JobState {
             }
             next.ledger.add(&step.job, note);
         }
-        next.ledger.forget_before(until);
+        next.ledger.forget(until, kept_for);
         Some(next)
     }
 }

@@ -57,6 +57,7 @@ pub enum Edit {
 }
 
 type Fate = (Verdict, Option<SkipReason>);
+const WEEK: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
 const FIRED: Fate = (Verdict::Fired, None);
 
 pub struct World {
@@ -338,7 +339,7 @@ impl World {
         for (job, notes) in step.jobs.iter().zip(&told) {
             self.record(job, notes);
             let name = &job.job.name;
-            if let Some(next) = self.states[name].after(job, notes, (step.from, to)) {
+            if let Some(next) = self.states[name].after(job, notes, (step.from, to), WEEK) {
                 let scheduled = Scheduled::new(Arc::clone(&self.jobs[name]), &next);
                 self.timeline.replace(scheduled, self.watermark.at);
                 self.states.insert(name.clone(), next);
