@@ -1,6 +1,6 @@
 //! The only place that reads the machine's clocks. Everything else is handed an instant.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -20,4 +20,10 @@ pub fn now() -> DateTime<Utc> {
 )]
 pub fn monotonic() -> Instant {
     Instant::now()
+}
+
+/// Blocks this thread. For threads and processes without a runtime.
+#[allow(clippy::disallowed_methods, reason = "the one that sleeps")]
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod explain;
 pub mod globals;
+mod guardian;
 mod import;
 mod jobs;
 mod logs;
@@ -73,6 +74,8 @@ enum Command {
     /// The workers that were heard of in the last minute
     Workers,
     Dead(cluster::DeadArgs),
+    #[command(hide = true)]
+    Guardian(guardian::GuardianArgs),
 }
 
 /// Runs the program with the arguments of the process.
@@ -97,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
         Command::Import(args) => import::run(args, &globals),
+        Command::Guardian(args) => guardian::run(&args),
         Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),

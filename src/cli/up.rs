@@ -9,7 +9,7 @@ use tracing::{error, info};
 use super::{
     CliError, Exit, Globals,
     beat::{Keeping, RELOADS, tell_upcoming},
-    events,
+    events, guardian,
     schedules::SchedulesArgs,
     service,
     worker::{Limits, hand_on},
@@ -91,6 +91,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         concurrency: args.limits.concurrency as usize,
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
+        guardian: Some(guardian::EXECUTABLE.into()),
         ..WorkerOptions::following(service::instance_id(), queues)
     };
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;

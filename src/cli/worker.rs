@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 
-use super::{CliError, Exit, Globals, connect, events, service};
+use super::{CliError, Exit, Globals, connect, events, guardian, service};
 use crate::{
     exec::ExecError,
     job::Seconds,
@@ -85,6 +85,7 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
         concurrency: args.limits.concurrency as usize,
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
+        guardian: Some(guardian::EXECUTABLE.into()),
         ..WorkerOptions::new(service::instance_id(), args.queues)
     };
     let worker = Worker::new(broker, options)?;

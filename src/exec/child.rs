@@ -1,28 +1,32 @@
-//! Watches one child and ends its process group: in time, by timeout or on request.
+//! Watches one child and ends it with all that came of it: in time, by timeout or on request.
 
 use std::{
+    collections::HashSet,
     io,
     os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::ExitStatus,
+    time::Duration,
 };
 
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, test_kill_process_group},
 };
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Ended, Limits, Output, Stop, group,
+    Ended, Limits, Output, Stop,
     pump::Pipes,
     start::{self, Spawned},
+    tree::{self, Lineage},
 };
 use crate::{
     job::{Kill, SignalName},
     run::Exit,
 };
 
-/// A child with its process group. Dropping it kills the group.
+/// A child with its process group and its daemons. Dropping it kills the group; the daemons follow
+/// within a second or two.
 #[derive(Debug)]
 pub(super) struct Running {
     child: Spawned,
@@ -30,6 +34,7 @@ pub(super) struct Running {
     /// Readable once the child has ended, before it is reaped: until then its id, and so that of
     /// its group, cannot be given to another process.
     pidfd: AsyncFd<OwnedFd>,
+    lineage: Lineage,
     state: State,
 }
 
@@ -44,7 +49,7 @@ enum State {
 }
 
 impl Running {
-    pub(super) fn adopt(child: Spawned) -> io::Result<Self> {
+    pub(super) fn adopt(child: Spawned, lineage: Lineage) -> io::Result<Self> {
         let watch = |child: &Spawned| {
             let group = child.pid();
             let pidfd = pidfd_open(group, PidfdFlags::empty())?;
@@ -55,6 +60,7 @@ impl Running {
                 child,
                 group,
                 pidfd,
+                lineage,
                 state: State::Alive,
             }),
             Err(error) => {
@@ -104,7 +110,7 @@ impl Running {
             self.ended().await;
             // Members of the group have the same grace as its leader.
             let exit = self.take_status();
-            group::wait_until_empty(self.group).await;
+            self.others_end(number(kill.signal)).await;
             exit
         });
         tokio::select! {
@@ -117,11 +123,34 @@ impl Running {
         }
         signal_group(self.group, Signal::KILL);
         self.ended().await;
+        self.lineage.clear().await;
         // If only members of the group outlived the grace, the child was reaped before: its status
         // is still there.
         self.reap()
     }
+
+    /// Waits for those that came of the child. Daemons, which the signal to the group did not reach,
+    /// are sent it as they become orphans.
+    async fn others_end(&self, signal: Signal) {
+        let mut told = HashSet::new();
+        loop {
+            // Looking for daemons also reaps the orphans of the group.
+            let strays = self.lineage.strays();
+            if strays.is_empty() && test_kill_process_group(self.group).is_err() {
+                return;
+            }
+            for stray in strays {
+                if told.insert(stray) {
+                    tree::signal(stray, signal);
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
 }
+
+/// How often those that have the rest of the grace are looked at.
+const POLL: Duration = Duration::from_millis(20);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -136,7 +165,7 @@ impl Drop for Running {
 }
 
 /// Waits for the end of the child, ends it when its time is over or somebody asks for it, and
-/// leaves nobody in its process group.
+/// leaves nobody that came of it.
 pub(super) async fn supervise(
     mut running: Running,
     limits: Limits,
@@ -145,10 +174,15 @@ pub(super) async fn supervise(
 ) -> (Ended, Exit) {
     let ended = tokio::select! {
         biased;
-        () = running.ended() => return (Ended::ByItself, running.reap()),
+        () = running.ended() => Ended::ByItself,
         () = stop.asked() => Ended::Stopped,
         () = elapsed(limits) => Ended::TimedOut,
     };
+    if ended == Ended::ByItself {
+        let exit = running.reap();
+        running.lineage.clear().await;
+        return (ended, exit);
+    }
     let Kill { signal, grace } = limits.kill;
     if let (Ended::TimedOut, Some(timeout)) = (ended, limits.timeout) {
         output.remark(&format!(

@@ -1,6 +1,7 @@
 //! Executes one attempt as a child process: environment, process group, output, timeout, result.
 //!
-//! Owns the child from `fork` to the last member of its process group, and the files it is given.
+//! Owns the child from `fork` to the end of the last process that came of it, and the files it is
+//! given.
 //! Knows nothing of brokers, leases or records: it is handed a [`Program`], [`Limits`], a place for
 //! [`Output`] and a [`Stop`], and tells how the program ended. Never fails because of what a
 //! program does: what cannot be started is [`Exit::NotStarted`], what cannot be read is a remark in
@@ -9,34 +10,47 @@
 mod child;
 mod command;
 mod environment;
-mod group;
+mod guardian;
 mod output;
 mod pump;
 mod result;
 mod ring;
 mod spawn;
 mod start;
+mod tree;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 pub use command::Program;
 pub use environment::RunContext;
+pub use guardian::guard;
 pub use output::Output;
+pub use tree::Family;
 
 use crate::{
     job::{Kill, Seconds},
     run::Exit,
 };
 use child::Running;
+use guardian::Guardian;
 use result::Scratch;
 use spawn::Spawners;
+use tree::Lineage;
 
-/// How long pipes may stay open after the program and its process group have ended: whoever still
-/// holds them has left the group.
+/// How long pipes may stay open after all that is known to have come of the program has ended: whoever
+/// still holds them is beyond the worker's rights.
 const PIPES_AFTER_END: Duration = Duration::from_millis(500);
+
+/// How often what nobody asks for is looked at.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts programs. Cheap to clone; the threads behind it end with the last clone.
 #[derive(Debug, Clone)]
@@ -48,6 +62,7 @@ pub struct Executor {
 struct Inner {
     spawners: Spawners,
     scratch: Scratch,
+    guardian: Option<Mutex<Guardian>>,
 }
 
 /// Why an executor could not be set up.
@@ -59,6 +74,16 @@ pub enum ExecError {
     )]
     Scratch {
         /// What was to be created.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No guardian.
+    #[error(
+        "cannot start {path} as the guardian of this worker's jobs: {source}; it must be executable"
+    )]
+    Guardian {
+        /// What was to be started.
         path: String,
         /// Why not.
         source: io::Error,
@@ -130,18 +155,45 @@ pub struct Execution {
 }
 
 impl Executor {
-    /// Starts the threads that spawn, and makes the private directory for result files.
-    pub fn start() -> Result<Self, ExecError> {
+    /// Starts the threads that spawn, and makes the private directory for result files. Makes this
+    /// process adopt the orphans of its jobs.
+    ///
+    /// `guardian` is an executable that calls [`guard`] when it is started with the arguments
+    /// `guardian FAMILY`; without it, daemons of a job outlive this process if it is killed.
+    pub fn start(guardian: Option<&Path>) -> Result<Self, ExecError> {
+        tree::adopt_orphans();
+        let guardian = guardian.map(|path| {
+            Guardian::start(path).map_err(|source| ExecError::Guardian {
+                path: path.display().to_string(),
+                source,
+            })
+        });
         Ok(Self {
             inner: Arc::new(Inner {
                 spawners: Spawners::start()?,
                 scratch: Scratch::create()?,
+                guardian: guardian.transpose()?.map(Mutex::new),
             }),
         })
     }
 
-    /// Executes a program to its end. Returns after the last member of its process group was
-    /// killed; dropping the future kills the group too.
+    /// Ends daemons that were left behind when an execution was abandoned, and keeps the guardian
+    /// running. Never returns.
+    pub async fn tend(&self) {
+        loop {
+            tokio::time::sleep(TEND_EVERY).await;
+            tree::end_unwanted();
+            if let Some(guardian) = &self.inner.guardian {
+                guardian
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .keep();
+            }
+        }
+    }
+
+    /// Executes a program to its end. Returns after the last process that came of it was killed;
+    /// dropping the future kills them too.
     ///
     /// A result that is not JSON or is larger than 64 KiB is left out with a remark in the output:
     /// the program did its work, and its exit code tells whether it succeeded.
@@ -175,7 +227,7 @@ impl Executor {
             tokio::select! {
                 () = pump::drain(pipes, output) => {}
                 () = after(&gone, PIPES_AFTER_END) => {
-                    output.remark("a process that left the job's process group still holds its output; it is no longer read");
+                    output.remark("a process that cannot be ended still holds the job's output; it is no longer read");
                 }
             }
         };
@@ -193,9 +245,10 @@ impl Executor {
 
     async fn spawn(&self, program: &Program, result: &std::path::Path) -> Result<Running, String> {
         let prepared = program.prepared(result)?;
-        let child = self.inner.spawners.spawn(prepared).await;
+        let lineage = Lineage::begin();
+        let child = self.inner.spawners.spawn(prepared, lineage.tag()).await;
         let child = child.map_err(|error| program.not_started(&error))?;
-        Running::adopt(child).map_err(|error| {
+        Running::adopt(child, lineage).map_err(|error| {
             format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")
         })
     }

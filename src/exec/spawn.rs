@@ -15,6 +15,7 @@ use super::{
     ExecError, child,
     command::Prepared,
     start::{Spawned, start},
+    tree::Tag,
 };
 
 /// Spawns that may wait for a thread; whoever comes later waits for room.
@@ -33,6 +34,7 @@ pub(super) struct Spawners {
 #[derive(Debug)]
 struct Request {
     prepared: Prepared,
+    tag: Tag,
     reply: oneshot::Sender<io::Result<Spawned>>,
 }
 
@@ -57,11 +59,15 @@ impl Spawners {
     }
 
     /// Starts the command as the leader of a process group of its own that dies with this process.
-    pub(super) async fn spawn(&self, prepared: Prepared) -> io::Result<Spawned> {
+    pub(super) async fn spawn(&self, prepared: Prepared, tag: Tag) -> io::Result<Spawned> {
         let ended = || io::Error::other("the spawner threads have ended");
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(ended)?;
-        let request = Request { prepared, reply };
+        let request = Request {
+            prepared,
+            tag,
+            reply,
+        };
         requests.send(request).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
@@ -83,11 +89,16 @@ fn serve(receiver: &Mutex<mpsc::Receiver<Request>>) {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .blocking_recv();
-        let Some(Request { prepared, reply }) = next else {
+        let Some(Request {
+            prepared,
+            tag,
+            reply,
+        }) = next
+        else {
             return;
         };
         // Nobody may be waiting any more: then nobody else will end the child.
-        if let Err(Ok(orphan)) = reply.send(start(&prepared)) {
+        if let Err(Ok(orphan)) = reply.send(start(&prepared, tag)) {
             child::discard(orphan);
         }
     }

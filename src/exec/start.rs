@@ -21,7 +21,7 @@ use std::{
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::command::Prepared;
+use super::{command::Prepared, tree::Tag};
 
 /// The stack on which the child runs until it executes its program: it calls nothing deep.
 const STACK: usize = 64 * 1024;
@@ -70,13 +70,14 @@ struct Plan<'a> {
     working_dir: Option<&'a CStr>,
     streams: [RawFd; 3],
     parent: libc::pid_t,
+    tag: Tag,
     /// What went wrong; 0 if the program is being executed.
     error: AtomicI32,
 }
 
 /// Starts the program as the leader of a process group of its own, which the kernel kills when the
 /// calling thread ends. Blocks until the program is being executed.
-pub(super) fn start(prepared: &Prepared) -> io::Result<Spawned> {
+pub(super) fn start(prepared: &Prepared, tag: Tag) -> io::Result<Spawned> {
     let (stdout, child_stdout) = io::pipe()?;
     let (stderr, child_stderr) = io::pipe()?;
     let plan = Plan {
@@ -90,6 +91,7 @@ pub(super) fn start(prepared: &Prepared) -> io::Result<Spawned> {
             child_stderr.as_raw_fd(),
         ],
         parent: libc::pid_t::try_from(std::process::id()).unwrap_or(0),
+        tag,
         error: AtomicI32::new(0),
     };
     let pid = clone(&plan)?;
@@ -208,8 +210,27 @@ unsafe fn prepare(plan: &Plan<'_>) -> bool {
             plan.error.store(libc::EINTR, Ordering::Release);
             return false;
         }
+        mark(plan.tag);
         default_signals();
         true
+    }
+}
+
+/// Marks the child and what comes of it; see [`Tag`]. A limit that is lower already stays: then daemons
+/// of the job are not found, which is no reason not to run it.
+///
+/// # Safety
+///
+/// Only for a child of [`clone`], which has limits of its own.
+#[allow(unsafe_code, reason = "system calls on plain values")]
+unsafe fn mark(tag: Tag) {
+    // SAFETY: a zeroed limit is valid; the calls change only this child.
+    unsafe {
+        let mut limit: libc::rlimit64 = std::mem::zeroed();
+        if libc::getrlimit64(libc::RLIMIT_LOCKS, &mut limit) == 0 && tag.0 <= limit.rlim_max {
+            limit.rlim_cur = tag.0;
+            libc::setrlimit64(libc::RLIMIT_LOCKS, &limit);
+        }
     }
 }
 

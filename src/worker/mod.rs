@@ -17,7 +17,7 @@ mod registry;
 mod settle;
 mod shares;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -54,6 +54,8 @@ pub struct WorkerOptions {
     pub max_crashes: u32,
     /// Variables for every job, so that its own commands reach the same broker.
     pub hand_on: BTreeMap<String, String>,
+    /// What ends the jobs' processes if this one is killed; see [`Executor::start`].
+    pub guardian: Option<PathBuf>,
 }
 
 impl WorkerOptions {
@@ -71,6 +73,7 @@ impl WorkerOptions {
             drain_timeout: Duration::from_secs(60),
             max_crashes: 3,
             hand_on: BTreeMap::new(),
+            guardian: None,
         }
     }
 }
@@ -101,7 +104,7 @@ impl Worker {
         Ok(Self {
             shared: Arc::new(Shared {
                 broker,
-                executor: Executor::start()?,
+                executor: Executor::start(options.guardian.as_deref())?,
                 options,
                 registry: Registry::default(),
                 recording: Arc::new(recording),
@@ -122,6 +125,7 @@ impl Worker {
             beside.clone(),
         ));
         helpers.spawn(cancel::follow(Arc::clone(&shared), beside.clone()));
+        helpers.spawn(tend(Arc::clone(&shared), beside.clone()));
         info!(target: "orchestrator::worker", worker = shared.options.id,
             broker = shared.broker.describe(), concurrency = shared.options.concurrency,
             "worker starts");
@@ -131,6 +135,14 @@ impl Worker {
         beside.cancel();
         while helpers.join_next().await.is_some() {}
         info!(target: "orchestrator::worker", worker = shared.options.id, "worker stopped");
+    }
+}
+
+/// Has the executor clear up behind abandoned runs, until `stop`.
+async fn tend(shared: Arc<Shared>, stop: CancellationToken) {
+    tokio::select! {
+        () = shared.executor.tend() => {}
+        () = stop.cancelled() => {}
     }
 }
 

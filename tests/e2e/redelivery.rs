@@ -15,7 +15,10 @@ fn a_killed_worker_costs_one_lease_and_leaves_nothing_behind() {
     let here = Installation::on_nats(&nats.url());
     here.schedule(
         "a.toml",
-        "[job.long]\nshell = \"echo $$ >> pids; exec sleep 600\"\nworking_dir = \"..\"\n",
+        "[job.long]\nworking_dir = \"..\"\nshell = '''\n\
+         (env -i setsid sh -c 'echo $$ >> daemons; exec sleep 600' >/dev/null 2>&1 &)\n\
+         until [ -s daemons ]; do :; done\n\
+         echo $$ >> pids; exec sleep 600'''\n",
     );
     let _beat = here.start("beat", &["beat"]);
     let worker = |name: &str| here.start(name, &["worker", "--queue", "default", "--lease", "3s"]);
@@ -35,6 +38,10 @@ fn a_killed_worker_costs_one_lease_and_leaves_nothing_behind() {
     first.kill9();
     wait_for("the killed worker's child to end", || {
         (!is_alive(child)).then_some(())
+    });
+    let daemon: u32 = here.lines("daemons")[0].parse().unwrap();
+    wait_for("the killed worker's daemon to end", || {
+        (!is_alive(daemon)).then_some(())
     });
     within(
         LEASE + Duration::from_secs(1),
