@@ -27,3 +27,10 @@ pub fn monotonic() -> Instant {
 pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }
+
+/// How long the machine has been up, its sleep included: the same for all its processes, and the
+/// time that passes for a server elsewhere while this machine sleeps.
+pub fn uptime() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now).unwrap_or_default()
+}

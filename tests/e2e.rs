@@ -21,10 +21,14 @@ mod clock;
 mod commands;
 #[path = "e2e/crawler.rs"]
 mod crawler;
+#[path = "e2e/dead.rs"]
+mod dead;
 #[path = "e2e/explain.rs"]
 mod explain;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/lease_loss.rs"]
+mod lease_loss;
 #[path = "e2e/overlap.rs"]
 mod overlap;
 #[path = "e2e/pause.rs"]

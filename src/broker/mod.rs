@@ -143,8 +143,16 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// Keeps what nobody can execute, for a person to decide.
     async fn dead_letter(&self, letter: DeadLetter) -> Result<(), BrokerError>;
 
-    /// Up to `limit` dead letters, newest first, with their sequences.
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, BrokerError>;
+    /// Up to `limit` dead letters with a sequence below `below` (`None`: any), newest first, with
+    /// their sequences.
+    async fn dead_letters(
+        &self,
+        below: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, BrokerError>;
+
+    /// Removes a dead letter for good. Returns whether it was there.
+    async fn discard(&self, sequence: u64) -> Result<bool, BrokerError>;
 }
 
 /// The current values under `prefix`, once.

@@ -133,6 +133,10 @@ impl From<OpsError> for CliError {
                 Some("`orchestrator jobs` shows which jobs are".to_owned()),
             ),
             OpsError::Ended { .. } | OpsError::Contended(_) => (Exit::Conflict, None),
+            OpsError::StillLive { .. } => (
+                Exit::Conflict,
+                Some("cancel it first, or wait for its end".to_owned()),
+            ),
             OpsError::MissingArgument { argument, .. } => (
                 Exit::Usage,
                 Some(format!(

@@ -7,6 +7,7 @@ mod beat;
 mod check;
 mod cluster;
 mod connect;
+mod dead;
 pub mod diff;
 mod error;
 mod events;
@@ -73,7 +74,8 @@ enum Command {
     Queues,
     /// The workers that were heard of in the last minute
     Workers,
-    Dead(cluster::DeadArgs),
+    Retry(dead::RetryArgs),
+    Dead(dead::DeadArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
 }
@@ -117,7 +119,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Resume(args) => ask(pause::resume(args, &globals)),
         Command::Queues => ask(cluster::queues(&globals)),
         Command::Workers => ask(cluster::workers(&globals)),
-        Command::Dead(args) => ask(cluster::dead(args, &globals)),
+        Command::Dead(args) => ask(dead::dead(args, &globals)),
+        Command::Retry(args) => ask(dead::retry(args, &globals)),
     }
 }
 

@@ -166,6 +166,7 @@ fn print(run: &RunRecord) -> Result<(), CliError> {
         ("reason", run.reason.clone()),
         ("queue", Some(run.queue.to_string())),
         ("parent", run.parent.as_ref().map(ToString::to_string)),
+        ("retry of", run.retry_of.as_ref().map(ToString::to_string)),
         ("scheduled for", Some(time(run.scheduled_for))),
         ("published", Some(time(run.published_at))),
         ("started", run.started_at.map(time)),

@@ -18,7 +18,7 @@ use super::{
     Ended, Limits, Output, Stop,
     pump::Pipes,
     start::{self, Spawned},
-    tree::{self, Lineage},
+    tree::{self, Lineage, Tag},
 };
 use crate::{
     job::{Kill, SignalName},
@@ -68,6 +68,10 @@ impl Running {
                 Err(error)
             }
         }
+    }
+
+    pub(super) fn tag(&self) -> Tag {
+        self.lineage.tag()
     }
 
     pub(super) fn take_pipes(&mut self) -> Pipes {

@@ -123,6 +123,7 @@ mod tests {
             expires_at: None,
             last_success: None,
             parent: None,
+            retry_of: None,
             overlap: None,
             anchor: None,
             spec,

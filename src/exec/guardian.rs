@@ -1,30 +1,42 @@
-//! Ends the processes of a worker's jobs after the worker itself was killed.
+//! Ends the processes of a worker's jobs when the worker itself cannot.
 //!
 //! The kernel ends the program of a job together with its worker (the parent-death signal), but not
 //! what that program started. So each worker has a small process beside it that holds one end of a
 //! pipe: when the worker is gone, however it went, the pipe is closed, and the guardian kills every
-//! process that carries the worker's tag.
+//! process that carries the worker's tag. And a job that must not go on without its lease has to end
+//! in time even if its worker is frozen: the worker tells the guardian until when each of those jobs
+//! is good, again with every renewal.
 
 use std::{
-    io::{self, Read},
+    collections::BTreeMap,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit, setsid,
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+    process::{
+        Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal,
+        setrlimit, setsid,
+    },
 };
-use rustix::process::{Resource, Rlimit};
 use tracing::warn;
 
-use super::tree::Family;
+use super::tree::{Family, Tag, tag_of, tagged};
 use crate::clock;
 
 /// How long a guardian goes on killing what does not end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at all processes.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a worker writes into the pipe: a tag, and the uptime in milliseconds until which its processes
+/// may live; 0: until further notice. Small enough to be written at once.
+const WORD: usize = 16;
 
 /// The worker's side: the guardian that runs now.
 #[derive(Debug)]
@@ -53,6 +65,23 @@ impl Guardian {
             },
         }
     }
+
+    /// Has the processes with this tag killed at `deadline` ([`clock::uptime`]), unless it is told
+    /// otherwise before.
+    pub(super) fn tell(&mut self, tag: Tag, deadline: Option<Duration>) {
+        let deadline = deadline.map_or(0, milliseconds);
+        let mut word = [0; WORD];
+        word[..8].copy_from_slice(&tag.0.to_ne_bytes());
+        word[8..].copy_from_slice(&deadline.to_ne_bytes());
+        let told = match &mut self.child.stdin {
+            Some(pipe) => pipe.write_all(&word),
+            None => Ok(()),
+        };
+        if let Err(error) = told {
+            warn!(target: "orchestrator::exec", %error,
+                "the guardian does not listen: if this worker is frozen, a job may outlive its lease");
+        }
+    }
 }
 
 impl Drop for Guardian {
@@ -64,18 +93,23 @@ impl Drop for Guardian {
 }
 
 fn spawn(executable: &Path) -> io::Result<Child> {
-    Command::new(executable)
+    let child = Command::new(executable)
         .args(["guardian", &Family::own().to_string()])
         .current_dir("/")
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
+        .spawn()?;
+    if let Some(pipe) = &child.stdin {
+        // A guardian that is stuck must not hold its worker.
+        fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
+    }
+    Ok(child)
 }
 
-/// The guardian's side: waits until standard input is closed, then kills the family until nobody of
-/// it is left.
+/// The guardian's side. Ends what has outlived its deadline until standard input is closed, then the
+/// whole family.
 pub fn guard(family: Family) -> io::Result<()> {
     // Not to be ended with the worker's session, nor taken for a process of a job if the worker is
     // one itself.
@@ -88,27 +122,146 @@ pub fn guard(family: Family) -> io::Result<()> {
             ..limit
         },
     );
-    io::stdin().lock().read_to_end(&mut Vec::new())?;
+    watch(family)?;
     let start = clock::monotonic();
-    loop {
-        let members = family.members();
-        if members.is_empty() || clock::monotonic() - start > PATIENCE {
-            return Ok(());
-        }
-        for member in members {
-            kill(family, member);
-        }
+    while kill_all(|tag| family.includes(tag)) && clock::monotonic() - start < PATIENCE {
         clock::pause(PAUSE);
+    }
+    Ok(())
+}
+
+/// Until the worker is gone.
+fn watch(family: Family) -> io::Result<()> {
+    let mut deadlines = Deadlines::default();
+    let mut words = Words::default();
+    let mut input = io::stdin().lock();
+    loop {
+        let now = clock::uptime();
+        let due = deadlines.due(now);
+        if !due.is_empty() && kill_all(|tag| family.includes(tag) && due.contains(&tag)) {
+            for tag in due {
+                // Their children are the next ones.
+                deadlines.set(tag, milliseconds(now + PAUSE));
+            }
+        }
+        let wait = deadlines.next().map(|next| next.saturating_sub(now));
+        let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+        let mut readable = [PollFd::new(&input, PollFlags::IN)];
+        match poll(&mut readable, wait.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut bytes = [0; WORD * 256];
+        match input.read(&mut bytes)? {
+            0 => return Ok(()),
+            count => words.read(&bytes[..count], |tag, until| deadlines.set(tag, until)),
+        }
     }
 }
 
+/// Until when the processes of some runs may live.
+#[derive(Debug, Default)]
+struct Deadlines(BTreeMap<Tag, u64>);
+
+impl Deadlines {
+    fn set(&mut self, tag: Tag, until: u64) {
+        match until {
+            0 => self.0.remove(&tag),
+            until => self.0.insert(tag, until),
+        };
+    }
+
+    /// Takes those whose time is over.
+    fn due(&mut self, now: Duration) -> Vec<Tag> {
+        let now = milliseconds(now);
+        let over = self.0.iter().filter(|(_, until)| **until <= now);
+        let over: Vec<_> = over.map(|(tag, _)| *tag).collect();
+        for tag in &over {
+            self.0.remove(tag);
+        }
+        over
+    }
+
+    fn next(&self) -> Option<Duration> {
+        self.0.values().min().copied().map(Duration::from_millis)
+    }
+}
+
+/// Puts words together that were read in pieces.
+#[derive(Debug, Default)]
+struct Words(Vec<u8>);
+
+impl Words {
+    fn read(&mut self, bytes: &[u8], mut word: impl FnMut(Tag, u64)) {
+        self.0.extend_from_slice(bytes);
+        let whole = self.0.len() - self.0.len() % WORD;
+        for bytes in self.0[..whole].chunks_exact(WORD) {
+            let number = |half: &[u8]| half.try_into().map_or(0, u64::from_ne_bytes);
+            let (tag, until) = bytes.split_at(WORD / 2);
+            word(Tag(number(tag)), number(until));
+        }
+        self.0.drain(..whole);
+    }
+}
+
+/// Kills the processes whose tag is wanted. Returns whether there were any.
+fn kill_all(wanted: impl Fn(Tag) -> bool) -> bool {
+    let mut any = false;
+    for pid in tagged(&wanted) {
+        any = true;
+        kill(pid, &wanted);
+    }
+    any
+}
+
 /// By a descriptor, so that a process that was given the id meanwhile is spared.
-fn kill(family: Family, member: Pid) {
-    let Ok(process) = pidfd_open(member, PidfdFlags::empty()) else {
+fn kill(pid: Pid, wanted: impl Fn(Tag) -> bool) {
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
         return;
     };
-    if family.has(member) {
+    if tag_of(pid).is_some_and(wanted) {
         // Whoever changed its user is beyond our rights; it is looked at again in vain.
         let _ = pidfd_send_signal(process, Signal::KILL);
+    }
+}
+
+fn milliseconds(uptime: Duration) -> u64 {
+    u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_moved_and_come_due_once() {
+        let second = Duration::from_secs;
+        let mut deadlines = Deadlines::default();
+        deadlines.set(Tag(1), 1_000);
+        deadlines.set(Tag(2), 5_000);
+        deadlines.set(Tag(1), 7_000);
+        assert_eq!(deadlines.next(), Some(second(5)));
+        assert_eq!(deadlines.due(second(4)), []);
+        assert_eq!(deadlines.due(second(5)), [Tag(2)]);
+        assert_eq!(deadlines.due(second(6)), []);
+        deadlines.set(Tag(1), 0);
+        assert_eq!(deadlines.next(), None);
+    }
+
+    #[test]
+    fn words_survive_being_cut() {
+        let mut bytes = Vec::new();
+        for n in 1..=3_u64 {
+            bytes.extend(n.to_ne_bytes());
+            bytes.extend((n * 10).to_ne_bytes());
+        }
+        for cut in 0..bytes.len() {
+            let (mut words, mut read) = (Words::default(), Vec::new());
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                words.read(part, |tag, until| read.push((tag.0, until)));
+            }
+            assert_eq!(read, [(1, 10), (2, 20), (3, 30)], "{cut}");
+        }
     }
 }

@@ -20,13 +20,15 @@ mod start;
 mod tree;
 
 use std::{
+    convert::Infallible,
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use command::Program;
@@ -43,7 +45,7 @@ use child::Running;
 use guardian::Guardian;
 use result::Scratch;
 use spawn::Spawners;
-use tree::Lineage;
+use tree::{Lineage, Tag};
 
 /// How long pipes may stay open after all that is known to have come of the program has ended: whoever
 /// still holds them is beyond the worker's rights.
@@ -107,6 +109,7 @@ pub struct Limits {
 pub struct Stop {
     polite: CancellationToken,
     at_once: CancellationToken,
+    deadline: Arc<watch::Sender<Option<Duration>>>,
 }
 
 impl Stop {
@@ -118,6 +121,12 @@ impl Stop {
     /// Ends the program by SIGKILL.
     pub fn force(&self) {
         self.at_once.cancel();
+    }
+
+    /// Has the program killed at `deadline`, an [`clock::uptime`](crate::clock::uptime), even if this
+    /// process is frozen then, unless a later deadline is set before. Needs a guardian.
+    pub fn at(&self, deadline: Duration) {
+        self.deadline.send_replace(Some(deadline));
     }
 
     pub(crate) async fn asked(&self) {
@@ -184,10 +193,7 @@ impl Executor {
             tokio::time::sleep(TEND_EVERY).await;
             tree::end_unwanted();
             if let Some(guardian) = &self.inner.guardian {
-                guardian
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .keep();
+                lock(guardian).keep();
             }
         }
     }
@@ -219,7 +225,12 @@ impl Executor {
         let gone = CancellationToken::new();
         let pipes = running.take_pipes();
         let supervised = async {
-            let end = child::supervise(running, limits, output, stop).await;
+            let tag = running.tag();
+            let end = tokio::select! {
+                end = child::supervise(running, limits, output, stop) => end,
+                never = self.inner.tell_deadlines(tag, stop) => match never {},
+            };
+            self.inner.forget_deadline(tag, stop);
             gone.cancel();
             end
         };
@@ -252,6 +263,33 @@ impl Executor {
             format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")
         })
     }
+}
+
+impl Inner {
+    /// Passes on until when the processes of a run may live.
+    async fn tell_deadlines(&self, tag: Tag, stop: &Stop) -> Infallible {
+        let mut deadline = stop.deadline.subscribe();
+        deadline.mark_changed();
+        while let Some(guardian) = &self.guardian
+            && deadline.changed().await.is_ok()
+        {
+            let until = *deadline.borrow_and_update();
+            if until.is_some() {
+                lock(guardian).tell(tag, until);
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn forget_deadline(&self, tag: Tag, stop: &Stop) {
+        if let (Some(guardian), Some(_)) = (&self.guardian, *stop.deadline.borrow()) {
+            lock(guardian).tell(tag, None);
+        }
+    }
+}
+
+fn lock(guardian: &Mutex<Guardian>) -> MutexGuard<'_, Guardian> {
+    guardian.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn after(gone: &CancellationToken, delay: Duration) {

@@ -35,7 +35,7 @@ const MAGIC: u64 = 0x4f << 56;
 const COUNTER_BITS: u32 = 32;
 
 /// What the processes of one run have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Tag(pub(super) u64);
 
 /// What the processes of all runs of one worker have in common.
@@ -75,18 +75,8 @@ impl Family {
         OWN.family
     }
 
-    fn includes(self, tag: Tag) -> bool {
+    pub(super) fn includes(self, tag: Tag) -> bool {
         tag.0 >> COUNTER_BITS == self.0 >> COUNTER_BITS
-    }
-
-    /// Every process of the machine that belongs to it.
-    pub(super) fn members(self) -> Vec<Pid> {
-        let is_member = |pid: &Pid| tag_of(*pid).is_some_and(|tag| self.includes(tag));
-        processes().filter(is_member).collect()
-    }
-
-    pub(super) fn has(self, pid: Pid) -> bool {
-        tag_of(pid).is_some_and(|tag| self.includes(tag))
     }
 }
 
@@ -240,6 +230,11 @@ pub(super) fn signal(pid: Pid, signal: Signal) {
     }
 }
 
+/// Every process of the machine whose tag is wanted.
+pub(super) fn tagged(wanted: impl Fn(Tag) -> bool) -> impl Iterator<Item = Pid> {
+    processes().filter(move |pid| tag_of(*pid).is_some_and(&wanted))
+}
+
 fn processes() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     entries.filter_map(|entry| pid(entry.ok()?.file_name().to_str()?))
@@ -249,7 +244,7 @@ fn pid(text: &str) -> Option<Pid> {
     Pid::from_raw(text.parse().ok()?)
 }
 
-fn tag_of(pid: Pid) -> Option<Tag> {
+pub(super) fn tag_of(pid: Pid) -> Option<Tag> {
     let path = format!("/proc/{}/limits", pid.as_raw_nonzero());
     tag_in(&fs::read_to_string(path).ok()?)
 }

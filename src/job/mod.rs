@@ -24,7 +24,7 @@ pub use interval::Anchor;
 pub use name::{BlackoutName, JobName, NameError, QueueName};
 pub use policy::{CatchUp, FirstRun, Overlap, Policy};
 pub use retry::{Backoff, RetryPolicy};
-pub use spec::{Execute, Kill, RunSpec, SignalName, SuccessExit};
+pub use spec::{Execute, Kill, LeaseLoss, RunSpec, SignalName, SuccessExit};
 pub use template::{Template, TemplateError, Values};
 pub use ticks::Active;
 pub use trigger::Trigger;

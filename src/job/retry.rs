@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Seconds;
 
-/// `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit }`
+/// `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit, max_crashes }`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// How often a run is attempted in all; 1 means never again.
@@ -23,6 +23,12 @@ pub struct RetryPolicy {
     /// These exit codes are never retried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_on_exit: Vec<i32>,
+    /// A run that took more workers with it than this is dead. Their deaths use up no attempt.
+    #[serde(
+        default = "RetryPolicy::default_max_crashes",
+        skip_serializing_if = "RetryPolicy::is_default_max_crashes"
+    )]
+    pub max_crashes: u32,
 }
 
 /// How the delays between attempts grow.
@@ -46,11 +52,22 @@ impl Default for RetryPolicy {
             jitter: 0.1,
             on_exit: Vec::new(),
             not_on_exit: Vec::new(),
+            max_crashes: Self::default_max_crashes(),
         }
     }
 }
 
 impl RetryPolicy {
+    /// Three workers may die of a run unless the job says otherwise.
+    pub const fn default_max_crashes() -> u32 {
+        3
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+    fn is_default_max_crashes(crashes: &u32) -> bool {
+        *crashes == Self::default_max_crashes()
+    }
+
     /// Whether an attempt that ended with `exit` (None: a signal, a timeout or no start at all)
     /// may be repeated at all, however many are left.
     pub fn covers(&self, exit: Option<i32>) -> bool {

@@ -30,6 +30,9 @@ pub struct RunSpec {
     /// What happens after a failed attempt.
     #[serde(default)]
     pub retry: RetryPolicy,
+    /// What becomes of an attempt whose lease cannot be renewed.
+    #[serde(default, skip_serializing_if = "LeaseLoss::is_default")]
+    pub lease_loss: LeaseLoss,
     /// Exit codes that mean success.
     #[serde(default)]
     pub success_exit: SuccessExit,
@@ -49,6 +52,7 @@ impl RunSpec {
             timeout: None,
             kill: Kill::default(),
             retry: RetryPolicy::default(),
+            lease_loss: LeaseLoss::default(),
             success_exit: SuccessExit::default(),
             output_limit: Self::default_output_limit(),
         }
@@ -93,6 +97,24 @@ pub enum Execute {
     Command(Vec<Template>),
     /// A script for `/bin/sh -c`, taken as it is: no placeholders, arguments by environment.
     Shell(String),
+}
+
+/// What becomes of an attempt whose lease could not be renewed in time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseLoss {
+    /// It goes on until it is seen that somebody else has taken over.
+    #[default]
+    Continue,
+    /// It is ended before anybody else may start the run.
+    Stop,
+}
+
+impl LeaseLoss {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How an attempt is ended before its time: `signal` to the process group, after `grace` SIGKILL.

@@ -54,6 +54,14 @@ pub enum OpsError {
         /// Its state.
         state: RunState,
     },
+    /// The run has not ended yet.
+    #[error("the run `{run}` is still {state}")]
+    StillLive {
+        /// The run.
+        run: RunId,
+        /// Its state.
+        state: RunState,
+    },
     /// An argument that the command needs.
     #[error("the job `{job}` needs the argument `{argument}`")]
     MissingArgument {

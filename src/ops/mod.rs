@@ -1,29 +1,35 @@
 //! What an operator can ask or do, once, for the command line and whatever else asks. Works on any
 //! broker; prints nothing.
 
+mod dead;
 mod diff;
 mod error;
 mod explain;
 mod jobs;
 mod logs;
 mod pause;
+mod retry;
 mod runs;
 mod submit;
 
+pub use dead::{
+    DeadFilter, DeadGroup, DeadView, Decided, LetterRef, dead_groups, dead_letters, discard_dead,
+    retry_dead,
+};
 pub use diff::{JobChange, JobDiff, ValueChange, diff};
 pub use error::OpsError;
 pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs, ledgers};
 pub use logs::{LogLine, Position, read_logs};
 pub use pause::{PausedJob, Skipped, pause, resume};
+pub use retry::retry;
 pub use runs::{RunFilter, cancel, find_run, runs, wait_for};
 pub use submit::{Submission, Submitted, submit};
 
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::{
-    broker::{self, Broker, Bucket, DeadLetter, QueueDepth},
+    broker::{self, Broker, Bucket, QueueDepth},
     job::QueueName,
     run::WorkerStatus,
 };
@@ -75,44 +81,4 @@ pub async fn workers(broker: &dyn Broker) -> Result<Vec<WorkerStatus>, OpsError>
         .iter()
         .filter_map(|entry| serde_json::from_slice(&entry.value).ok());
     Ok(understood.collect())
-}
-
-/// A dead letter as it is shown.
-#[derive(Debug, Clone, Serialize)]
-pub struct DeadView {
-    /// Its place in the dead letters.
-    pub sequence: u64,
-    /// The run, if it could be understood that far.
-    pub run_id: Option<crate::run::RunId>,
-    /// Where it came from.
-    pub queue: QueueName,
-    /// When it was given up.
-    pub at: DateTime<Utc>,
-    /// Why.
-    pub reason: String,
-    /// The beginning of the message as text, what is not text replaced.
-    pub message: String,
-}
-
-/// How much of a dead letter's message is shown.
-const SHOWN_MESSAGE: usize = 4096;
-
-/// Up to `limit` dead letters, newest first.
-pub async fn dead_letters(broker: &dyn Broker, limit: usize) -> Result<Vec<DeadView>, OpsError> {
-    let letters = broker.dead_letters(limit).await?;
-    let view = |(sequence, letter): (u64, DeadLetter)| {
-        let shown = letter
-            .payload
-            .get(..SHOWN_MESSAGE)
-            .unwrap_or(&letter.payload);
-        DeadView {
-            sequence,
-            message: String::from_utf8_lossy(shown).into_owned(),
-            run_id: letter.run_id,
-            queue: letter.queue,
-            at: letter.at,
-            reason: letter.reason,
-        }
-    };
-    Ok(letters.into_iter().map(view).collect())
 }

@@ -44,17 +44,13 @@ pub struct Submitted {
 /// Publishes a run; returns after the broker has stored it.
 pub async fn submit(broker: &dyn Broker, wish: Submission) -> Result<Submitted, OpsError> {
     let job = find_job(broker, &wish.job).await?;
-    let last = broker
-        .get(Bucket::State, &format!("{LAST_RUN_PREFIX}{}", job.name))
-        .await?;
-    let last = last.and_then(|entry| serde_json::from_slice::<LastRun>(&entry.value).ok());
     let run_id = RunId::manual(job.name.clone(), wish.unique);
     let request = RunRequest {
         run_id: run_id.clone(),
         scheduled_for: wish.not_before.unwrap_or(wish.now),
         published_at: wish.now,
         not_before: wish.not_before,
-        last_success: last.and_then(|last| Some(last.last_success?.started_at)),
+        last_success: last_success(broker, &job.name).await?,
         args: wish.args,
         parent: wish.parent,
     };
@@ -66,11 +62,7 @@ pub async fn submit(broker: &dyn Broker, wish: Submission) -> Result<Submitted, 
         overlap: job.policy.overlap,
         payload: message.encode()?,
     };
-    let state = broker
-        .get(Bucket::State, &format!("{JOB_STATE_PREFIX}{}", job.name))
-        .await?;
-    let state = state.and_then(|entry| serde_json::from_slice::<JobState>(&entry.value).ok());
-    let left = state.map_or_else(Vec::new, |state| state.left_queues);
+    let left = left_queues(broker, &job.name).await?;
     match broker::publish(broker, &candidate, &left, wish.now).await? {
         Published::Stored | Published::Duplicate => Ok(Submitted {
             run_id,
@@ -82,6 +74,28 @@ pub async fn submit(broker: &dyn Broker, wish: Submission) -> Result<Submitted, 
             live,
         }),
     }
+}
+
+/// When the job's last successful run started.
+pub(super) async fn last_success(
+    broker: &dyn Broker,
+    job: &JobName,
+) -> Result<Option<DateTime<Utc>>, OpsError> {
+    let key = format!("{LAST_RUN_PREFIX}{job}");
+    let last = broker.get(Bucket::State, &key).await?;
+    let last = last.and_then(|entry| serde_json::from_slice::<LastRun>(&entry.value).ok());
+    Ok(last.and_then(|last| Some(last.last_success?.started_at)))
+}
+
+/// The queues that the job had before, in which a run of it may still be live.
+pub(super) async fn left_queues(
+    broker: &dyn Broker,
+    job: &JobName,
+) -> Result<Vec<QueueName>, OpsError> {
+    let key = format!("{JOB_STATE_PREFIX}{job}");
+    let state = broker.get(Bucket::State, &key).await?;
+    let state = state.and_then(|entry| serde_json::from_slice::<JobState>(&entry.value).ok());
+    Ok(state.map_or_else(Vec::new, |state| state.left_queues))
 }
 
 /// Refuses at once what a worker could only fail with.

@@ -149,6 +149,7 @@ mod tests {
             expires_at: Some(at(60)),
             last_success: None,
             parent: None,
+            retry_of: None,
             overlap: None,
             anchor: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),

@@ -142,6 +142,7 @@ mod tests {
             expires_at: None,
             last_success: None,
             parent: None,
+            retry_of: None,
             overlap: None,
             anchor: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),

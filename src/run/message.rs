@@ -39,6 +39,9 @@ pub struct RunMessage {
     /// The run that asked for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<RunId>,
+    /// The run that this one repeats, because a person asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<RunId>,
     /// Set if the job's older runs must have ended before this one starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<Overlap>,
@@ -119,6 +122,7 @@ impl RunMessage {
             expires_at,
             last_success: request.last_success,
             parent: request.parent,
+            retry_of: None,
             overlap: Some(job.policy.overlap).filter(|overlap| overlap.waits()),
             anchor: Some(job.trigger.anchor()).filter(|anchor| !anchor.is_epoch()),
             spec,
@@ -163,6 +167,7 @@ mod tests {
             expires_at: None,
             last_success: None,
             parent: None,
+            retry_of: None,
             overlap: None,
             anchor: None,
             spec: RunSpec::new(Execute::Command(vec!["true".parse().unwrap()])),

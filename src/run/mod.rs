@@ -14,7 +14,7 @@ pub use claim::{Claim, ClaimRefused, Claimant};
 pub use id::{RunId, RunIdError};
 pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess, Past};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION};
-pub use outcome::{Disposition, Ending, Exit, dispose};
+pub use outcome::{Disposition, Ending, Exit, Timing, dispose, retry_after};
 pub use record::{Attempt, AttemptEnd, DeliveryMark, RunRecord};
 pub use state::RunState;
 pub use status::{CANCEL_PREFIX, WorkerStatus};

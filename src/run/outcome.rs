@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::RunState;
-use crate::job::{RetryPolicy, RunSpec, SignalName};
+use crate::job::{RetryPolicy, RunSpec, Seconds, SignalName};
 
 /// How the program of an attempt ended, as the operating system tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +43,36 @@ pub enum Disposition {
     Release,
 }
 
-/// Decides what follows from an attempt. `attempt` counts from 1; `seed` in `0.0..1.0` places the
-/// delay within the policy's jitter.
+/// What the delay before the next attempt depends on, beside the policy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// In `0.0..1.0`; places the delay within the policy's jitter.
+    pub seed: f64,
+    /// What the attempt itself asked for, in place of the policy's delay.
+    pub retry_after: Option<Duration>,
+}
+
+/// The longest delay that an attempt may ask for.
+const LONGEST_WISH: Duration = Duration::from_secs(24 * 3600);
+
+/// The delay that a job asks for in its result: `{"retry_after": 90}` in seconds, or
+/// `{"retry_after": "1m 30s"}`. At most a day; anything else is no wish.
+pub fn retry_after(result: &serde_json::Value) -> Option<Duration> {
+    let wish = match result.get("retry_after")? {
+        serde_json::Value::Number(seconds) => {
+            Duration::try_from_secs_f64(seconds.as_f64()?).ok()?
+        }
+        serde_json::Value::String(text) => text.parse::<Seconds>().ok()?.get(),
+        _ => return None,
+    };
+    Some(wish.min(LONGEST_WISH))
+}
+
+/// Decides what follows from an attempt. `attempt` counts from 1.
 ///
 /// A run whose policy allows further attempts, and which used them all up, is dead: somebody has
 /// to decide. A failure that the policy does not retry at all is just failed.
-pub fn dispose(spec: &RunSpec, attempt: u32, ending: &Ending, seed: f64) -> Disposition {
+pub fn dispose(spec: &RunSpec, attempt: u32, ending: &Ending, timing: Timing) -> Disposition {
     let code = match ending {
         Ending::HandedBack => return Disposition::Release,
         Ending::Cancelled(_) => return Disposition::Final(RunState::Cancelled),
@@ -58,16 +82,22 @@ pub fn dispose(spec: &RunSpec, attempt: u32, ending: &Ending, seed: f64) -> Disp
         Ending::Exited(Exit::Code(code)) => Some(*code),
         Ending::Exited(Exit::Signal(_) | Exit::NotStarted(_)) | Ending::TimedOut(_) => None,
     };
-    after_failure(&spec.retry, attempt, code, seed)
+    after_failure(&spec.retry, attempt, code, timing)
 }
 
-fn after_failure(retry: &RetryPolicy, attempt: u32, code: Option<i32>, seed: f64) -> Disposition {
+fn after_failure(
+    retry: &RetryPolicy,
+    attempt: u32,
+    code: Option<i32>,
+    timing: Timing,
+) -> Disposition {
     if retry.attempts <= 1 || !retry.covers(code) {
         Disposition::Final(RunState::Failed)
     } else if attempt >= retry.attempts {
         Disposition::Final(RunState::Dead)
     } else {
-        Disposition::Retry(retry.delay(attempt, seed))
+        let delay = || retry.delay(attempt, timing.seed);
+        Disposition::Retry(timing.retry_after.unwrap_or_else(delay))
     }
 }
 
@@ -123,7 +153,7 @@ fn signal_name(number: i32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Execute, Seconds};
+    use crate::job::Execute;
 
     fn spec(attempts: u32) -> RunSpec {
         let mut spec = RunSpec::new(Execute::Shell("true".to_owned()));
@@ -134,6 +164,37 @@ mod tests {
             ..RetryPolicy::default()
         };
         spec
+    }
+
+    const TIMING: Timing = Timing {
+        seed: 0.5,
+        retry_after: None,
+    };
+
+    #[test]
+    fn a_job_may_ask_for_its_own_delay() {
+        let wish = |text: &str| retry_after(&serde_json::from_str(text).unwrap());
+        let seconds = |n| Some(Duration::from_secs(n));
+        for (text, expected) in [
+            (r#"{"retry_after": 90}"#, seconds(90)),
+            (r#"{"retry_after": 0.5}"#, Some(Duration::from_millis(500))),
+            (r#"{"retry_after": "1m 30s"}"#, seconds(90)),
+            (r#"{"retry_after": 1e9}"#, seconds(86_400)),
+            (r#"{"retry_after": -1}"#, None),
+            (r#"{"retry_after": "soon"}"#, None),
+            (r#"{"retry_after": null}"#, None),
+            ("[1]", None),
+            ("3", None),
+        ] {
+            assert_eq!(wish(text), expected, "{text}");
+        }
+        let timing = Timing {
+            retry_after: seconds(42),
+            ..TIMING
+        };
+        let decided = |attempt| dispose(&spec(3), attempt, &exited(1), timing);
+        assert_eq!(decided(1), Disposition::Retry(Duration::from_secs(42)));
+        assert_eq!(decided(3), Disposition::Final(RunState::Dead));
     }
 
     fn exited(code: i32) -> Ending {
@@ -167,7 +228,7 @@ mod tests {
             ),
         ];
         for (attempts, attempt, ending, expected) in table {
-            let decided = dispose(&spec(attempts), attempt, &ending, 0.5);
+            let decided = dispose(&spec(attempts), attempt, &ending, TIMING);
             assert_eq!(decided, expected, "{ending:?} at {attempt}/{attempts}");
         }
     }

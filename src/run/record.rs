@@ -56,6 +56,9 @@ pub struct RunRecord {
     /// The run that asked for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<RunId>,
+    /// The run that this one repeats, because a person asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_of: Option<RunId>,
     /// The arguments of this run.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub args: serde_json::Map<String, serde_json::Value>,
@@ -134,6 +137,7 @@ impl RunRecord {
             cancel_requested_at: None,
             cancel_reason: None,
             parent: message.parent.clone(),
+            retry_of: message.retry_of.clone(),
             args: message.spec.args.clone(),
         }
     }

@@ -311,6 +311,10 @@ fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {
             .clone()
             .or_else(|| defaults.retry.clone())
             .unwrap_or(standard.retry),
+        lease_loss: own
+            .lease_loss
+            .or(defaults.lease_loss)
+            .unwrap_or(standard.lease_loss),
         success_exit: own
             .success_exit
             .clone()
@@ -374,6 +378,7 @@ fn check_size(
         expires_at: Some(now),
         last_success: Some(now),
         parent: None,
+        retry_of: None,
         overlap: Some(Overlap::Replace),
         anchor: Some(Anchor::LastSuccess),
         spec: job.spec.clone(),

@@ -1,7 +1,7 @@
 //! The words that keys with a choice take.
 
 use crate::job::{
-    Anchor, CatchUp, FirstRun, Overlap,
+    Anchor, CatchUp, FirstRun, LeaseLoss, Overlap,
     cron::{DstGap, DstRepeat},
 };
 
@@ -22,6 +22,8 @@ pub(super) const OVERLAP: [(&str, Overlap); 4] = [
     ("allow", Overlap::Allow),
     ("replace", Overlap::Replace),
 ];
+pub(super) const LEASE_LOSS: [(&str, LeaseLoss); 2] =
+    [("continue", LeaseLoss::Continue), ("stop", LeaseLoss::Stop)];
 pub(super) const ANCHOR: [(&str, Anchor); 3] = [
     ("epoch", Anchor::Epoch),
     ("last_success", Anchor::LastSuccess),

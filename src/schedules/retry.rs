@@ -1,4 +1,4 @@
-//! `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit }`
+//! `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit, max_crashes }`
 
 use toml::de::DeValue;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::job::{Backoff, RetryPolicy, Seconds};
 
-pub(super) const RETRY_KEYS: [&str; 7] = [
+pub(super) const RETRY_KEYS: [&str; 8] = [
     "attempts",
     "backoff",
     "initial",
@@ -16,6 +16,7 @@ pub(super) const RETRY_KEYS: [&str; 7] = [
     "jitter",
     "on_exit",
     "not_on_exit",
+    "max_crashes",
 ];
 
 /// How delays grow, before the first delay is known.
@@ -30,7 +31,7 @@ pub(super) fn retry(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Opti
     let mut policy = RetryPolicy::default();
     let mut growth = Growth::Exponential;
     let mut initial = None;
-    let mut attempts = None;
+    let (mut attempts, mut crashes) = (None, None);
     for (name, value) in reader.table(key, item)? {
         match name.get_ref().as_ref() {
             "attempts" => {
@@ -49,10 +50,15 @@ pub(super) fn retry(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Opti
             }
             "on_exit" => policy.on_exit = exit_codes(reader, "retry.on_exit", value)?,
             "not_on_exit" => policy.not_on_exit = exit_codes(reader, "retry.not_on_exit", value)?,
+            "max_crashes" => {
+                let read = reader.integer("retry.max_crashes", value, 0..=1000);
+                policy.max_crashes = read.unwrap_or(policy.max_crashes);
+                crashes = Some(());
+            }
             other => reader.unknown_key(name.span(), other, "`retry`", &RETRY_KEYS),
         }
     }
-    if attempts.is_none() {
+    if attempts.is_none() && crashes.is_none() {
         let help = "write for example attempts = 3";
         reader.warn(
             item.span(),

@@ -212,6 +212,9 @@ fn limits() -> Value {
                 "grace": duration("Time until SIGKILL, 10s by default"),
             },
         },
+        "lease_loss": choice(
+            "What becomes of a job whose lease cannot be renewed in time: it goes on until somebody else took over, or it is ended before anybody can",
+            &["continue", "stop"], "continue"),
         "success_exit": {
             "description": "Exit codes that mean success, [0] by default",
             "$ref": "#/$defs/exit_codes",
@@ -256,6 +259,10 @@ fn policies() -> Value {
                 "not_on_exit": {
                     "description": "These exit codes are never retried",
                     "$ref": "#/$defs/exit_codes",
+                },
+                "max_crashes": {
+                    "description": "A run that took more workers with it than this is dead",
+                    "type": "integer", "minimum": 0, "maximum": 1000, "default": 3,
                 },
             },
         },

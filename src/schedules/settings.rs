@@ -12,8 +12,8 @@ use super::{
     values,
 };
 use crate::job::{
-    Anchor, BlackoutName, CatchUp, FirstRun, Kill, Overlap, QueueName, RetryPolicy, Seconds,
-    SuccessExit, Template,
+    Anchor, BlackoutName, CatchUp, FirstRun, Kill, LeaseLoss, Overlap, QueueName, RetryPolicy,
+    Seconds, SuccessExit, Template,
     cron::{DstGap, DstRepeat},
 };
 
@@ -41,6 +41,7 @@ pub(super) struct Settings {
     pub(super) timeout: Option<Seconds>,
     pub(super) kill: Option<Kill>,
     pub(super) retry: Option<RetryPolicy>,
+    pub(super) lease_loss: Option<LeaseLoss>,
     pub(super) success_exit: Option<SuccessExit>,
     pub(super) output_limit: Option<u64>,
     pub(super) expires: Option<Seconds>,
@@ -68,7 +69,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 32] = [
+const KEYS: [(&str, Read); 33] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -110,6 +111,9 @@ const KEYS: [(&str, Read); 32] = [
     ("timeout", |s, r, k, v| s.timeout = r.positive(k, v)),
     ("kill", |s, r, k, v| s.kill = values::kill(r, k, v)),
     ("retry", |s, r, k, v| s.retry = values::retry(r, k, v)),
+    ("lease_loss", |s, r, k, v| {
+        s.lease_loss = r.choice(k, v, &choices::LEASE_LOSS);
+    }),
     ("success_exit", |s, r, k, v| {
         s.success_exit = values::success_exit(r, k, v).map(SuccessExit::from);
     }),
@@ -147,7 +151,7 @@ const KEYS: [(&str, Read); 32] = [
 ];
 
 /// Keys of later versions: refused, but not as mistakes.
-const LATER: [&str; 5] = ["lock", "http", "env_file", "lease_loss", "limits"];
+const LATER: [&str; 4] = ["lock", "http", "env_file", "limits"];
 
 /// The names of all keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {

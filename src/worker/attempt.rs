@@ -17,12 +17,14 @@ use crate::{
     broker::{self, BrokerError, DeadLetter, Delivery},
     clock,
     exec::{Ended, Execution, Limits, Output, Program, RunContext},
-    job::Anchor,
+    job::{Anchor, LeaseLoss},
     run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
 };
 
 /// How much of a message is kept in its dead letter.
 const KEPT_PAYLOAD: usize = 512 * 1024;
+/// The number of the signal that nothing survives.
+const SIGKILL: i32 = 9;
 /// How long a run that waits for an older one is put off after its first delivery.
 const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// How long it is put off in the end.
@@ -75,9 +77,7 @@ async fn work(
     let execution = execute(shared, message, &claimed, held).await;
     // The next job starts while this one's outcome is on its way; how many may be is bounded.
     let waiting = Arc::clone(&shared.recording).acquire_owned();
-    let recording = shared
-        .kept(&message.run_id, claimed.fence, held, waiting)
-        .await;
+    let recording = shared.kept(message, claimed.fence, held, waiting).await;
     drop(slot);
     let outcome = match (execution.ended, held.ending.cause()) {
         (Ended::Stopped, Some(Cause::Lost)) => {
@@ -85,7 +85,10 @@ async fn work(
                 attempt = claimed.attempt, "lost: somebody else has the run");
             return Ok(());
         }
-        (Ended::Stopped, Some(Cause::HandedBack)) => RunEnding::HandedBack,
+        (Ended::Stopped, Some(Cause::HandedBack | Cause::Unrenewed)) => RunEnding::HandedBack,
+        (Ended::ByItself, _) if was_killed_for_its_lease(message, held, &execution.exit) => {
+            RunEnding::HandedBack
+        }
         (Ended::Stopped, Some(Cause::Cancelled) | None) => RunEnding::Cancelled(execution.exit),
         (Ended::TimedOut, _) => RunEnding::TimedOut(execution.exit),
         (Ended::ByItself, _) => RunEnding::Exited(execution.exit),
@@ -101,6 +104,13 @@ async fn work(
         .await;
     drop(recording);
     settled
+}
+
+/// Whether the guardian ended the job while this worker was frozen.
+fn was_killed_for_its_lease(message: &RunMessage, held: &Held, exit: &Exit) -> bool {
+    message.spec.lease_loss == LeaseLoss::Stop
+        && *exit == Exit::Signal(SIGKILL)
+        && !held.lease.is_good()
 }
 
 /// How long a run that was asked for later has to wait.
@@ -179,9 +189,7 @@ async fn execute(
         &ended,
     );
     let both = async { tokio::join!(running, carrying).0 };
-    shared
-        .kept(&message.run_id, claimed.fence, held, both)
-        .await
+    shared.kept(message, claimed.fence, held, both).await
 }
 
 impl Shared {

@@ -75,7 +75,7 @@ impl Shared {
                 delivery: mark(delivery),
                 at: clock::now(),
             };
-            match record.claim(&by, message.expires_at, self.options.max_crashes) {
+            match record.claim(&by, message.expires_at, message.spec.retry.max_crashes) {
                 Ok(claim) => {
                     let stored = self
                         .write(&claim.record, revision, Durability::Crash)

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::{
@@ -21,7 +22,8 @@ use super::{
 use crate::{
     broker::{BrokerError, Bucket, Receipt},
     clock,
-    run::{RunId, RunRecord},
+    job::LeaseLoss,
+    run::{RunId, RunMessage, RunRecord},
 };
 
 /// How long a lease is, since when it counts, and by which delivery it is held.
@@ -31,6 +33,7 @@ pub(super) struct Lease {
     /// 0 until the run has been claimed; real ones begin at 1.
     fence: AtomicU64,
     hold: Mutex<Hold>,
+    renewed: Notify,
 }
 
 #[derive(Debug)]
@@ -47,6 +50,7 @@ impl Lease {
             length,
             fence: AtomicU64::new(0),
             hold: Mutex::new(Hold { confirmed, receipt }),
+            renewed: Notify::new(),
         }
     }
 
@@ -75,6 +79,7 @@ impl Lease {
     pub(super) fn adopt(&self, receipt: Receipt) {
         let confirmed = clock::monotonic();
         *self.hold() = Hold { confirmed, receipt };
+        self.renewed.notify_one();
     }
 
     /// A renewal by `receipt`, asked for at `asked`, has been confirmed.
@@ -82,7 +87,24 @@ impl Lease {
         let mut hold = self.hold();
         if hold.receipt == *receipt {
             hold.confirmed = hold.confirmed.max(asked);
+            self.renewed.notify_one();
         }
+    }
+
+    /// Whether a job that must not outlive its lease may still run.
+    pub(super) fn is_good(&self) -> bool {
+        self.age() < self.killing()
+    }
+
+    /// At which age a job that must not outlive its lease is asked to end: two tries to renew
+    /// have failed by then.
+    fn asking(&self) -> Duration {
+        self.length * 2 / 3
+    }
+
+    /// At which age it is killed: it has to be gone before the lease is over.
+    fn killing(&self) -> Duration {
+        self.length * 5 / 6
     }
 
     fn age(&self) -> Duration {
@@ -94,18 +116,50 @@ impl Lease {
     }
 }
 
+/// Ends a job that must not outlive its lease, if the lease is not renewed in time. What the job's
+/// `kill.grace` allows beyond that is cut short.
+async fn end_in_time(loss: LeaseLoss, held: &Held) -> Infallible {
+    if loss == LeaseLoss::Continue {
+        return std::future::pending().await;
+    }
+    let lease = &held.lease;
+    loop {
+        let age = lease.age();
+        held.ending
+            .stop
+            .at(clock::uptime() + lease.killing().saturating_sub(age));
+        if age >= lease.killing() {
+            held.ending.force(Cause::Unrenewed);
+            return std::future::pending().await;
+        }
+        let next = match age >= lease.asking() {
+            true => {
+                held.ending.ask(Cause::Unrenewed);
+                lease.killing()
+            }
+            false => lease.asking(),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(next.saturating_sub(age)) => {}
+            () = lease.renewed.notified() => {}
+        }
+    }
+}
+
 impl Shared {
     /// Does `work` with the lease renewed meanwhile.
     pub(super) async fn kept<T>(
         &self,
-        run_id: &RunId,
+        message: &RunMessage,
         fence: u64,
         held: &Held,
         work: impl Future<Output = T>,
     ) -> T {
+        let loss = message.spec.lease_loss;
         tokio::select! {
             done = work => done,
-            never = self.keep(run_id, fence, held) => match never {},
+            never = self.keep(&message.run_id, fence, held) => match never {},
+            never = end_in_time(loss, held) => match never {},
         }
     }
 
@@ -147,7 +201,7 @@ impl Shared {
                 (Err(error), _) => {
                     if !failing {
                         warn!(target: "orchestrator::worker", %run_id, %error,
-                            "the lease cannot be renewed; the job goes on");
+                            "the lease cannot be renewed");
                     }
                     failing = true;
                 }

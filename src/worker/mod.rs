@@ -50,8 +50,6 @@ pub struct WorkerOptions {
     pub concurrency: usize,
     /// How long running jobs may go on once it drains.
     pub drain_timeout: Duration,
-    /// A run that killed more workers than this is dead.
-    pub max_crashes: u32,
     /// Variables for every job, so that its own commands reach the same broker.
     pub hand_on: BTreeMap<String, String>,
     /// What ends the jobs' processes if this one is killed; see [`Executor::start`].
@@ -71,7 +69,6 @@ impl WorkerOptions {
             queues,
             concurrency: 8,
             drain_timeout: Duration::from_secs(60),
-            max_crashes: 3,
             hand_on: BTreeMap::new(),
             guardian: None,
         }

@@ -17,6 +17,8 @@ pub(super) enum Cause {
     HandedBack,
     /// The run belongs to somebody else.
     Lost,
+    /// The lease could not be renewed, and the job must not go on without it.
+    Unrenewed,
 }
 
 /// How to end one execution. The first cause counts.
@@ -34,7 +36,7 @@ impl Ending {
     }
 
     /// Kills it.
-    fn force(&self, cause: Cause) {
+    pub(super) fn force(&self, cause: Cause) {
         lock(&self.cause).get_or_insert(cause);
         self.stop.force();
     }

@@ -15,7 +15,7 @@ use crate::{
     job::Execute,
     run::{
         AttemptEnd, Disposition, Ending, Exit, LAST_RUN_PREFIX, LastRun, RunId, RunMessage,
-        RunRecord, RunState, dispose,
+        RunRecord, RunState, Timing, dispose, retry_after,
     },
 };
 
@@ -48,10 +48,14 @@ impl Shared {
         outcome: Outcome,
     ) -> Result<(), BrokerError> {
         let used = claimed.record.attempts_used + 1;
-        let disposition = dispose(&message.spec, used, &outcome.0, random());
+        let timing = Timing {
+            seed: random(),
+            retry_after: outcome.1.as_ref().and_then(retry_after),
+        };
+        let disposition = dispose(&message.spec, used, &outcome.0, timing);
         let fence = claimed.fence;
         let recording = self.record_outcome(message, claimed, &outcome, &disposition);
-        let Some(record) = self.kept(&message.run_id, fence, held, recording).await? else {
+        let Some(record) = self.kept(message, fence, held, recording).await? else {
             warn!(target: "orchestrator::worker", run_id = %message.run_id,
                 "its outcome is not recorded: somebody else has the run");
             return Ok(());
@@ -95,7 +99,7 @@ impl Shared {
         match settling {
             Settling::First => Ok(false),
             Settling::Again => {
-                let letters = self.broker.dead_letters(LETTERS).await?;
+                let letters = self.broker.dead_letters(None, LETTERS).await?;
                 let mut about = letters.iter().map(|(_, letter)| letter.run_id.as_ref());
                 Ok(about.any(|about| about == Some(run_id)))
             }

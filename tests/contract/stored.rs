@@ -124,18 +124,30 @@ fn letter(n: usize) -> DeadLetter {
 pub(super) async fn dead_letters_are_kept_newest_first(backend: &dyn Backend) {
     let mut harness = backend.start(LONG).await;
     let broker = harness.broker();
-    assert!(broker.dead_letters(10).await.unwrap().is_empty());
+    assert!(broker.dead_letters(None, 10).await.unwrap().is_empty());
     for n in 0..4 {
         broker.dead_letter(letter(n)).await.unwrap();
     }
     drop(broker);
     harness.reopen().await;
     let broker = harness.broker();
-    let kept = broker.dead_letters(3).await.unwrap();
+    let kept = broker.dead_letters(None, 3).await.unwrap();
     let letters: Vec<_> = kept.iter().map(|(_, letter)| letter.clone()).collect();
     assert_eq!(letters, [letter(3), letter(2), letter(1)]);
     assert!(kept.is_sorted_by_key(|(sequence, _)| std::cmp::Reverse(*sequence)));
-    assert_eq!(broker.dead_letters(10).await.unwrap().len(), 4);
+    let (oldest_seen, _) = kept[2];
+    let older = broker.dead_letters(Some(oldest_seen), 10).await.unwrap();
+    assert_eq!(older.len(), 1);
+    assert_eq!(older[0].1, letter(0));
+    let (middle, _) = kept[1];
+    assert!(broker.discard(middle).await.unwrap());
+    assert!(!broker.discard(middle).await.unwrap());
+    assert!(!broker.discard(1_000_000).await.unwrap());
+    drop(broker);
+    harness.reopen().await;
+    let left = harness.broker().dead_letters(None, 10).await.unwrap();
+    let letters: Vec<_> = left.into_iter().map(|(_, letter)| letter).collect();
+    assert_eq!(letters, [letter(3), letter(1), letter(0)]);
 }
 
 pub(super) async fn stored_runs_survive_reopening(backend: &dyn Backend) {

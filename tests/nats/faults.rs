@@ -160,7 +160,7 @@ async fn reading_what_nobody_has_made_yet_finds_nothing() {
     assert_eq!(broker.pending(0, 10).await, Ok(Vec::new()));
     assert_eq!(broker.queues().await, Ok(Vec::new()));
     assert_eq!(broker.read_log(&job, 0, 10).await, Ok(Vec::new()));
-    assert_eq!(broker.dead_letters(10).await, Ok(Vec::new()));
+    assert_eq!(broker.dead_letters(None, 10).await, Ok(Vec::new()));
     broker.trim_log(&job, 1).await.unwrap();
 }
 

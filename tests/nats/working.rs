@@ -46,6 +46,7 @@ async fn a_job_goes_on_over_an_outage_longer_than_its_lease_and_is_not_started_a
         expires_at: None,
         last_success: None,
         parent: None,
+        retry_of: None,
         overlap: None,
         anchor: None,
         spec: RunSpec::new(Execute::Shell(script)),

@@ -78,6 +78,7 @@ pub(super) fn message(run: &str, queue: &str, spec: RunSpec) -> RunMessage {
         expires_at: None,
         last_success: None,
         parent: None,
+        retry_of: None,
         overlap: None,
         anchor: None,
         spec,
@@ -235,7 +236,7 @@ impl Bench {
     }
 
     pub(super) async fn dead_letters(&self) -> Vec<DeadLetter> {
-        let letters = self.broker.dead_letters(100).await.unwrap();
+        let letters = self.broker.dead_letters(None, 100).await.unwrap();
         letters.into_iter().map(|(_, letter)| letter).collect()
     }
 

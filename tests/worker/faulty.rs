@@ -197,7 +197,15 @@ impl Broker for Faulty {
         self.inner.dead_letter(letter).await
     }
 
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-        self.inner.dead_letters(limit).await
+    async fn dead_letters(
+        &self,
+        below: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
+        self.inner.dead_letters(below, limit).await
+    }
+
+    async fn discard(&self, sequence: u64) -> Result<bool, BrokerError> {
+        self.inner.discard(sequence).await
     }
 }

@@ -86,7 +86,30 @@ impl DeadLetters {
         written.confirmed().await.map_err(failed)
     }
 
-    pub(super) async fn newest(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
+    pub(super) async fn remove(&self, sequence: u64) -> Result<bool, BrokerError> {
+        let operation = format!("discarding dead letter {sequence}");
+        let failed = |error: StoreError| self.context.failed(&operation, error);
+        let room = self.store.reserve(64).await.map_err(failed)?;
+        let written = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = state.kept.binary_search_by_key(&sequence, |kept| kept.0);
+            let Some((_, size)) = place.ok().and_then(|place| state.kept.remove(place)) else {
+                return Ok(false);
+            };
+            state.bytes -= size;
+            let mut batch = Batch::default();
+            batch.remove(LETTERS, &sequence.to_be_bytes());
+            self.store.submit(room, batch, Durability::Power, |_| {})
+        };
+        written.confirmed().await.map_err(failed)?;
+        Ok(true)
+    }
+
+    pub(super) async fn newest(
+        &self,
+        below: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
         let operation = "listing the dead letters";
         let (store, context) = (self.store.clone(), Arc::clone(&self.context));
         let read = move || {
@@ -96,7 +119,12 @@ impl DeadLetters {
                     .map_err(|error| context.damaged("a dead letter", error))?;
                 Ok((split_number(&key).map_or(0, |n| n.0), letter))
             };
-            store.scan(LETTERS).rev().take(limit).map(read).collect()
+            let above = |pair: &Result<(Vec<u8>, Vec<u8>), StoreError>| match (pair, below) {
+                (Ok((key, _)), Some(below)) => split_number(key).is_some_and(|n| n.0 >= below),
+                (Ok(_), None) | (Err(_), _) => false,
+            };
+            let letters = store.scan(LETTERS).rev().skip_while(above);
+            letters.take(limit).map(read).collect()
         };
         let letters: Result<_, StoreError> = tokio::task::spawn_blocking(read)
             .await
@@ -128,7 +156,7 @@ mod tests {
                 };
                 dead.add(&letter).await.unwrap();
             }
-            let kept = dead.newest(10).await.unwrap();
+            let kept = dead.newest(None, 10).await.unwrap();
             let reasons: Vec<_> = kept.into_iter().map(|(_, letter)| letter.reason).collect();
             let expected = [3, 2, 1].map(|n| format!("{round}.{n}"));
             assert_eq!(reasons, expected);

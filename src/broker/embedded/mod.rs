@@ -235,7 +235,15 @@ impl Broker for EmbeddedBroker {
         self.dead.add(&letter).await
     }
 
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-        self.dead.newest(limit).await
+    async fn dead_letters(
+        &self,
+        below: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
+        self.dead.newest(below, limit).await
+    }
+
+    async fn discard(&self, sequence: u64) -> Result<bool, BrokerError> {
+        self.dead.remove(sequence).await
     }
 }

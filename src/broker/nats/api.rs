@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Instant};
 use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind, connection::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::NatsBroker;
 use crate::{
@@ -23,6 +23,7 @@ pub(super) mod code {
     pub(crate) const STORE_FAILED: u64 = 10077;
     pub(crate) const WRONG_LAST_SEQUENCE_CONSTANT: u64 = 10164;
     pub(crate) const CONSUMER_EXISTS: u64 = 10148;
+    pub(crate) const NOT_DELETED: u64 = 10043;
 }
 
 /// What the JetStream API answered instead of what was asked for.
@@ -163,6 +164,22 @@ impl NatsBroker {
     }
 
     /// A stored message by the API's own way of asking; `None` if there is none.
+    /// Removes a message of a stream. Returns whether it was there.
+    pub(super) async fn delete_message(
+        &self,
+        operation: &str,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<bool, BrokerError> {
+        let subject = format!("STREAM.MSG.DELETE.{stream}");
+        let which = json!({ "seq": sequence, "no_erase": true });
+        match self.api::<Value>(operation, &subject, &which).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(code::NO_MESSAGE) || error.is(code::NOT_DELETED) => Ok(false),
+            Err(error) => Err(self.error(operation, error)),
+        }
+    }
+
     pub(super) async fn stored_message(
         &self,
         operation: &str,

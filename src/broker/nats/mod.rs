@@ -165,7 +165,15 @@ impl Broker for NatsBroker {
         streams::dead_letter(self, &letter).await
     }
 
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-        streams::dead_letters(self, limit).await
+    async fn dead_letters(
+        &self,
+        below: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
+        streams::dead_letters(self, below, limit).await
+    }
+
+    async fn discard(&self, sequence: u64) -> Result<bool, BrokerError> {
+        streams::discard(self, sequence).await
     }
 }

@@ -1,7 +1,7 @@
 //! The stored runs, looked at from outside: who waits, who is in the way, how many there are.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     NatsBroker,
@@ -71,13 +71,8 @@ pub(super) async fn remove(nats: &NatsBroker, pending: &Pending) -> Result<bool,
     if found.is_none_or(|message| message.payload() != pending.payload) {
         return Ok(false);
     }
-    let subject = format!("STREAM.MSG.DELETE.{stream}");
-    let which = json!({ "seq": pending.sequence, "no_erase": true });
-    match nats.api::<Value>(&operation, &subject, &which).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.is(code::NO_MESSAGE) || error.is(10043) => Ok(false),
-        Err(error) => Err(nats.error(&operation, error)),
-    }
+    nats.delete_message(&operation, &stream, pending.sequence)
+        .await
 }
 
 #[derive(Deserialize)]

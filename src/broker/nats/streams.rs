@@ -1,5 +1,7 @@
 //! Logs and dead letters: bounded streams, the oldest go first.
 
+use std::collections::HashSet;
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -70,19 +72,32 @@ pub(super) async fn dead_letter(nats: &NatsBroker, letter: &DeadLetter) -> Resul
 
 pub(super) async fn dead_letters(
     nats: &NatsBroker,
+    below: Option<u64>,
     limit: usize,
 ) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
     const OPERATION: &str = "list dead letters";
     nats.ensure(Stream::Dead).await?;
     let stream = nats.names.dead_stream();
     let info = nats
-        .api::<Value>(OPERATION, &format!("STREAM.INFO.{stream}"), &Value::Null)
+        .api::<Value>(
+            OPERATION,
+            &format!("STREAM.INFO.{stream}"),
+            &json!({ "deleted_details": true }),
+        )
         .await
         .map_err(|error| nats.error(OPERATION, error))?;
     let edge = |name: &str| info["state"][name].as_u64().unwrap_or(0);
     let (first, last) = (edge("first_seq").max(1), edge("last_seq"));
+    let last = last.min(below.map_or(u64::MAX, |below| below.saturating_sub(1)));
+    let deleted = info["state"]["deleted"].as_array();
+    let deleted: HashSet<u64> = deleted
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_u64)
+        .collect();
     let mut found = Vec::new();
-    for sequence in (first..=last).rev() {
+    let there = (first..=last).filter(|sequence| !deleted.contains(sequence));
+    for sequence in there.rev() {
         if found.len() >= limit {
             break;
         }
@@ -93,6 +108,18 @@ pub(super) async fn dead_letters(
         }
     }
     Ok(found)
+}
+
+pub(super) async fn discard(nats: &NatsBroker, sequence: u64) -> Result<bool, BrokerError> {
+    nats.ensure(Stream::Dead).await?;
+    let operation = format!("discard dead letter {sequence}");
+    let stream = nats.names.dead_stream();
+    let which = json!({ "seq": sequence });
+    // To delete what was never there is an error with a number of its own.
+    match nats.stored_message(&operation, &stream, &which).await? {
+        Some(_) => nats.delete_message(&operation, &stream, sequence).await,
+        None => Ok(false),
+    }
 }
 
 fn decode<T: DeserializeOwned>(message: &StoredMessage) -> Option<T> {

@@ -137,6 +137,7 @@ impl Request {
             Self::ReadLog { .. } => "read a log",
             Self::DeadLetter { .. } => "keep a dead letter",
             Self::DeadLetters { .. } => "list dead letters",
+            Self::Discard { .. } => "discard a dead letter",
         }
     }
 }
@@ -329,7 +330,15 @@ impl Broker for SocketBroker {
         self.call(&Request::DeadLetter { letter }).await
     }
 
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
-        self.call(&Request::DeadLetters { limit }).await
+    async fn dead_letters(
+        &self,
+        below: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
+        self.call(&Request::DeadLetters { below, limit }).await
+    }
+
+    async fn discard(&self, sequence: u64) -> Result<bool, BrokerError> {
+        self.call(&Request::Discard { sequence }).await
     }
 }

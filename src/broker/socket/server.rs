@@ -165,7 +165,10 @@ async fn answer_values(wire: &mut Wire, broker: &dyn Broker, request: Request) -
             limit,
         } => reply(wire, broker.read_log(&run_id, after, limit).await).await,
         Request::DeadLetter { letter } => reply(wire, broker.dead_letter(letter).await).await,
-        Request::DeadLetters { limit } => reply(wire, broker.dead_letters(limit).await).await,
+        Request::DeadLetters { below, limit } => {
+            reply(wire, broker.dead_letters(below, limit).await).await
+        }
+        Request::Discard { sequence } => reply(wire, broker.discard(sequence).await).await,
         _ => Err(io::Error::other("a call that is answered elsewhere")),
     }
 }

@@ -97,7 +97,11 @@ pub(super) enum Request {
         letter: DeadLetter,
     },
     DeadLetters {
+        below: Option<u64>,
         limit: usize,
+    },
+    Discard {
+        sequence: u64,
     },
 }
 
