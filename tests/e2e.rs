@@ -29,6 +29,8 @@ mod explain;
 mod faults;
 #[path = "e2e/lease_loss.rs"]
 mod lease_loss;
+#[path = "e2e/locks.rs"]
+mod locks;
 #[path = "e2e/overlap.rs"]
 mod overlap;
 #[path = "e2e/pause.rs"]

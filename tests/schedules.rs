@@ -7,6 +7,9 @@
     reason = "tests fail by panicking"
 )]
 
+#[path = "schedules/limits.rs"]
+mod limits;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -253,8 +256,8 @@ fn refused_with_place_and_mend() {
             "3:11 \"skipp\" | `overlap` cannot be \"skipp\" | did you mean `skip`? it is one of \"skip\", \"queue\", \"allow\", \"replace\"",
         ),
         (
-            "lock = \"jar\"",
-            "3:1 lock | `lock` in [job.x] is not supported by this version yet | -",
+            "limits = {}",
+            "3:1 limits | `limits` in [job.x] is not supported by this version yet | -",
         ),
         (
             "every = \"10m\"\ncron = \"@daily\"",

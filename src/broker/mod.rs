@@ -25,6 +25,7 @@
 
 pub mod embedded;
 pub mod nats;
+pub mod permits;
 mod publish;
 pub mod socket;
 pub mod types;
@@ -37,6 +38,9 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::{job::QueueName, run::RunId};
+pub use permits::{
+    Observer, Taken, clear_places, give_place_back, renew_place, reserve_start, take_place,
+};
 pub use publish::{Candidate, older_run, publish, remove_if_ended, request_cancel};
 pub use types::{
     Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, LogChunk, LogStream, Outgoing,

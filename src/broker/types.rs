@@ -112,6 +112,8 @@ pub enum Bucket {
     State,
     /// Run records, by [`RunId::key`]. Kept for seven days after their last change.
     Runs,
+    /// Locks, places and rates that runs share. Kept for thirty days after their last change.
+    Locks,
     /// What workers say of themselves. Forgotten after a minute.
     Workers,
 }
@@ -122,6 +124,7 @@ impl Bucket {
         match self {
             Self::State => None,
             Self::Runs => Some(Duration::from_secs(7 * 86_400)),
+            Self::Locks => Some(Duration::from_secs(30 * 86_400)),
             Self::Workers => Some(Duration::from_secs(60)),
         }
     }

@@ -128,6 +128,10 @@ impl From<OpsError> for CliError {
                     format!("the next one after it is {next}")
                 }),
             ),
+            OpsError::NotHeld(_) => (
+                Exit::NotFound,
+                Some("`orchestrator locks` shows what is held".to_owned()),
+            ),
             OpsError::NotPaused(_) => (
                 Exit::Conflict,
                 Some("`orchestrator jobs` shows which jobs are".to_owned()),

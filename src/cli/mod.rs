@@ -16,6 +16,7 @@ pub mod globals;
 mod guardian;
 mod import;
 mod jobs;
+mod lock;
 mod logs;
 mod next;
 pub mod output;
@@ -75,6 +76,8 @@ enum Command {
     /// The workers that were heard of in the last minute
     Workers,
     Retry(dead::RetryArgs),
+    Lock(lock::LockArgs),
+    Locks(lock::LocksArgs),
     Dead(dead::DeadArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
@@ -120,6 +123,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Queues => ask(cluster::queues(&globals)),
         Command::Workers => ask(cluster::workers(&globals)),
         Command::Dead(args) => ask(dead::dead(args, &globals)),
+        Command::Lock(args) => ask(lock::lock(args, &globals)),
+        Command::Locks(args) => ask(lock::locks(args, &globals)),
         Command::Retry(args) => ask(dead::retry(args, &globals)),
     }
 }

@@ -114,7 +114,7 @@ pub(super) async fn run(args: RunArgs, globals: &Globals) -> Result<(), CliError
 }
 
 /// Runs that a job starts belong to the run that starts them.
-fn parent() -> Option<RunId> {
+pub(super) fn parent() -> Option<RunId> {
     let text = std::env::var("ORCHESTRATOR_RUN_ID").ok()?;
     text.parse().ok()
 }

@@ -4,8 +4,11 @@ use std::{
     collections::BTreeMap,
     ffi::{CString, OsStr, OsString},
     fs::File,
-    io::{self, Seek, Write},
-    os::unix::ffi::OsStrExt,
+    io::{self, IsTerminal, Seek, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -29,8 +32,20 @@ pub struct Program {
     pub variables: BTreeMap<String, String>,
     /// Where it starts; the worker's own directory if absent.
     pub working_dir: Option<PathBuf>,
-    /// What it reads on standard input.
+    /// What it reads on standard input, if its streams are captured.
     pub stdin: Vec<u8>,
+    /// Where it reads from and writes to.
+    pub streams: Streams,
+}
+
+/// Where a program reads from and writes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Streams {
+    /// Its output is carried away, its input is prepared.
+    #[default]
+    Captured,
+    /// Those of this process. A terminal is not read from: the program is not in its foreground.
+    Inherited,
 }
 
 /// Where programs are looked for if there is no PATH at all.
@@ -49,6 +64,8 @@ pub(super) struct Prepared {
     pub(super) working_dir: Option<CString>,
     /// Its standard input.
     pub(super) stdin: File,
+    /// Its standard output and error, if they are not captured.
+    pub(super) outputs: Option<[File; 2]>,
 }
 
 impl Program {
@@ -70,14 +87,16 @@ impl Program {
             variables: context.variables(&json),
             working_dir: spec.working_dir.clone(),
             stdin: json.into_bytes(),
+            streams: Streams::Captured,
         })
     }
 
     /// Everything that the operating system has to be told. Fails with a reason for the run's
     /// record.
     pub(super) fn prepared(&self, result: &Path) -> Result<Prepared, String> {
-        let stdin = file_of(&self.stdin)
-            .map_err(|error| format!("its standard input cannot be made: {error}"))?;
+        let (stdin, outputs) = self
+            .streams()
+            .map_err(|error| format!("its standard streams cannot be made: {error}"))?;
         let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         let mut set = |name: &str, value: OsString| variables.insert(name.into(), value);
         if let Some(directory) = &self.working_dir
@@ -123,6 +142,23 @@ impl Program {
             environment: variables.iter().map(assignment).collect::<Result<_, _>>()?,
             working_dir: directory.map(text).transpose()?,
             stdin,
+            outputs,
+        })
+    }
+
+    fn streams(&self) -> io::Result<(File, Option<[File; 2]>)> {
+        let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(File::from);
+        Ok(match self.streams {
+            Streams::Captured => (file_of(&self.stdin)?, None),
+            Streams::Inherited => {
+                let stdin = io::stdin();
+                let stdin = match stdin.is_terminal() {
+                    true => file_of(&[])?,
+                    false => own(stdin.as_fd())?,
+                };
+                let outputs = [own(io::stdout().as_fd())?, own(io::stderr().as_fd())?];
+                (stdin, Some(outputs))
+            }
         })
     }
 

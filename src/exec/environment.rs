@@ -19,6 +19,8 @@ pub struct RunContext<'a> {
     pub attempt: u32,
     /// The fence of the attempt.
     pub fence: u64,
+    /// The lock that it holds, with the token.
+    pub lock: Option<(&'a str, u64)>,
     /// What the worker hands on, so that a job reaches the same broker.
     pub hand_on: &'a BTreeMap<String, String>,
 }
@@ -48,6 +50,10 @@ impl RunContext<'_> {
             ("TRACEPARENT", self.traceparent()),
         ];
         variables.extend(of_the_run.map(|(name, value)| (name.to_owned(), value)));
+        if let Some((name, token)) = self.lock {
+            variables.insert("ORCHESTRATOR_LOCK".to_owned(), name.to_owned());
+            variables.insert("ORCHESTRATOR_LOCK_TOKEN".to_owned(), token.to_string());
+        }
         if arguments.len() <= MAX_VARIABLE {
             variables.insert("ORCHESTRATOR_ARGS".to_owned(), arguments.to_owned());
         }
@@ -138,6 +144,7 @@ mod tests {
             message,
             attempt: 2,
             fence: 3,
+            lock: Some(("cookie-jar", 7)),
             hand_on,
         }
     }
@@ -159,6 +166,8 @@ mod tests {
             ("ORCHESTRATOR_QUEUE", "high"),
             ("ORCHESTRATOR_ATTEMPT", "2"),
             ("ORCHESTRATOR_FENCE", "3"),
+            ("ORCHESTRATOR_LOCK", "cookie-jar"),
+            ("ORCHESTRATOR_LOCK_TOKEN", "7"),
             ("ORCHESTRATOR_SCHEDULED_FOR", "2026-11-23T02:30:00Z"),
             ("ORCHESTRATOR_LAST_SUCCESS", ""),
             (

@@ -31,7 +31,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use command::Program;
+pub use command::{Program, Streams};
 pub use environment::RunContext;
 pub use guardian::guard;
 pub use output::Output;

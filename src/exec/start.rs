@@ -78,18 +78,26 @@ struct Plan<'a> {
 /// Starts the program as the leader of a process group of its own, which the kernel kills when the
 /// calling thread ends. Blocks until the program is being executed.
 pub(super) fn start(prepared: &Prepared, tag: Tag) -> io::Result<Spawned> {
-    let (stdout, child_stdout) = io::pipe()?;
-    let (stderr, child_stderr) = io::pipe()?;
+    let (pipes, ends) = match &prepared.outputs {
+        Some(_) => (None, None),
+        None => {
+            let (stdout, child_stdout) = io::pipe()?;
+            let (stderr, child_stderr) = io::pipe()?;
+            (Some((stdout, stderr)), Some((child_stdout, child_stderr)))
+        }
+    };
+    let outputs = match (&prepared.outputs, &ends) {
+        (Some([stdout, stderr]), _) => [stdout.as_raw_fd(), stderr.as_raw_fd()],
+        (None, Some((stdout, stderr))) => [stdout.as_raw_fd(), stderr.as_raw_fd()],
+        (None, None) => [-1, -1],
+    };
+    let (stdout, stderr) = pipes.unzip();
     let plan = Plan {
         candidates: &prepared.candidates,
         arguments: pointers(&prepared.arguments),
         environment: pointers(&prepared.environment),
         working_dir: prepared.working_dir.as_deref(),
-        streams: [
-            prepared.stdin.as_raw_fd(),
-            child_stdout.as_raw_fd(),
-            child_stderr.as_raw_fd(),
-        ],
+        streams: [prepared.stdin.as_raw_fd(), outputs[0], outputs[1]],
         parent: libc::pid_t::try_from(std::process::id()).unwrap_or(0),
         tag,
         error: AtomicI32::new(0),
@@ -97,8 +105,8 @@ pub(super) fn start(prepared: &Prepared, tag: Tag) -> io::Result<Spawned> {
     let pid = clone(&plan)?;
     let mut child = Spawned {
         pid,
-        stdout: Some(ChildStdout::from(OwnedFd::from(stdout))),
-        stderr: Some(ChildStderr::from(OwnedFd::from(stderr))),
+        stdout: stdout.map(|pipe| ChildStdout::from(OwnedFd::from(pipe))),
+        stderr: stderr.map(|pipe| ChildStderr::from(OwnedFd::from(pipe))),
         ended: None,
     };
     match plan.error.load(Ordering::Acquire) {

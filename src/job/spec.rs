@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{RetryPolicy, Seconds, Template};
+use super::{Concurrency, Lock, Rate, RetryPolicy, Seconds, Template};
 
 /// What to execute, with its limits and retry policy, self-contained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,16 @@ pub struct RunSpec {
     /// What happens after a failed attempt.
     #[serde(default)]
     pub retry: RetryPolicy,
-    /// What becomes of an attempt whose lease cannot be renewed.
+    /// Held by one run at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Box<Lock>>,
+    /// Held by some runs at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Box<Concurrency>>,
+    /// How fast runs may start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Box<Rate>>,
+    /// What becomes of an attempt whose lease cannot be renewed; see [`RunSpec::lease_loss`].
     #[serde(default, skip_serializing_if = "LeaseLoss::is_default")]
     pub lease_loss: LeaseLoss,
     /// Exit codes that mean success.
@@ -52,10 +61,39 @@ impl RunSpec {
             timeout: None,
             kill: Kill::default(),
             retry: RetryPolicy::default(),
+            lock: None,
+            concurrency: None,
+            rate: None,
             lease_loss: LeaseLoss::default(),
             success_exit: SuccessExit::default(),
             output_limit: Self::default_output_limit(),
         }
+    }
+
+    /// What becomes of an attempt whose lease cannot be renewed. Whoever holds a lock is stopped, whatever
+    /// the job says: somebody else may be given the lock.
+    pub fn lease_loss(&self) -> LeaseLoss {
+        match self.lock {
+            Some(_) => LeaseLoss::Stop,
+            None => self.lease_loss,
+        }
+    }
+
+    /// Whether a run has to hold something before it may start.
+    pub fn is_limited(&self) -> bool {
+        self.lock.is_some() || self.concurrency.is_some() || self.rate.is_some()
+    }
+
+    /// Every text with placeholders.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        let argv = match &self.execute {
+            Execute::Command(argv) => argv.as_slice(),
+            Execute::Shell(_) => &[],
+        };
+        let lock = self.lock.iter().map(|lock| &lock.name);
+        let places = self.concurrency.iter().map(|places| &places.key);
+        let rate = self.rate.iter().map(|rate| &rate.key);
+        argv.iter().chain(lock).chain(places).chain(rate)
     }
 
     /// 1 MiB of output is kept unless the job says otherwise.

@@ -25,6 +25,9 @@ pub enum OpsError {
     /// No record, and not waiting either.
     #[error("there is no run `{0}`")]
     UnknownRun(RunId),
+    /// There is nothing to release.
+    #[error("nobody holds `{0}`")]
+    NotHeld(String),
     /// There is nothing to resume.
     #[error("`{0}` is not paused")]
     NotPaused(JobName),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{OpsError, find_job};
 use crate::{
     broker::{self, Broker, Bucket, Candidate, Published},
-    job::{Execute, Job, JobName, QueueName},
+    job::{Job, JobName, QueueName, Template},
     plan::{JOB_STATE_PREFIX, JobState},
     run::{LAST_RUN_PREFIX, LastRun, RunId, RunMessage, RunRequest},
 };
@@ -100,10 +100,7 @@ pub(super) async fn left_queues(
 
 /// Refuses at once what a worker could only fail with.
 fn check_arguments(job: &Job, message: &RunMessage) -> Result<(), OpsError> {
-    let Execute::Command(argv) = &message.spec.execute else {
-        return Ok(());
-    };
-    let needed = argv.iter().flat_map(|template| template.arguments());
+    let needed = message.spec.templates().flat_map(Template::arguments);
     for argument in needed {
         if !message.spec.args.contains_key(argument) {
             return Err(OpsError::MissingArgument {

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::{
     RunRecord, RunState,
-    record::{Attempt, AttemptEnd, DeliveryMark, KEPT_ATTEMPTS},
+    record::{Attempt, AttemptEnd, DeliveryMark, KEPT_ATTEMPTS, Waiting},
 };
 
 /// Who claims a run.
@@ -89,11 +89,30 @@ impl RunRecord {
         self.state = RunState::Running;
         self.started_at.get_or_insert(by.at);
         self.next_attempt_at = None;
+        self.waiting = None;
         Ok(Claim {
             fence: self.fence,
             record: self,
             attempt,
         })
+    }
+
+    /// The record of a run that is delivered but cannot be started for what it waits for. An attempt that
+    /// is still open is closed as lost.
+    #[must_use]
+    pub fn wait(mut self, at: DateTime<Utc>, waiting: Waiting) -> Self {
+        self.close_lost(at);
+        self.put_off(RunState::Queued, None);
+        self.waiting = Some(waiting);
+        self
+    }
+
+    /// The record of a run that ends because it has waited for too long.
+    #[must_use]
+    pub fn give_up_waiting(mut self, at: DateTime<Utc>, reason: &str) -> Self {
+        self.close_lost(at);
+        self.end(RunState::Expired, at, Some(reason.to_owned()));
+        self
     }
 
     /// Takes note that the running attempt was delivered to its holder again: only a still later

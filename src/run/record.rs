@@ -32,6 +32,9 @@ pub struct RunRecord {
     /// Not before this the next attempt starts, while retrying.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// What it waits for, while it is queued and could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// Grows with every claim; who shows a smaller one has lost the run.
     pub fence: u64,
     /// Attempts that count against the retry policy.
@@ -62,6 +65,42 @@ pub struct RunRecord {
     /// The arguments of this run.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub args: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What keeps a run from being started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The kind of thing.
+    pub what: WaitingFor,
+    /// The lock, or the key.
+    pub name: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// When it will be started, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// The kinds of things that a run may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitingFor {
+    /// A lock that somebody else holds.
+    Lock,
+    /// A place, where others hold all of them.
+    Concurrency,
+    /// Its turn under a rate.
+    Rate,
+}
+
+impl std::fmt::Display for WaitingFor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Lock => "lock",
+            Self::Concurrency => "concurrency",
+            Self::Rate => "rate",
+        })
+    }
 }
 
 /// One execution of a run.
@@ -128,6 +167,7 @@ impl RunRecord {
             started_at: None,
             finished_at: None,
             next_attempt_at: None,
+            waiting: None,
             fence: 0,
             attempts_used: 0,
             crashes: 0,
@@ -169,6 +209,7 @@ impl RunRecord {
         self.state = state;
         self.finished_at = Some(at);
         self.next_attempt_at = None;
+        self.waiting = None;
         self.reason = reason;
     }
 

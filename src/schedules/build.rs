@@ -6,22 +6,17 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::{
+    checks::{check_arguments, check_lease_loss, check_size},
     moment::{moment, whole},
     policy::policy,
     reader::{Located, Reader},
     settings::Settings,
 };
-use crate::{
-    job::{
-        Anchor, Execute, Job, JobName, Overlap, RunSpec, Template, Trigger,
-        cron::{CronTrigger, DstGap, DstRepeat},
-        interval::{Interval, IntervalError},
-    },
-    run::{RunId, RunMessage, VERSION},
+use crate::job::{
+    Anchor, Execute, Job, JobName, RunSpec, Trigger,
+    cron::{CronTrigger, DstGap, DstRepeat},
+    interval::{Interval, IntervalError},
 };
-
-/// Jobs whose texts are shorter in all cannot fill a message, however they are escaped.
-const SURELY_FITS: usize = 100 * 1024;
 
 /// Equal cron triggers are read once and shared.
 pub(super) type CronCache = HashMap<(Vec<String>, Tz, DstGap, DstRepeat), CronTrigger>;
@@ -85,6 +80,7 @@ impl Builder<'_> {
             name,
         };
         check_arguments(reader, &job, &name_span);
+        check_lease_loss(reader, &job, &own);
         check_size(reader, &job, name_span, self.now)?;
         Some(job)
     }
@@ -311,10 +307,14 @@ fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {
             .clone()
             .or_else(|| defaults.retry.clone())
             .unwrap_or(standard.retry),
+        lock: either(&own.lock, &defaults.lock),
+        concurrency: either(&own.concurrency, &defaults.concurrency),
+        rate: either(&own.rate, &defaults.rate),
         lease_loss: own
             .lease_loss
-            .or(defaults.lease_loss)
-            .unwrap_or(standard.lease_loss),
+            .as_ref()
+            .or(defaults.lease_loss.as_ref())
+            .map_or(standard.lease_loss, |loss| loss.value),
         success_exit: own
             .success_exit
             .clone()
@@ -328,68 +328,6 @@ fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {
     }
 }
 
-/// A tick brings no arguments of its own: those that the command needs must be in `args`.
-fn check_arguments(reader: &mut Reader<'_>, job: &Job, name_span: &Range<usize>) {
-    let Execute::Command(command) = &job.spec.execute else {
-        return;
-    };
-    if job.trigger == Trigger::OnDemand {
-        return;
-    }
-    let missing = command
-        .iter()
-        .flat_map(Template::arguments)
-        .find(|name| !job.spec.args.contains_key(*name));
-    if let Some(name) = missing {
-        let message =
-            format!("the runs of this job's trigger have no argument `{name}` and will fail");
-        let help = format!("give a default: args = {{ {name} = … }}");
-        reader.warn(name_span.clone(), message, &help);
-    }
-}
-
-/// Refuses a job whose message no broker would take.
-fn check_size(
-    reader: &mut Reader<'_>,
-    job: &Job,
-    name_span: Range<usize>,
-    now: DateTime<Utc>,
-) -> Option<()> {
-    let executed = match &job.spec.execute {
-        Execute::Command(command) => command.iter().map(|part| part.source().len() + 4).sum(),
-        Execute::Shell(script) => script.len(),
-    };
-    let env = job
-        .spec
-        .env
-        .iter()
-        .map(|(key, value)| key.len() + value.len() + 8);
-    let size = executed + env.sum::<usize>();
-    if size < SURELY_FITS && job.spec.args.is_empty() {
-        return Some(());
-    }
-    let message = RunMessage {
-        version: VERSION,
-        run_id: RunId::for_tick(job.name.clone(), now),
-        queue: job.queue.clone(),
-        scheduled_for: now,
-        published_at: now,
-        not_before: Some(now),
-        expires_at: Some(now),
-        last_success: Some(now),
-        parent: None,
-        retry_of: None,
-        overlap: Some(Overlap::Replace),
-        anchor: Some(Anchor::LastSuccess),
-        spec: job.spec.clone(),
-    };
-    match message.encode() {
-        Ok(_) => Some(()),
-        Err(error) => {
-            let help = "keep large data in a file, and hand over its path".to_owned();
-            let message = format!("no run of this job can be published: {error}");
-            reader.error_with_help(name_span, message, Some(help));
-            None
-        }
-    }
+fn either<T: Clone>(own: &Option<T>, default: &Option<T>) -> Option<Box<T>> {
+    own.clone().or_else(|| default.clone()).map(Box::new)
 }

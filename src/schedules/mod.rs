@@ -15,11 +15,13 @@
 
 mod blackout;
 mod build;
+mod checks;
 mod choices;
 mod diagnostic;
 mod document;
 mod files;
 pub mod import;
+mod limits;
 mod moment;
 mod nearest;
 mod policy;
@@ -27,6 +29,7 @@ mod reader;
 mod retry;
 mod schema;
 mod settings;
+mod size;
 mod source;
 mod values;
 mod watch;

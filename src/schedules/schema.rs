@@ -212,6 +212,53 @@ fn limits() -> Value {
                 "grace": duration("Time until SIGKILL, 10s by default"),
             },
         },
+        "lock": {
+            "description": "Held by one run of the cluster at a time, of whichever job; placeholders as in `command`",
+            "oneOf": [
+                { "type": "string", "minLength": 1 },
+                {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["name"],
+                    "properties": {
+                        "name": { "description": "Which lock", "type": "string", "minLength": 1 },
+                        "inherit": {
+                            "description": "Runs that the holder starts may hold it, too",
+                            "type": "boolean", "default": false,
+                        },
+                        "wait": duration("A run that could not start for so long ends as expired"),
+                    },
+                },
+            ],
+        },
+        "concurrency": {
+            "description": "At most so many runs with the same key at once, of whichever job",
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["key", "limit"],
+            "properties": {
+                "key": { "description": "Placeholders as in `command`", "type": "string", "minLength": 1 },
+                "limit": { "description": "How many", "type": "integer", "minimum": 1, "maximum": 1_000_000 },
+                "wait": duration("A run that could not start for so long ends as expired"),
+            },
+        },
+        "rate": {
+            "description": "Runs with the same key, of whichever job, start no faster",
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["key", "limit"],
+            "properties": {
+                "key": { "description": "Placeholders as in `command`", "type": "string", "minLength": 1 },
+                "limit": {
+                    "description": "How many in which time: 2/s, 100/m, 3/10s",
+                    "type": "string", "pattern": r"^\s*[1-9]\d*\s*/\s*(\d+\s*)?[a-z]+\s*$",
+                },
+                "burst": {
+                    "description": "How many may start at once after a quiet time",
+                    "type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 1,
+                },
+            },
+        },
         "lease_loss": choice(
             "What becomes of a job whose lease cannot be renewed in time: it goes on until somebody else took over, or it is ended before anybody can",
             &["continue", "stop"], "continue"),
@@ -297,7 +344,11 @@ mod tests {
 
     use super::*;
     use crate::schedules::{
-        blackout::BLACKOUT_KEYS, retry::RETRY_KEYS, settings, values::KILL_KEYS,
+        blackout::BLACKOUT_KEYS,
+        limits::{CONCURRENCY_KEYS, LOCK_KEYS, RATE_KEYS},
+        retry::RETRY_KEYS,
+        settings,
+        values::KILL_KEYS,
     };
 
     fn keys_at(pointer: &str) -> BTreeSet<String> {
@@ -320,6 +371,10 @@ mod tests {
         let inner = |key: &str| keys_at(&format!("/$defs/job/properties/{key}/properties"));
         assert_eq!(inner("retry"), set(RETRY_KEYS));
         assert_eq!(inner("kill"), set(KILL_KEYS));
+        assert_eq!(inner("concurrency"), set(CONCURRENCY_KEYS));
+        assert_eq!(inner("rate"), set(RATE_KEYS));
+        let lock = "/$defs/job/properties/lock/oneOf/1/properties";
+        assert_eq!(keys_at(lock), set(LOCK_KEYS));
         let blackout = "/properties/blackout/additionalProperties/properties";
         assert_eq!(keys_at(blackout), set(BLACKOUT_KEYS));
     }

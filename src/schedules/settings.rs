@@ -12,8 +12,8 @@ use super::{
     values,
 };
 use crate::job::{
-    Anchor, BlackoutName, CatchUp, FirstRun, Kill, LeaseLoss, Overlap, QueueName, RetryPolicy,
-    Seconds, SuccessExit, Template,
+    Anchor, BlackoutName, CatchUp, Concurrency, FirstRun, Kill, LeaseLoss, Lock, Overlap,
+    QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template,
     cron::{DstGap, DstRepeat},
 };
 
@@ -41,7 +41,10 @@ pub(super) struct Settings {
     pub(super) timeout: Option<Seconds>,
     pub(super) kill: Option<Kill>,
     pub(super) retry: Option<RetryPolicy>,
-    pub(super) lease_loss: Option<LeaseLoss>,
+    pub(super) lease_loss: Option<Located<LeaseLoss>>,
+    pub(super) lock: Option<Lock>,
+    pub(super) concurrency: Option<Concurrency>,
+    pub(super) rate: Option<Rate>,
     pub(super) success_exit: Option<SuccessExit>,
     pub(super) output_limit: Option<u64>,
     pub(super) expires: Option<Seconds>,
@@ -69,7 +72,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 33] = [
+const KEYS: [(&str, Read); 36] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -112,8 +115,14 @@ const KEYS: [(&str, Read); 33] = [
     ("kill", |s, r, k, v| s.kill = values::kill(r, k, v)),
     ("retry", |s, r, k, v| s.retry = values::retry(r, k, v)),
     ("lease_loss", |s, r, k, v| {
-        s.lease_loss = r.choice(k, v, &choices::LEASE_LOSS);
+        let loss = r.choice(k, v, &choices::LEASE_LOSS);
+        s.lease_loss = loss.map(|value| located(value, v));
     }),
+    ("lock", |s, r, k, v| s.lock = values::lock(r, k, v)),
+    ("concurrency", |s, r, k, v| {
+        s.concurrency = values::concurrency(r, k, v);
+    }),
+    ("rate", |s, r, k, v| s.rate = values::rate(r, k, v)),
     ("success_exit", |s, r, k, v| {
         s.success_exit = values::success_exit(r, k, v).map(SuccessExit::from);
     }),
@@ -151,7 +160,7 @@ const KEYS: [(&str, Read); 33] = [
 ];
 
 /// Keys of later versions: refused, but not as mistakes.
-const LATER: [&str; 4] = ["lock", "http", "env_file", "limits"];
+const LATER: [&str; 3] = ["http", "env_file", "limits"];
 
 /// The names of all keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {

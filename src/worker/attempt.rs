@@ -11,6 +11,7 @@ use super::{
     claim::{Claimed, Step},
     lease::Lease,
     log::{self, Before},
+    permits::Permits,
     registry::{Cause, Held},
 };
 use crate::{
@@ -62,10 +63,29 @@ async fn work(
     let lease = Lease::new(delivery.lease, delivery.receipt.clone());
     let entered = shared.registry.enter(&message.run_id, Arc::new(lease));
     let held = &entered.held;
-    let claimed = match shared.claim(delivery, message).await? {
+    let mut claimed = match shared.claim(delivery, message).await? {
         Step::Execute(claimed) => *claimed,
         Step::Done => return Ok(()),
     };
+    let mut permits = std::mem::take(&mut claimed.permits);
+    let done = match permits.is_empty() || held.lease.is_safe() {
+        true => perform(shared, delivery, message, (claimed, &permits), held, slot).await,
+        // Somebody else may have been given what it holds while the claim was on its way.
+        false => Ok(()),
+    };
+    shared.give_back(&mut permits).await;
+    done
+}
+
+/// Executes a run that is ours, and records its outcome.
+async fn perform(
+    shared: &Shared,
+    delivery: &Delivery,
+    message: &RunMessage,
+    (claimed, permits): (Claimed, &Permits),
+    held: &Held,
+    slot: OwnedSemaphorePermit,
+) -> Result<(), BrokerError> {
     held.lease.claimed(claimed.fence);
     tell_start(message, &claimed);
     if message.anchor == Some(Anchor::LastStart)
@@ -74,7 +94,7 @@ async fn work(
         debug!(target: "orchestrator::worker", run_id = %message.run_id, %error,
             "its start is told with its end");
     }
-    let execution = execute(shared, message, &claimed, held).await;
+    let execution = execute(shared, message, (&claimed, permits), held).await;
     // The next job starts while this one's outcome is on its way; how many may be is bounded.
     let waiting = Arc::clone(&shared.recording).acquire_owned();
     let recording = shared.kept(message, claimed.fence, held, waiting).await;
@@ -108,7 +128,7 @@ async fn work(
 
 /// Whether the guardian ended the job while this worker was frozen.
 fn was_killed_for_its_lease(message: &RunMessage, held: &Held, exit: &Exit) -> bool {
-    message.spec.lease_loss == LeaseLoss::Stop
+    message.spec.lease_loss() == LeaseLoss::Stop
         && *exit == Exit::Signal(SIGKILL)
         && !held.lease.is_good()
 }
@@ -144,13 +164,14 @@ async fn must_wait(
 async fn execute(
     shared: &Shared,
     message: &RunMessage,
-    claimed: &Claimed,
+    (claimed, permits): (&Claimed, &Permits),
     held: &Held,
 ) -> Execution {
     let context = RunContext {
         message,
         attempt: claimed.attempt,
         fence: claimed.fence,
+        lock: permits.lock.as_ref().map(|(name, token)| (&**name, *token)),
         hand_on: &shared.options.hand_on,
     };
     let program = match Program::prepare(&context) {

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use tracing::{info, warn};
 
 use super::{
     Shared,
+    permits::{Permission, Permits},
     registry::{Cause, Held},
     settle::Settling,
 };
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
     clock,
-    run::{ClaimRefused, Claimant, DeliveryMark, RunMessage, RunRecord, RunState},
+    run::{ClaimRefused, Claimant, DeliveryMark, RunMessage, RunRecord, RunState, Waiting},
 };
 
 /// How often a contended record is tried.
@@ -27,6 +30,17 @@ pub(super) enum Step {
     Done,
 }
 
+/// What follows from a permission.
+#[derive(Debug, Clone, Copy)]
+enum NotNow {
+    /// The run may start.
+    Start,
+    /// It is put off, or has ended.
+    Done,
+    /// Its record has changed meanwhile.
+    Again,
+}
+
 /// A record that this build does not understand, and why.
 #[derive(Debug)]
 struct Foreign(String);
@@ -38,6 +52,7 @@ pub(super) struct Claimed {
     pub(super) revision: Revision,
     pub(super) attempt: u32,
     pub(super) fence: u64,
+    pub(super) permits: Permits,
 }
 
 impl Shared {
@@ -45,6 +60,21 @@ impl Shared {
         &self,
         delivery: &Delivery,
         message: &RunMessage,
+    ) -> Result<Step, BrokerError> {
+        let mut permits = Permits::default();
+        let mut step = self.claim_with(delivery, message, &mut permits).await;
+        match &mut step {
+            Ok(Step::Execute(claimed)) => claimed.permits = permits,
+            Ok(Step::Done) | Err(_) => self.give_back(&mut permits).await,
+        }
+        step
+    }
+
+    async fn claim_with(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        permits: &mut Permits,
     ) -> Result<Step, BrokerError> {
         // On the first delivery there is no record, as a rule: then one write is enough.
         let mut found = match delivery.deliveries {
@@ -75,8 +105,24 @@ impl Shared {
                 delivery: mark(delivery),
                 at: clock::now(),
             };
+            let before = message.spec.is_limited().then(|| record.clone());
             match record.claim(&by, message.expires_at, message.spec.retry.max_crashes) {
                 Ok(claim) => {
+                    if let Some(before) = before {
+                        let (now, about) = (by.at, (&before, claim.fence));
+                        let permission = self.permit(delivery, message, about, permits).await?;
+                        match self
+                            .not_now(delivery, message, (before, revision), permission, now)
+                            .await?
+                        {
+                            NotNow::Start => {}
+                            NotNow::Done => return Ok(Step::Done),
+                            NotNow::Again => {
+                                found = self.read_record(message).await?;
+                                continue;
+                            }
+                        }
+                    }
                     let stored = self
                         .write(&claim.record, revision, Durability::Crash)
                         .await?;
@@ -86,6 +132,7 @@ impl Shared {
                             revision,
                             attempt: claim.attempt,
                             fence: claim.fence,
+                            permits: Permits::default(),
                         })));
                     }
                 }
@@ -108,6 +155,44 @@ impl Shared {
         warn!(target: "orchestrator::worker", run_id = %message.run_id,
             "the record kept changing; the run is left to its lease");
         Ok(Step::Done)
+    }
+
+    /// Writes down what a run waits for, or that it has waited for too long.
+    async fn not_now(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        (before, revision): (RunRecord, Option<Revision>),
+        permission: Permission,
+        now: DateTime<Utc>,
+    ) -> Result<NotNow, BrokerError> {
+        match permission {
+            Permission::Granted => Ok(NotNow::Start),
+            Permission::Unknown(error) => {
+                let foreign = Foreign(format!("what it has to hold cannot be told: {error}"));
+                self.give_up(delivery, message, &foreign).await?;
+                Ok(NotNow::Done)
+            }
+            Permission::Wait(waiting, look) => {
+                let after = before.clone().wait(now, waiting);
+                if after != before
+                    && self.write(&after, revision, Durability::Crash).await? == Cas::Conflict
+                {
+                    return Ok(NotNow::Again);
+                }
+                self.broker.release(&delivery.receipt, look).await?;
+                Ok(NotNow::Done)
+            }
+            Permission::TooLate(Waiting { what, name, .. }, at_most) => {
+                let reason = format!("the {what} `{name}` was not free within {at_most}");
+                let after = before.give_up_waiting(now, &reason);
+                if self.write(&after, revision, Durability::Power).await? == Cas::Conflict {
+                    return Ok(NotNow::Again);
+                }
+                self.end_unexecuted(delivery, message, &after).await?;
+                Ok(NotNow::Done)
+            }
+        }
     }
 
     pub(super) async fn record(

@@ -155,7 +155,7 @@ impl Shared {
         held: &Held,
         work: impl Future<Output = T>,
     ) -> T {
-        let loss = message.spec.lease_loss;
+        let loss = message.spec.lease_loss();
         tokio::select! {
             done = work => done,
             never = self.keep(&message.run_id, fence, held) => match never {},

@@ -13,6 +13,7 @@ mod claim;
 mod heartbeat;
 mod lease;
 mod log;
+mod permits;
 mod registry;
 mod settle;
 mod shares;
@@ -20,16 +21,17 @@ mod shares;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    broker::{BrokerError, Delivery, PullRequest, SharedBroker},
+    broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
     exec::{ExecError, Executor},
 };
+use permits::Waiters;
 use registry::Registry;
 pub use shares::QueueShare;
 use shares::Shares;
@@ -89,6 +91,10 @@ struct Shared {
     options: WorkerOptions,
     registry: Registry,
     recording: Arc<Semaphore>,
+    observer: Observer,
+    waiters: Waiters,
+    /// Held while a start under a rate is reserved.
+    reserving: Mutex<()>,
     /// A broker that is away is not waited for any more.
     at_once: CancellationToken,
 }
@@ -105,6 +111,9 @@ impl Worker {
                 options,
                 registry: Registry::default(),
                 recording: Arc::new(recording),
+                observer: Observer::default(),
+                waiters: Waiters::default(),
+                reserving: Mutex::new(()),
                 at_once: CancellationToken::new(),
             }),
         })

@@ -21,7 +21,7 @@ use std::{
 use orchestrator::{
     broker::LogStream,
     clock,
-    exec::{Ended, Execution, Executor, Limits, Output, Program, Stop},
+    exec::{Ended, Execution, Executor, Limits, Output, Program, Stop, Streams},
     job::{Kill, Seconds, SignalName},
     run::Exit,
 };
@@ -36,6 +36,7 @@ fn shell(script: &str) -> Program {
         variables: BTreeMap::new(),
         working_dir: None,
         stdin: b"{\"depth\":3}".to_vec(),
+        streams: Streams::Captured,
     }
 }
 

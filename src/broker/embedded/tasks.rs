@@ -85,6 +85,7 @@ async fn sweep(
     values.expire(Bucket::Workers).await?;
     if is_thorough {
         values.expire(Bucket::Runs).await?;
+        values.expire(Bucket::Locks).await?;
         logs.evict().await?;
     }
     Ok(())

@@ -45,6 +45,7 @@ impl Names {
         let name = match bucket {
             Bucket::State => "STATE",
             Bucket::Runs => "RUNS",
+            Bucket::Locks => "LOCKS",
             Bucket::Workers => "WORKERS",
         };
         format!("{}_{name}", self.upper)

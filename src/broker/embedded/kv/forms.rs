@@ -81,6 +81,7 @@ fn bucket_byte(bucket: Bucket) -> u8 {
     match bucket {
         Bucket::State => b's',
         Bucket::Runs => b'r',
+        Bucket::Locks => b'l',
         Bucket::Workers => b'w',
     }
 }

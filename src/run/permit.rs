@@ -1,0 +1,398 @@
+//! Locks and places that runs of the whole cluster share, and rates. Pure: what a shared value becomes
+//! when somebody asks, and who has lost what it holds.
+//!
+//! A run holds under the fence of its attempt, so its own lease keeps what it holds: nothing has to be
+//! renewed. A command outside of jobs holds as a session that counts up as long as it lives.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{RunId, RunRecord, RunState};
+use crate::job::Rate;
+
+/// The shared value of a lock, or of the places behind a key.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Places {
+    /// The lock or key as the job has it.
+    pub name: String,
+    /// The token that was given last; it only grows.
+    pub token: u64,
+    /// Who holds a place now.
+    pub holders: Vec<Holder>,
+}
+
+/// Somebody with a place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who.
+    pub by: By,
+    /// Given with the place; larger than any before it.
+    pub token: u64,
+    /// Since when, by the clock of whoever took it.
+    pub since: DateTime<Utc>,
+    /// Whether the runs that it starts may hold it, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherit: bool,
+    /// The holder whose place it shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under: Option<RunId>,
+}
+
+/// Who holds a place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// An attempt of a run.
+    Run {
+        /// The run.
+        run_id: RunId,
+        /// The fence of the attempt.
+        fence: u64,
+    },
+    /// A command outside of jobs.
+    Session {
+        /// Distinguishes it from every other one; tells host and process.
+        id: String,
+        /// Counts its renewals.
+        renewals: u64,
+        /// In milliseconds: silent for longer, it is dead.
+        lease_ms: u64,
+    },
+}
+
+impl By {
+    /// Whether it is the same holder, an earlier or later attempt or renewal of it perhaps.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Run { run_id: a, .. }, Self::Run { run_id: b, .. }) => a == b,
+            (Self::Session { id: a, .. }, Self::Session { id: b, .. }) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl std::fmt::Display for By {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Run { run_id, .. } => run_id.fmt(f),
+            Self::Session { id, .. } => f.write_str(id),
+        }
+    }
+}
+
+/// A wish for a place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wish {
+    /// Who.
+    pub by: By,
+    /// The runs that led to it, the nearest first.
+    pub ancestors: Vec<RunId>,
+    /// Whether it may share the place of one of them, and share it with those that it starts.
+    pub inherit: bool,
+    /// How many places there are.
+    pub limit: u32,
+    /// Now.
+    pub at: DateTime<Utc>,
+}
+
+impl Places {
+    /// Takes a place; `None` if all are taken by others. Whoever has one already has a new one in its
+    /// stead.
+    pub fn take(&mut self, wish: &Wish) -> Option<u64> {
+        let others = |holder: &&Holder| !holder.by.is_same(&wish.by);
+        let under = self.holders.iter().filter(others).find_map(|holder| {
+            let By::Run { run_id, .. } = &holder.by else {
+                return None;
+            };
+            let shared = (holder.inherit || wish.inherit) && wish.ancestors.contains(run_id);
+            shared.then(|| run_id.clone())
+        });
+        let taken = self.holders.iter().filter(others);
+        let taken = taken.filter(|holder| !self.shares(holder)).count();
+        if under.is_none() && taken >= wish.limit as usize {
+            return None;
+        }
+        self.holders.retain(|holder| !holder.by.is_same(&wish.by));
+        // Larger than before even if the value was lost meanwhile.
+        let at = u64::try_from(wish.at.timestamp_millis()).unwrap_or(0);
+        self.token = (self.token + 1).max(at);
+        self.holders.push(Holder {
+            by: wish.by.clone(),
+            token: self.token,
+            since: wish.at,
+            inherit: wish.inherit,
+            under,
+        });
+        Some(self.token)
+    }
+
+    /// Whether a holder needs no place of its own, because the one that it came from has one.
+    fn shares(&self, holder: &Holder) -> bool {
+        let Some(under) = &holder.under else {
+            return false;
+        };
+        self.holders
+            .iter()
+            .any(|other| matches!(&other.by, By::Run { run_id, .. } if run_id == under))
+    }
+
+    /// Gives a place back. False if it was not held, or under another fence.
+    pub fn give_back(&mut self, by: &By) -> bool {
+        let before = self.holders.len();
+        self.holders.retain(|holder| match (&holder.by, by) {
+            (By::Session { id: held, .. }, By::Session { id, .. }) => held != id,
+            (held, by) => held != by,
+        });
+        self.holders.len() < before
+    }
+
+    /// Renews the place of a session; `None` if it has lost it.
+    pub fn renew(&mut self, session: &str) -> Option<u64> {
+        self.holders.iter_mut().find_map(|holder| {
+            match &mut holder.by {
+                By::Session { id, renewals, .. } if id == session => *renewals += 1,
+                By::Session { .. } | By::Run { .. } => return None,
+            }
+            Some(holder.token)
+        })
+    }
+}
+
+/// Whether a holder has lost its place. `observed` is for how long the observer has seen it unchanged, by
+/// its own clock; `lease` is that of runs.
+pub fn is_gone(by: &By, record: Option<&RunRecord>, observed: Duration, lease: Duration) -> bool {
+    match by {
+        By::Session { lease_ms, .. } => observed > Duration::from_millis(*lease_ms),
+        By::Run { fence, .. } => match record {
+            Some(record) if record.state.is_final() || record.fence > *fence => true,
+            // Its own lease says whether it lives; if not, its next attempt has a larger fence.
+            Some(record) if record.is_held_under(*fence) => false,
+            // It took the place but did not start, or has ended but did not give it back.
+            Some(RunRecord {
+                state: RunState::Queued | RunState::Retrying | RunState::Running,
+                ..
+            })
+            | None => observed > lease,
+            Some(_) => true,
+        },
+    }
+}
+
+/// The shared value of a rate (GCRA, as in ATM Forum Traffic Management 4.0, section 4.4.2): when the
+/// next run would start if all came at the rate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// In milliseconds of Unix time, with a fraction of microseconds.
+    pub next_us: i64,
+}
+
+impl Pace {
+    /// Reserves the next start, now or later. Reservations are given in the order in which they are
+    /// asked for.
+    pub fn reserve(&mut self, rate: &Rate, now: DateTime<Utc>) -> DateTime<Utc> {
+        let interval = microseconds(rate.interval()).max(1);
+        let slack = interval.saturating_mul(i64::from(rate.burst.max(1)) - 1);
+        let now_us = now.timestamp_micros();
+        let nominal = self.next_us.max(now_us);
+        self.next_us = nominal.saturating_add(interval);
+        let wait = nominal.saturating_sub(slack).saturating_sub(now_us).max(0);
+        now.checked_add_signed(TimeDelta::microseconds(wait))
+            .unwrap_or(now)
+    }
+}
+
+/// For how long a reserved start may be late; after that it is lost, so that many late ones do not start
+/// at once.
+pub fn grace(rate: &Rate) -> Duration {
+    rate.interval().max(Duration::from_secs(2))
+}
+
+fn microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn run(name: &str) -> RunId {
+        format!("{name}@20261123T023000Z").parse().unwrap()
+    }
+
+    fn by(name: &str, fence: u64) -> By {
+        By::Run {
+            run_id: run(name),
+            fence,
+        }
+    }
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_400_000 + second, 0).unwrap()
+    }
+
+    fn wish(name: &str, fence: u64, limit: u32) -> Wish {
+        Wish {
+            by: by(name, fence),
+            ancestors: Vec::new(),
+            inherit: false,
+            limit,
+            at: at(0),
+        }
+    }
+
+    #[test]
+    fn a_lock_has_one_holder_and_growing_tokens() {
+        let mut lock = Places::default();
+        let first = lock.take(&wish("a", 1, 1)).unwrap();
+        assert_eq!(lock.take(&wish("b", 1, 1)), None);
+        // The next attempt of the same run.
+        let second = lock.take(&wish("a", 2, 1)).unwrap();
+        assert!(second > first);
+        assert!(
+            !lock.give_back(&by("a", 1)),
+            "a fenced attempt gives nothing away"
+        );
+        assert!(lock.give_back(&by("a", 2)));
+        assert!(lock.take(&wish("b", 1, 1)).unwrap() > second);
+        // The value was lost.
+        let later = Wish {
+            at: at(9),
+            ..wish("c", 1, 1)
+        };
+        assert!(Places::default().take(&later).unwrap() > lock.token);
+    }
+
+    #[test]
+    fn a_lock_is_lent_to_children_and_outlives_the_parent_with_them() {
+        let child = |inherit| Wish {
+            ancestors: vec![run("parent"), run("grandparent")],
+            inherit,
+            ..wish("child", 1, 1)
+        };
+        for (parent_lends, child_asks, expected) in [
+            (false, false, false),
+            (true, false, true),
+            (false, true, true),
+        ] {
+            let mut lock = Places::default();
+            lock.take(&Wish {
+                inherit: parent_lends,
+                ..wish("parent", 1, 1)
+            })
+            .unwrap();
+            assert_eq!(lock.take(&child(child_asks)).is_some(), expected);
+            assert_eq!(lock.take(&wish("stranger", 1, 1)), None);
+            lock.give_back(&by("parent", 1));
+            assert_eq!(lock.take(&wish("stranger", 1, 1)).is_none(), expected);
+        }
+    }
+
+    #[test]
+    fn sessions_are_renewed_and_given_back() {
+        let session = |renewals| By::Session {
+            id: "host:1".to_owned(),
+            renewals,
+            lease_ms: 15_000,
+        };
+        let mut lock = Places::default();
+        let token = lock
+            .take(&Wish {
+                by: session(0),
+                ..wish("x", 1, 1)
+            })
+            .unwrap();
+        assert_eq!(lock.renew("host:1"), Some(token));
+        assert_eq!(lock.renew("host:2"), None);
+        assert_eq!(lock.holders[0].by, session(1));
+        assert!(lock.give_back(&session(0)));
+        assert_eq!(lock.renew("host:1"), None);
+    }
+
+    #[test]
+    fn who_has_lost_its_place() {
+        let lease = Duration::from_secs(15);
+        let (short, long) = (Duration::from_secs(15), Duration::from_secs(16));
+        let record = |state: RunState, fence| {
+            let mut record: RunRecord = serde_json::from_value(serde_json::json!({
+                "run_id": run("a"), "queue": "default", "state": "queued",
+                "scheduled_for": at(0), "published_at": at(0),
+                "fence": fence, "attempts_used": 0, "crashes": 0,
+            }))
+            .unwrap();
+            record.state = state;
+            record
+        };
+        use RunState::{Dead, Queued, Retrying, Running, Succeeded};
+        for (state, fence, observed, expected) in [
+            (Running, 2, long, false),
+            (Running, 1, short, false), // its claim is on its way
+            (Running, 1, long, true),
+            (Running, 3, short, true),
+            (Succeeded, 2, short, true),
+            (Dead, 2, short, true),
+            (Queued, 1, short, false),
+            (Retrying, 2, short, false),
+            (Retrying, 2, long, true),
+        ] {
+            let record = record(state, fence);
+            let gone = is_gone(&by("a", 2), Some(&record), observed, lease);
+            assert_eq!(
+                gone, expected,
+                "{state} under {fence}, seen for {observed:?}"
+            );
+        }
+        assert!(!is_gone(&by("a", 2), None, short, lease));
+        assert!(is_gone(&by("a", 2), None, long, lease));
+    }
+
+    fn rate(limit: &str, burst: u32) -> Rate {
+        Rate {
+            key: "x".parse().unwrap(),
+            limit: limit.parse().unwrap(),
+            burst,
+        }
+    }
+
+    #[test]
+    fn a_burst_then_the_rate_in_order() {
+        let (mut pace, rate) = (Pace::default(), rate("2/s", 3));
+        let waits: Vec<_> = (0..6)
+            .map(|_| (pace.reserve(&rate, at(0)) - at(0)).num_milliseconds())
+            .collect();
+        assert_eq!(waits, [0, 0, 0, 500, 1000, 1500]);
+        // A quiet time gives the burst back, and no more.
+        let waits: Vec<_> = (0..4)
+            .map(|_| (pace.reserve(&rate, at(100)) - at(100)).num_milliseconds())
+            .collect();
+        assert_eq!(waits, [0, 0, 0, 500]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_faster_than_the_rate(
+            count in 1..50_u32, burst in 1..10_u32,
+            arrivals in prop::collection::vec(0..2_000_i64, 1..100),
+        ) {
+            let (mut pace, rate) = (Pace::default(), rate(&format!("{count}/s"), burst));
+            let mut now = at(0);
+            let mut starts = Vec::new();
+            for wait in arrivals {
+                now += TimeDelta::milliseconds(wait);
+                let start = pace.reserve(&rate, now);
+                prop_assert!(start >= now);
+                starts.push(start);
+            }
+            // In any window no more than the burst and what the rate allows.
+            for (first, start) in starts.iter().enumerate() {
+                for (last, end) in starts.iter().enumerate().skip(first) {
+                    let window = (*end - *start).num_microseconds().unwrap();
+                    let allowed = i64::from(burst) + window / microseconds(rate.interval()) + 1;
+                    prop_assert!((last - first) as i64 <= allowed);
+                }
+            }
+        }
+    }
+}

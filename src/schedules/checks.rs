@@ -1,0 +1,90 @@
+//! Rules that a finished job is checked by.
+
+use std::ops::Range;
+
+use chrono::{DateTime, Utc};
+
+use super::{reader::Reader, settings::Settings};
+use crate::{
+    job::{Anchor, Execute, Job, LeaseLoss, Overlap, Template, Trigger},
+    run::{RunId, RunMessage, VERSION},
+};
+
+/// Jobs whose texts are shorter in all cannot fill a message, however they are escaped.
+const SURELY_FITS: usize = 100 * 1024;
+
+/// A job with a lock is always stopped: nobody is to believe otherwise.
+pub(super) fn check_lease_loss(reader: &mut Reader<'_>, job: &Job, own: &Settings) {
+    if let Some(loss) = &own.lease_loss
+        && loss.value == LeaseLoss::Continue
+        && job.spec.lock.is_some()
+    {
+        let message = "a job with a `lock` cannot go on without its lease: somebody else may be given the lock";
+        let help = "remove `lease_loss`, or the `lock`".to_owned();
+        reader.error_with_help(loss.span.clone(), message, Some(help));
+    }
+}
+
+/// A tick brings no arguments of its own: those that the command needs must be in `args`.
+pub(super) fn check_arguments(reader: &mut Reader<'_>, job: &Job, name_span: &Range<usize>) {
+    if job.trigger == Trigger::OnDemand {
+        return;
+    }
+    let missing = job
+        .spec
+        .templates()
+        .flat_map(Template::arguments)
+        .find(|name| !job.spec.args.contains_key(*name));
+    if let Some(name) = missing {
+        let message =
+            format!("the runs of this job's trigger have no argument `{name}` and will fail");
+        let help = format!("give a default: args = {{ {name} = … }}");
+        reader.warn(name_span.clone(), message, &help);
+    }
+}
+
+/// Refuses a job whose message no broker would take.
+pub(super) fn check_size(
+    reader: &mut Reader<'_>,
+    job: &Job,
+    name_span: Range<usize>,
+    now: DateTime<Utc>,
+) -> Option<()> {
+    let executed = match &job.spec.execute {
+        Execute::Command(command) => command.iter().map(|part| part.source().len() + 4).sum(),
+        Execute::Shell(script) => script.len(),
+    };
+    let env = job
+        .spec
+        .env
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 8);
+    let size = executed + env.sum::<usize>();
+    if size < SURELY_FITS && job.spec.args.is_empty() {
+        return Some(());
+    }
+    let message = RunMessage {
+        version: VERSION,
+        run_id: RunId::for_tick(job.name.clone(), now),
+        queue: job.queue.clone(),
+        scheduled_for: now,
+        published_at: now,
+        not_before: Some(now),
+        expires_at: Some(now),
+        last_success: Some(now),
+        parent: None,
+        retry_of: None,
+        overlap: Some(Overlap::Replace),
+        anchor: Some(Anchor::LastSuccess),
+        spec: job.spec.clone(),
+    };
+    match message.encode() {
+        Ok(_) => Some(()),
+        Err(error) => {
+            let help = "keep large data in a file, and hand over its path".to_owned();
+            let message = format!("no run of this job can be published: {error}");
+            reader.error_with_help(name_span, message, Some(help));
+            None
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What runs share with others: locks, places, rates.
+
+use std::time::Duration;
+
+use orchestrator::job::LeaseLoss;
+
+use super::{job, only_error, with};
+
+#[test]
+fn limits_arrive_in_the_job() {
+    let job = job(
+        r#"
+        [defaults]
+        lock = "everything"
+        [job.a]
+        command = ["true"]
+        lock = { name = "account:{arg.account}", inherit = true, wait = "10m" }
+        concurrency = { key = "site:{arg.host}", limit = 4, wait = "1h" }
+        rate = { key = "site:{arg.host}", limit = "100/m", burst = 5 }
+        [job.b]
+        command = ["true"]
+        "#,
+        "a",
+    );
+    let lock = job.spec.lock.as_deref().unwrap();
+    assert_eq!(lock.name.source(), "account:{arg.account}");
+    assert!(lock.inherit);
+    assert_eq!(lock.wait.unwrap().get(), Duration::from_secs(600));
+    let places = job.spec.concurrency.as_deref().unwrap();
+    assert_eq!((places.key.source(), places.limit), ("site:{arg.host}", 4));
+    let rate = job.spec.rate.as_deref().unwrap();
+    assert_eq!(rate.interval(), Duration::from_millis(600));
+    assert_eq!(rate.burst, 5);
+    assert_eq!(job.spec.lease_loss(), LeaseLoss::Stop, "it has a lock");
+}
+
+#[test]
+fn mistakes_in_limits_name_the_mend() {
+    let table = [
+        ("lock = \"\"", "`lock` is empty"),
+        ("lock = 3", "`lock`"),
+        ("lock = {}", "`lock` has no `name`"),
+        ("lock = { name = \"a\", inherits = true }", "inherit"),
+        ("lock = \"{arg.x\"", "without its `}`"),
+        (
+            "lock = \"a\"\nlease_loss = \"continue\"",
+            "cannot go on without its lease",
+        ),
+        ("concurrency = { key = \"a\" }", "needs `key` and `limit`"),
+        (
+            "concurrency = { key = \"a\", limit = 0 }",
+            "concurrency.limit",
+        ),
+        ("rate = { limit = \"2/s\" }", "needs `key` and `limit`"),
+        ("rate = { key = \"a\", limit = \"2\" }", "\"2/s\""),
+        (
+            "rate = { key = \"a\", limit = \"2/s\", burst = 0 }",
+            "rate.burst",
+        ),
+    ];
+    for (lines, part) in table {
+        let error = only_error(&with(lines));
+        assert!(error.contains(part), "{lines}: {error}");
+    }
+}
