@@ -49,6 +49,7 @@ fn job() -> Job {
         timezone: chrono_tz::UTC,
         queue: "bench".parse().unwrap(),
         policy: Policy::default(),
+        unique: None,
         spec: RunSpec::new(Execute::Command(command)),
     }
 }

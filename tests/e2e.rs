@@ -39,5 +39,7 @@ mod pause;
 mod redelivery;
 #[path = "e2e/reload.rs"]
 mod reload;
+#[path = "e2e/submit.rs"]
+mod submit;
 #[path = "e2e/up.rs"]
 mod up;

@@ -36,6 +36,7 @@ fn job(name: &str, every: u64, catch_up: CatchUp, window: u64, first_run: FirstR
             first_run,
             ..Policy::default()
         },
+        unique: None,
         spec: RunSpec::new(Execute::Shell("true".to_owned())),
     })
 }

@@ -29,6 +29,7 @@ pub mod permits;
 mod publish;
 pub mod socket;
 pub mod types;
+mod unique;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -43,9 +44,10 @@ pub use permits::{
 };
 pub use publish::{Candidate, older_run, publish, remove_if_ended, request_cancel};
 pub use types::{
-    Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, LogChunk, LogStream, Outgoing,
-    Pending, Published, PullRequest, QueueDepth, Receipt, Revision, Slot,
+    Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, Lifetime, LogChunk, LogStream,
+    Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Revision, Slot,
 };
+pub use unique::{Claimed, claim_key, give_key_back};
 
 /// A broker that can be shared between tasks.
 pub type SharedBroker = Arc<dyn Broker>;

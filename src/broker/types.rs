@@ -104,6 +104,41 @@ pub struct QueueDepth {
     pub running: u64,
 }
 
+/// How long unique keys are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifetime {
+    /// An hour.
+    Hour,
+    /// A day.
+    Day,
+    /// Seven days.
+    Week,
+    /// 31 days.
+    Month,
+}
+
+impl Lifetime {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Hour, Self::Day, Self::Week, Self::Month];
+
+    /// The shortest that is long enough.
+    pub fn of(lasts: Duration) -> Self {
+        let enough = |span: &Self| span.length() >= lasts;
+        Self::ALL.into_iter().find(enough).unwrap_or(Self::Month)
+    }
+
+    /// How long it is.
+    pub const fn length(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Hour => 3600,
+            Self::Day => 86_400,
+            Self::Week => 7 * 86_400,
+            Self::Month => 31 * 86_400,
+        })
+    }
+}
+
 /// A group of keys with a life span of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +149,8 @@ pub enum Bucket {
     Runs,
     /// Locks, places and rates that runs share. Kept for thirty days after their last change.
     Locks,
+    /// Unique keys, by how long they are needed at most.
+    Unique(Lifetime),
     /// What workers say of themselves. Forgotten after a minute.
     Workers,
 }
@@ -125,6 +162,7 @@ impl Bucket {
             Self::State => None,
             Self::Runs => Some(Duration::from_secs(7 * 86_400)),
             Self::Locks => Some(Duration::from_secs(30 * 86_400)),
+            Self::Unique(lifetime) => Some(lifetime.length()),
             Self::Workers => Some(Duration::from_secs(60)),
         }
     }

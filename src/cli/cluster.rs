@@ -5,8 +5,8 @@ use crate::{clock, ops};
 
 pub(super) async fn queues(globals: &Globals) -> Result<(), CliError> {
     let broker = connect::any_broker(globals).await?;
-    let queues = ops::queues(broker.as_ref()).await?;
-    let header = ["queue", "waiting", "running", "workers"];
+    let queues = ops::queues(broker.as_ref(), clock::now()).await?;
+    let header = ["queue", "waiting", "running", "workers", "paused"];
     output::list(
         globals.output,
         &queues,
@@ -18,6 +18,10 @@ pub(super) async fn queues(globals: &Globals) -> Result<(), CliError> {
                 queue.waiting.to_string(),
                 queue.running.to_string(),
                 queue.workers.len().to_string(),
+                match &queue.pause {
+                    Some(pause) => pause.reason.clone().unwrap_or_else(|| "yes".to_owned()),
+                    None => "-".to_owned(),
+                },
             ]
         },
     )

@@ -121,6 +121,10 @@ impl From<OpsError> for CliError {
                         .to_owned(),
                 ),
             ),
+            OpsError::OneAtATime(_) => (
+                Exit::Conflict,
+                Some("set overlap = \"allow\" in the job".to_owned()),
+            ),
             OpsError::NoTick { next, .. } => (
                 Exit::NotFound,
                 next.map(|next| {
@@ -134,7 +138,7 @@ impl From<OpsError> for CliError {
             ),
             OpsError::NotPaused(_) => (
                 Exit::Conflict,
-                Some("`orchestrator jobs` shows which jobs are".to_owned()),
+                Some("`orchestrator jobs` and `queues` show what is".to_owned()),
             ),
             OpsError::Ended { .. } | OpsError::Contended(_) => (Exit::Conflict, None),
             OpsError::StillLive { .. } => (

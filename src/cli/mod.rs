@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. What an operator can ask or do
 //! lives in `ops/`; here are arguments, formats and exit codes.
 
+mod batch;
 mod beat;
 mod check;
 mod cluster;

@@ -75,6 +75,13 @@ pub fn json(value: &impl Serialize) -> Result<(), CliError> {
     to_stdout(&text)
 }
 
+/// One value on one line, for streams of them.
+pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| CliError::new(super::Exit::Failed, format!("no JSON of it: {error}")))?;
+    to_stdout(&text)
+}
+
 /// Columns without lines, cut by the terminal's width only where there is one.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let mut table = Table::new();

@@ -7,11 +7,11 @@ use clap::Args;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{CliError, Exit, Globals, connect, globals::Format, output};
+use super::{CliError, Exit, Globals, batch, connect, globals::Format, output};
 use crate::{
     clock,
-    job::{JobName, Seconds},
-    ops::{self, Submission},
+    job::{Holds, JobName, Seconds, Unique},
+    ops::{self, Same, Submission},
     run::{RunId, RunRecord, RunState},
 };
 
@@ -37,6 +37,24 @@ pub struct RunArgs {
     /// Not before so long from now
     #[arg(long, value_name = "D")]
     r#in: Option<Seconds>,
+
+    /// A run for each line of a file, or of standard input (`-`): JSON objects with arguments. Their ids
+    /// are printed as they are accepted
+    #[arg(long, value_name = "FILE", conflicts_with = "wait")]
+    batch: Option<String>,
+
+    /// The same as another run with this key: that one is given in place of a new one
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "unique_for",
+        conflicts_with = "batch"
+    )]
+    unique_key: Option<String>,
+
+    /// How long after the first run with this key, at most 31 days
+    #[arg(long, value_name = "D", requires = "unique_key")]
+    unique_for: Option<Seconds>,
 
     /// Wait for the end; exit 1 unless it succeeded
     #[arg(long)]
@@ -74,14 +92,20 @@ pub(super) async fn run(args: RunArgs, globals: &Globals) -> Result<(), CliError
         (None, None) => None,
     };
     let wish = Submission {
-        job: args.job,
         args: arguments,
         not_before,
         parent: parent(),
-        unique: Uuid::now_v7(),
+        same: same(args.unique_key, args.unique_for)?,
+        id: Uuid::now_v7(),
         now,
     };
-    let submitted = ops::submit(broker.as_ref(), wish).await?;
+    if let Some(source) = args.batch.as_deref() {
+        return batch::run(broker.as_ref(), &args.job, source.into(), &wish, globals).await;
+    }
+    let submitted = ops::submit(broker.as_ref(), &args.job, wish).await?;
+    if submitted.existing && !globals.quiet {
+        output::to_stderr("it was there already: no new run was made");
+    }
     if !args.wait {
         return match globals.output {
             Format::Json => output::json(&submitted),
@@ -111,6 +135,23 @@ pub(super) async fn run(args: RunArgs, globals: &Globals) -> Result<(), CliError
         RunState::Succeeded => Ok(()),
         _ => Err(CliError::silent(Exit::Failed)),
     }
+}
+
+fn same(key: Option<String>, lasts: Option<Seconds>) -> Result<Option<Same>, CliError> {
+    let (Some(key), Some(lasts)) = (key, lasts) else {
+        return Ok(None);
+    };
+    if lasts > Unique::LONGEST {
+        return Err(CliError::new(
+            Exit::Usage,
+            "--unique-for is longer than 31 days",
+        ));
+    }
+    Ok(Some(Same {
+        key,
+        lasts: lasts.get(),
+        holds: Holds::Finished,
+    }))
 }
 
 /// Runs that a job starts belong to the run that starts them.

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{CliError, Exit, Globals, connect, globals::Format, output};
 use crate::{
+    broker::Broker,
     clock,
     job::{JobName, QueueName, Seconds},
     ops::{self, RunFilter},
@@ -18,6 +19,10 @@ pub struct RunsArgs {
     /// Only of this job
     #[arg(long, value_name = "J")]
     job: Option<JobName>,
+
+    /// Only those that this run asked for
+    #[arg(long, value_name = "RUN")]
+    parent: Option<RunId>,
 
     /// Only in this state; may be repeated
     #[arg(long, value_name = "S")]
@@ -45,6 +50,7 @@ pub(super) async fn run(args: RunsArgs, globals: &Globals) -> Result<(), CliErro
     });
     let filter = RunFilter {
         job: args.job,
+        parent: args.parent,
         states: args.state,
         queue: args.queue,
         since,
@@ -107,6 +113,10 @@ pub struct CancelArgs {
     #[arg(value_name = "RUN")]
     run: RunId,
 
+    /// And all runs that it asked for, and those that they asked for
+    #[arg(long, conflicts_with_all = ["wait", "wait_timeout"])]
+    tree: bool,
+
     /// Wait until it has ended
     #[arg(long)]
     wait: bool,
@@ -118,6 +128,9 @@ pub struct CancelArgs {
 
 pub(super) async fn cancel(args: CancelArgs, globals: &Globals) -> Result<(), CliError> {
     let broker = connect::any_broker(globals).await?;
+    if args.tree {
+        return cancel_tree(broker.as_ref(), &args.run, globals).await;
+    }
     let mut record = ops::cancel(broker.as_ref(), &args.run).await?;
     if args.wait && !record.state.is_final() {
         let limit = args.wait_timeout.map(Seconds::get);
@@ -140,6 +153,23 @@ pub(super) async fn cancel(args: CancelArgs, globals: &Globals) -> Result<(), Cl
             format!("it ended as {} before it could be cancelled", record.state),
         )),
         _ => Ok(()),
+    }
+}
+
+async fn cancel_tree(broker: &dyn Broker, run: &RunId, globals: &Globals) -> Result<(), CliError> {
+    let cancelled = ops::cancel_tree(broker, run).await?;
+    match globals.output {
+        Format::Json => output::json(&cancelled),
+        Format::Name => cancelled
+            .iter()
+            .try_for_each(|record| output::to_stdout(&record.run_id.to_string())),
+        Format::Table => cancelled.iter().try_for_each(|record| {
+            let state = match record.state.is_final() {
+                true => record.state.to_string(),
+                false => "is being cancelled by its worker".to_owned(),
+            };
+            output::to_stdout(&format!("{} {state}", record.run_id))
+        }),
     }
 }
 
@@ -179,6 +209,19 @@ fn print(run: &RunRecord) -> Result<(), CliError> {
     }
     if let Some(result) = &run.result {
         rows.push(("result", Some(result.to_string())));
+    }
+    if let Some(waiting) = &run.waiting {
+        let until = waiting
+            .until
+            .map(|until| format!(", starts {}", time(until)));
+        let text = format!(
+            "{} {} since {}{}",
+            waiting.what,
+            waiting.name,
+            time(waiting.since),
+            until.unwrap_or_default()
+        );
+        rows.push(("waiting for", Some(text)));
     }
     for (name, value) in rows {
         if let Some(value) = value {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
-use crate::{job::Values, run::RunMessage};
+use crate::{
+    job::Values,
+    run::{RunMessage, time},
+};
 
 /// The longest text that Linux takes as one variable is 128 KiB, its name included.
 const MAX_VARIABLE: usize = 120 * 1024;
@@ -72,29 +74,15 @@ impl RunContext<'_> {
 
 impl Values for RunContext<'_> {
     fn built_in(&self, name: &str) -> Option<String> {
-        let message = self.message;
         match name {
-            "last_success" => Some(message.last_success.map(time).unwrap_or_default()),
-            "scheduled_for" => Some(time(message.scheduled_for)),
-            "run_id" => Some(message.run_id.to_string()),
-            "job" => Some(message.run_id.job().to_string()),
-            "queue" => Some(message.queue.to_string()),
             "attempt" => Some(self.attempt.to_string()),
-            _ => None,
+            _ => self.message.built_in(name),
         }
     }
 
-    /// Texts as they are, everything else as JSON.
     fn argument(&self, name: &str) -> Option<String> {
-        match self.message.spec.args.get(name)? {
-            Value::String(text) => Some(text.clone()),
-            other => Some(other.to_string()),
-        }
+        self.message.argument(name)
     }
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 /// FNV-1a, 128 bits: the same on every machine and in every version.
@@ -110,6 +98,7 @@ fn fnv1a(text: &str) -> u128 {
 mod tests {
     use super::*;
     use crate::job::{Execute, RunSpec};
+    use chrono::DateTime;
     use serde_json::json;
 
     fn message() -> RunMessage {

@@ -16,6 +16,7 @@ mod spec;
 mod template;
 mod ticks;
 pub mod trigger;
+mod unique;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,7 @@ pub use spec::{Execute, Kill, LeaseLoss, RunSpec, SignalName, SuccessExit};
 pub use template::{Template, TemplateError, Values};
 pub use ticks::Active;
 pub use trigger::Trigger;
+pub use unique::{Holds, Unique};
 
 /// One `[job.NAME]`, with `[defaults]` applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +54,9 @@ pub struct Job {
     pub queue: QueueName,
     /// What becomes of ticks that are late or meet a live run.
     pub policy: Policy,
+    /// Which runs by hand count as the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unique: Option<Box<Unique>>,
     /// What a worker executes, and within which limits.
     pub spec: RunSpec,
 }

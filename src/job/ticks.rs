@@ -104,6 +104,7 @@ mod tests {
             timezone: chrono_tz::UTC,
             queue: "default".parse().unwrap(),
             policy,
+            unique: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),
         }
     }

@@ -30,7 +30,7 @@ pub enum OpsError {
     NotHeld(String),
     /// There is nothing to resume.
     #[error("`{0}` is not paused")]
-    NotPaused(JobName),
+    NotPaused(String),
     /// The job does not come due then; `next` is its first tick after it.
     #[error("`{job}` has no tick at {}", .at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))]
     NoTick {
@@ -49,6 +49,9 @@ pub enum OpsError {
         /// The run in the way.
         live: RunId,
     },
+    /// Many runs at once were asked for.
+    #[error("the runs of `{0}` may not overlap, so only one is accepted at a time")]
+    OneAtATime(JobName),
     /// The run cannot be changed any more.
     #[error("the run `{run}` has ended as {state}")]
     Ended {

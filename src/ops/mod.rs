@@ -23,16 +23,20 @@ pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs, ledgers};
 pub use locks::{HolderView, LockView, WaiterView, locks, release_lock};
 pub use logs::{LogLine, Position, read_logs};
-pub use pause::{PausedJob, Skipped, pause, resume};
+pub use pause::{
+    NewPause, PausedJob, PausedQueue, Skipped, pause, pause_queue, resume, resume_queue,
+};
 pub use retry::retry;
-pub use runs::{RunFilter, cancel, find_run, runs, wait_for};
-pub use submit::{Submission, Submitted, submit};
+pub use runs::{RunFilter, cancel, cancel_tree, find_run, runs, wait_for};
+pub use submit::{Same, Submission, Submitted, Submitter, submit};
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::{
     broker::{self, Broker, Bucket, QueueDepth},
     job::QueueName,
+    plan::Pause,
     run::WorkerStatus,
 };
 
@@ -47,15 +51,19 @@ pub struct QueueView {
     pub running: u64,
     /// The workers that were heard of in the last minute and serve it.
     pub workers: Vec<String>,
+    /// The pause that is in force.
+    pub pause: Option<Pause>,
 }
 
 /// Every queue that the broker knows or a worker serves.
-pub async fn queues(broker: &dyn Broker) -> Result<Vec<QueueView>, OpsError> {
+pub async fn queues(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<QueueView>, OpsError> {
     let depths = broker.queues().await?;
     let workers = workers(broker).await?;
     let mut names: std::collections::BTreeSet<QueueName> =
         depths.iter().map(|depth| depth.queue.clone()).collect();
     names.extend(workers.iter().flat_map(WorkerStatus::served));
+    let paused = pause::paused_queues(broker, now).await?;
+    names.extend(paused.keys().cloned());
     let view = |queue: QueueName| {
         let depth = depths.iter().find(|depth| depth.queue == queue);
         let (waiting, running) = depth.map_or(
@@ -68,6 +76,7 @@ pub async fn queues(broker: &dyn Broker) -> Result<Vec<QueueView>, OpsError> {
         QueueView {
             waiting,
             running,
+            pause: paused.get(&queue).cloned(),
             workers: serving.map(|worker| worker.id.clone()).collect(),
             queue,
         }

@@ -28,6 +28,8 @@ pub struct RunFilter {
     pub job: Option<JobName>,
     /// In one of these states; empty: any.
     pub states: Vec<RunState>,
+    /// Asked for by this run.
+    pub parent: Option<RunId>,
     /// On this queue.
     pub queue: Option<QueueName>,
     /// Published at or after this.
@@ -41,6 +43,7 @@ impl RunFilter {
         self.job
             .as_ref()
             .is_none_or(|job| job == record.run_id.job())
+            && (self.parent.is_none() || self.parent == record.parent)
             && (self.states.is_empty() || self.states.contains(&record.state))
             && self
                 .queue
@@ -67,7 +70,7 @@ pub async fn runs(broker: &dyn Broker, filter: &RunFilter) -> Result<Vec<RunReco
         }
     }
     if filter.states.is_empty() || filter.states.contains(&RunState::Queued) {
-        for pending in waiting(broker).await? {
+        for pending in waiting(broker, PENDING_AT_MOST).await? {
             let Ok(message) = RunMessage::decode(&pending.payload) else {
                 continue;
             };
@@ -113,6 +116,70 @@ pub async fn cancel(broker: &dyn Broker, run_id: &RunId) -> Result<RunRecord, Op
         }
     }
     Err(OpsError::Contended(run_id.clone()))
+}
+
+/// Cancels a run and all that came of it, children before long ones of theirs: the run first, so that it asks
+/// for no more. Returns the records as they are now, that of the run first.
+pub async fn cancel_tree(broker: &dyn Broker, run_id: &RunId) -> Result<Vec<RunRecord>, OpsError> {
+    let root = find(broker, run_id).await?.record;
+    let mut family = BTreeSet::from([run_id.clone()]);
+    let mut cancelled = Vec::new();
+    match cancel(broker, run_id).await {
+        Ok(record) => cancelled.push(record),
+        Err(OpsError::Ended { .. }) => cancelled.push(root),
+        Err(error) => return Err(error),
+    }
+    // Whoever is being cancelled may have asked for one more meanwhile.
+    for _ in 0..TRIES {
+        let mut is_news = false;
+        let all = everything(broker).await?;
+        let mut grown = true;
+        while std::mem::take(&mut grown) {
+            for record in &all {
+                let is_child = record.parent.as_ref().is_some_and(|p| family.contains(p));
+                grown |= is_child && family.insert(record.run_id.clone());
+            }
+        }
+        for record in all {
+            let is_asked = record.state.is_final() || record.cancel_requested_at.is_some();
+            if is_asked || !family.contains(&record.run_id) {
+                continue;
+            }
+            match cancel(broker, &record.run_id).await {
+                Ok(record) => {
+                    is_news = true;
+                    cancelled.push(record);
+                }
+                // It was quicker.
+                Err(OpsError::Ended { .. } | OpsError::UnknownRun(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !is_news {
+            break;
+        }
+    }
+    Ok(cancelled)
+}
+
+/// Every run with a record, and every one that waits.
+async fn everything(broker: &dyn Broker) -> Result<Vec<RunRecord>, OpsError> {
+    let mut all = Vec::new();
+    let mut recorded = BTreeSet::new();
+    for entry in broker::list(broker, Bucket::Runs, "").await? {
+        if let Ok(record) = serde_json::from_slice::<RunRecord>(&entry.value) {
+            recorded.insert(record.run_id.clone());
+            all.push(record);
+        }
+    }
+    for pending in waiting(broker, usize::MAX).await? {
+        if let Ok(message) = RunMessage::decode(&pending.payload)
+            && !recorded.contains(&message.run_id)
+        {
+            all.push(RunRecord::queued(&message));
+        }
+    }
+    Ok(all)
 }
 
 /// Waits until a run has ended. A broker that is away is waited for; `on_outage` hears of it once.
@@ -228,9 +295,9 @@ async fn stored(
     Ok(None)
 }
 
-async fn waiting(broker: &dyn Broker) -> Result<Vec<Pending>, OpsError> {
+async fn waiting(broker: &dyn Broker, at_most: usize) -> Result<Vec<Pending>, OpsError> {
     let (mut from, mut all) = (0, Vec::new());
-    while all.len() < PENDING_AT_MOST {
+    while all.len() < at_most {
         let batch = broker.pending(from, BATCH).await?;
         let Some(last) = batch.last() else { break };
         from = last.sequence + 1;

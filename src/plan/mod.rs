@@ -17,7 +17,7 @@ mod watermark;
 pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
-pub use pause::{MakeUp, PAUSE_PREFIX, Pause};
+pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX};
 pub use shared::{DEFINITION_PREFIX, JOB_STATE_PREFIX, RELOAD_KEY, ReloadStatus, WATERMARK_KEY};
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;

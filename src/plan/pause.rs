@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 /// `pause` and `resume`; beat takes it over into the job's state before it plans with it.
 pub const PAUSE_PREFIX: &str = "pause.";
 
+/// The prefix of the keys `paused_queue.QUEUE` in the state bucket, which hold [`Pause`]: workers take
+/// nothing from that queue as long as it covers now.
+pub const QUEUE_PAUSE_PREFIX: &str = "paused_queue.";
+
 /// A stretch of time in which the ticks of a job are skipped. The last one is kept when it is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {

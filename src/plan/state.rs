@@ -221,6 +221,7 @@ mod tests {
             timezone: chrono_tz::UTC,
             queue: queue.parse().unwrap(),
             policy: Policy::default(),
+            unique: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),
         }
     }

@@ -285,6 +285,7 @@ mod tests {
                 first_run,
                 ..Policy::default()
             },
+            unique: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),
         };
         let state = JobState::first_seen(&job, at(seen), at("00:00:00"));

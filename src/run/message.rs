@@ -1,12 +1,13 @@
 //! The wire contract: what beat publishes and workers in any language read. `docs/protocol.md`
 //! specifies it with examples.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 use super::RunId;
-use crate::job::{Anchor, Job, Overlap, QueueName, RunSpec};
+use crate::job::{Anchor, Job, Overlap, QueueName, RunSpec, Values};
 
 /// The version of the message that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -149,6 +150,34 @@ impl RunMessage {
         }
         Ok(serde_json::from_slice(bytes)?)
     }
+}
+
+impl Values for RunMessage {
+    fn built_in(&self, name: &str) -> Option<String> {
+        match name {
+            "last_success" => Some(self.last_success.map(time).unwrap_or_default()),
+            "scheduled_for" => Some(time(self.scheduled_for)),
+            "run_id" => Some(self.run_id.to_string()),
+            "job" => Some(self.run_id.job().to_string()),
+            "queue" => Some(self.queue.to_string()),
+            // There is none yet.
+            "attempt" => Some(String::new()),
+            _ => None,
+        }
+    }
+
+    /// Texts as they are, everything else as JSON.
+    fn argument(&self, name: &str) -> Option<String> {
+        match self.spec.args.get(name)? {
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+}
+
+/// A time as jobs see it.
+pub fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 #[cfg(test)]

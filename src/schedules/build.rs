@@ -75,6 +75,7 @@ impl Builder<'_> {
                 .or_else(|| defaults.queue.clone())
                 .unwrap_or_default(),
             policy,
+            unique: either(&own.unique, &defaults.unique),
             spec: spec(execute, &own, defaults),
             trigger,
             name,

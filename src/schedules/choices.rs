@@ -1,7 +1,7 @@
 //! The words that keys with a choice take.
 
 use crate::job::{
-    Anchor, CatchUp, FirstRun, LeaseLoss, Overlap,
+    Anchor, CatchUp, FirstRun, Holds, LeaseLoss, Overlap,
     cron::{DstGap, DstRepeat},
 };
 
@@ -24,6 +24,11 @@ pub(super) const OVERLAP: [(&str, Overlap); 4] = [
 ];
 pub(super) const LEASE_LOSS: [(&str, LeaseLoss); 2] =
     [("continue", LeaseLoss::Continue), ("stop", LeaseLoss::Stop)];
+pub(super) const HOLDS: [(&str, Holds); 3] = [
+    ("queued", Holds::Queued),
+    ("running", Holds::Running),
+    ("finished", Holds::Finished),
+];
 pub(super) const ANCHOR: [(&str, Anchor); 3] = [
     ("epoch", Anchor::Epoch),
     ("last_success", Anchor::LastSuccess),

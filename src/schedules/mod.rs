@@ -31,6 +31,7 @@ mod schema;
 mod settings;
 mod size;
 mod source;
+mod unique;
 mod values;
 mod watch;
 

@@ -242,6 +242,19 @@ fn limits() -> Value {
                 "wait": duration("A run that could not start for so long ends as expired"),
             },
         },
+        "unique": {
+            "description": "Requests of the job by hand with the same key get the first run in place of a new one",
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["key"],
+            "properties": {
+                "key": { "description": "Placeholders as in `command`", "type": "string", "minLength": 1 },
+                "for": duration("How long after the first request, at most 31 days"),
+                "while": choice(
+                    "In which state of the first run: until it starts, until it has ended, or even after that",
+                    &["queued", "running", "finished"], "finished"),
+            },
+        },
         "rate": {
             "description": "Runs with the same key, of whichever job, start no faster",
             "type": "object",
@@ -348,6 +361,7 @@ mod tests {
         limits::{CONCURRENCY_KEYS, LOCK_KEYS, RATE_KEYS},
         retry::RETRY_KEYS,
         settings,
+        unique::UNIQUE_KEYS,
         values::KILL_KEYS,
     };
 
@@ -373,6 +387,7 @@ mod tests {
         assert_eq!(inner("kill"), set(KILL_KEYS));
         assert_eq!(inner("concurrency"), set(CONCURRENCY_KEYS));
         assert_eq!(inner("rate"), set(RATE_KEYS));
+        assert_eq!(inner("unique"), set(UNIQUE_KEYS));
         let lock = "/$defs/job/properties/lock/oneOf/1/properties";
         assert_eq!(keys_at(lock), set(LOCK_KEYS));
         let blackout = "/properties/blackout/additionalProperties/properties";

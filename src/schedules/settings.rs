@@ -13,7 +13,7 @@ use super::{
 };
 use crate::job::{
     Anchor, BlackoutName, CatchUp, Concurrency, FirstRun, Kill, LeaseLoss, Lock, Overlap,
-    QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template,
+    QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template, Unique,
     cron::{DstGap, DstRepeat},
 };
 
@@ -45,6 +45,7 @@ pub(super) struct Settings {
     pub(super) lock: Option<Lock>,
     pub(super) concurrency: Option<Concurrency>,
     pub(super) rate: Option<Rate>,
+    pub(super) unique: Option<Unique>,
     pub(super) success_exit: Option<SuccessExit>,
     pub(super) output_limit: Option<u64>,
     pub(super) expires: Option<Seconds>,
@@ -72,7 +73,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 36] = [
+const KEYS: [(&str, Read); 37] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -123,6 +124,7 @@ const KEYS: [(&str, Read); 36] = [
         s.concurrency = values::concurrency(r, k, v);
     }),
     ("rate", |s, r, k, v| s.rate = values::rate(r, k, v)),
+    ("unique", |s, r, k, v| s.unique = values::unique(r, k, v)),
     ("success_exit", |s, r, k, v| {
         s.success_exit = values::success_exit(r, k, v).map(SuccessExit::from);
     }),

@@ -12,6 +12,7 @@ pub(super) use super::{
     limits::{concurrency, lock, rate},
     retry::retry,
     size::size,
+    unique::unique,
 };
 
 pub(super) const KILL_KEYS: [&str; 2] = ["signal", "grace"];

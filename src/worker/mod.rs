@@ -13,6 +13,7 @@ mod claim;
 mod heartbeat;
 mod lease;
 mod log;
+mod pauses;
 mod permits;
 mod registry;
 mod settle;
@@ -31,6 +32,7 @@ use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
     exec::{ExecError, Executor},
 };
+use pauses::Pauses;
 use permits::Waiters;
 use registry::Registry;
 pub use shares::QueueShare;
@@ -91,6 +93,7 @@ struct Shared {
     options: WorkerOptions,
     registry: Registry,
     recording: Arc<Semaphore>,
+    pauses: watch::Sender<Pauses>,
     observer: Observer,
     waiters: Waiters,
     /// Held while a start under a rate is reserved.
@@ -111,6 +114,7 @@ impl Worker {
                 options,
                 registry: Registry::default(),
                 recording: Arc::new(recording),
+                pauses: watch::channel(None).0,
                 observer: Observer::default(),
                 waiters: Waiters::default(),
                 reserving: Mutex::new(()),
@@ -131,6 +135,7 @@ impl Worker {
             beside.clone(),
         ));
         helpers.spawn(cancel::follow(Arc::clone(&shared), beside.clone()));
+        helpers.spawn(pauses::follow(Arc::clone(&shared), beside.clone()));
         helpers.spawn(tend(Arc::clone(&shared), beside.clone()));
         info!(target: "orchestrator::worker", worker = shared.options.id,
             broker = shared.broker.describe(), concurrency = shared.options.concurrency,
@@ -155,17 +160,31 @@ async fn tend(shared: Arc<Shared>, stop: CancellationToken) {
 /// Takes runs as slots become free, until `drain`.
 async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut JoinSet<()>) {
     let slots = Arc::new(Semaphore::new(shared.options.concurrency));
-    let mut queues = shared.options.queues.clone();
+    let mut serving = Serving {
+        queues: shared.options.queues.clone(),
+        pauses: shared.pauses.subscribe(),
+    };
     let mut shares = Shares::default();
-    shares.serve(&queues.borrow_and_update());
+    let mut served = Vec::new();
     let mut outage = Outage::default();
     loop {
         let Some(free) = free_slots(&slots, drain).await else {
             return;
         };
         join_ended(deliveries);
-        if queues.has_changed().unwrap_or(false) {
-            shares.serve(&queues.borrow_and_update());
+        let open = serving.open();
+        if open != served {
+            shares.serve(&open);
+            served = open;
+        }
+        if served.is_empty() {
+            // A pause may end by itself.
+            tokio::select! {
+                () = serving.changed() => {}
+                () = tokio::time::sleep(PULL_WAIT) => {}
+                () = drain.cancelled() => return,
+            }
+            continue;
         }
         // A change of the queues, too, ends a pull: the new ones are not to wait for it.
         let stop = drain.child_token();
@@ -175,7 +194,7 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
             wait: PULL_WAIT,
         };
         let pulling = shared.broker.pull(request, &stop);
-        match stopped_by_change(pulling, &mut queues, &stop).await {
+        match stopped_by_change(pulling, &mut serving, &stop).await {
             Ok(taken) => {
                 outage.over();
                 shares.taken(taken.iter().map(|delivery| &delivery.queue));
@@ -214,22 +233,46 @@ async fn free_slots(
 /// Awaits a pull; asks it to end when other queues are to be served.
 async fn stopped_by_change(
     pulling: impl Future<Output = Result<Vec<Delivery>, BrokerError>>,
-    queues: &mut watch::Receiver<Vec<QueueShare>>,
+    serving: &mut Serving,
     stop: &CancellationToken,
 ) -> Result<Vec<Delivery>, BrokerError> {
     let mut pulling = std::pin::pin!(pulling);
     tokio::select! {
         taken = &mut pulling => taken,
-        () = other_queues(queues) => {
+        () = serving.changed() => {
             stop.cancel();
             pulling.await
         }
     }
 }
 
-async fn other_queues(queues: &mut watch::Receiver<Vec<QueueShare>>) {
-    match queues.changed().await {
-        Ok(()) => queues.mark_changed(),
+/// What a worker is to serve, and what is paused of it.
+struct Serving {
+    queues: watch::Receiver<Vec<QueueShare>>,
+    pauses: watch::Receiver<Pauses>,
+}
+
+impl Serving {
+    /// The queues from which may be taken now; none before it is known what is paused.
+    fn open(&mut self) -> Vec<QueueShare> {
+        match &*self.pauses.borrow_and_update() {
+            Some(pauses) => pauses::open(&self.queues.borrow_and_update(), pauses),
+            None => Vec::new(),
+        }
+    }
+
+    /// Until there is something new. It stays new until [`Serving::open`].
+    async fn changed(&mut self) {
+        tokio::select! {
+            () = told(&mut self.queues) => {}
+            () = told(&mut self.pauses) => {}
+        }
+    }
+}
+
+async fn told<T>(news: &mut watch::Receiver<T>) {
+    match news.changed().await {
+        Ok(()) => news.mark_changed(),
         // Nobody will say anything else.
         Err(_) => std::future::pending().await,
     }

@@ -140,6 +140,7 @@ pub fn job(index: usize, edited: bool) -> Job {
         timezone: chrono_tz::UTC,
         queue: "default".parse().unwrap(),
         policy,
+        unique: None,
         spec: RunSpec::new(Execute::Shell("true".to_owned())),
     }
 }

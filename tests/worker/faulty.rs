@@ -158,7 +158,7 @@ impl Broker for Faulty {
         match bucket {
             Bucket::Runs if expected.is_some() => self.attempt(Op::Record)?,
             Bucket::State if key.starts_with(LAST_RUN_PREFIX) => self.attempt(Op::LastRun)?,
-            Bucket::Runs | Bucket::State | Bucket::Locks | Bucket::Workers => {}
+            Bucket::Runs | Bucket::State | Bucket::Locks | Bucket::Unique(_) | Bucket::Workers => {}
         }
         self.inner
             .compare_and_set(bucket, key, expected, value, durability)

@@ -379,7 +379,7 @@ impl State {
 /// What a write survives when the caller does not say: heartbeats need no sync.
 fn durability(bucket: Bucket) -> Durability {
     match bucket {
-        Bucket::State | Bucket::Runs | Bucket::Locks => Durability::Power,
+        Bucket::State | Bucket::Runs | Bucket::Locks | Bucket::Unique(_) => Durability::Power,
         Bucket::Workers => Durability::Crash,
     }
 }

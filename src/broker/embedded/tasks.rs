@@ -9,7 +9,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{kv::Values, logs::Logs, runs::Runs};
-use crate::{broker::Bucket, store::StoreError};
+use crate::{
+    broker::{Bucket, Lifetime},
+    store::StoreError,
+};
 
 /// How often what is short-lived is cleared away.
 const OFTEN: Duration = Duration::from_secs(10);
@@ -86,6 +89,9 @@ async fn sweep(
     if is_thorough {
         values.expire(Bucket::Runs).await?;
         values.expire(Bucket::Locks).await?;
+        for lifetime in Lifetime::ALL {
+            values.expire(Bucket::Unique(lifetime)).await?;
+        }
         logs.evict().await?;
     }
     Ok(())

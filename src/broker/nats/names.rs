@@ -1,7 +1,7 @@
 //! The names in NATS, from the namespace. Pure.
 
 use crate::{
-    broker::{Bucket, Slot},
+    broker::{Bucket, Lifetime, Slot},
     job::QueueName,
     run::RunId,
 };
@@ -46,6 +46,10 @@ impl Names {
             Bucket::State => "STATE",
             Bucket::Runs => "RUNS",
             Bucket::Locks => "LOCKS",
+            Bucket::Unique(Lifetime::Hour) => "UNIQUE_HOUR",
+            Bucket::Unique(Lifetime::Day) => "UNIQUE_DAY",
+            Bucket::Unique(Lifetime::Week) => "UNIQUE_WEEK",
+            Bucket::Unique(Lifetime::Month) => "UNIQUE_MONTH",
             Bucket::Workers => "WORKERS",
         };
         format!("{}_{name}", self.upper)

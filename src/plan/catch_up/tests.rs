@@ -20,6 +20,7 @@ fn with(seconds: u64, policy: Policy) -> Scheduled {
         timezone: chrono_tz::UTC,
         queue: "default".parse().unwrap(),
         policy,
+        unique: None,
         spec: RunSpec::new(Execute::Shell("true".to_owned())),
     };
     let state = JobState::first_seen(&job, at("00:00:00"), at("00:00:00"));

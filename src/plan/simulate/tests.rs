@@ -18,6 +18,7 @@ fn job(name: &str, seconds: u64, policy: Policy) -> Arc<Job> {
         timezone: chrono_tz::UTC,
         queue: "default".parse().unwrap(),
         policy,
+        unique: None,
         spec: RunSpec::new(Execute::Shell("true".to_owned())),
     })
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::broker::{Bucket, Entry, Revision, embedded::context::split_number};
+use crate::broker::{Bucket, Entry, Lifetime, Revision, embedded::context::split_number};
 
 /// Longest key.
 const MAX_KEY: usize = 512;
@@ -82,6 +82,10 @@ fn bucket_byte(bucket: Bucket) -> u8 {
         Bucket::State => b's',
         Bucket::Runs => b'r',
         Bucket::Locks => b'l',
+        Bucket::Unique(Lifetime::Hour) => b'1',
+        Bucket::Unique(Lifetime::Day) => b'2',
+        Bucket::Unique(Lifetime::Week) => b'3',
+        Bucket::Unique(Lifetime::Month) => b'4',
         Bucket::Workers => b'w',
     }
 }
