@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{info, warn};
 
 use super::{QueueShare, Shared};
 use crate::{
@@ -33,13 +33,17 @@ pub(super) fn open(queues: &[QueueShare], pauses: &BTreeMap<QueueName, Pause>) -
 
 /// Listens until `stop`.
 pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut told = false;
     loop {
         let listened = tokio::select! {
             listened = listen(&shared, &shared.pauses) => listened,
             () = stop.cancelled() => return,
         };
         if let Err(error) = listened {
-            debug!(target: "orchestrator::worker", %error, "not told of paused queues; trying again");
+            if !std::mem::replace(&mut told, true) {
+                warn!(target: "orchestrator::worker", %error,
+                    "not told which queues are paused; trying again");
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}

@@ -170,7 +170,9 @@ impl Broker for Faulty {
     }
 
     async fn watch(&self, bucket: Bucket, prefix: &str) -> Result<Changes, BrokerError> {
-        self.attempt(Op::Watch)?;
+        if bucket == Bucket::Workers {
+            self.attempt(Op::Watch)?;
+        }
         self.inner.watch(bucket, prefix).await
     }
 
