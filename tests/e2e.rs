@@ -27,6 +27,8 @@ mod dead;
 mod explain;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/http.rs"]
+mod http;
 #[path = "e2e/lease_loss.rs"]
 mod lease_loss;
 #[path = "e2e/locks.rs"]

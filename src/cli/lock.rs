@@ -205,7 +205,9 @@ fn end_as(execution: &Execution) -> Result<(), CliError> {
             let code = u8::try_from(128 + signal).unwrap_or(1);
             Err(CliError::silent(Exit::Propagated(code)))
         }
-        crate::run::Exit::NotStarted(_) => Err(CliError::silent(Exit::Failed)),
+        crate::run::Exit::NotStarted(_)
+        | crate::run::Exit::Status(_)
+        | crate::run::Exit::Failed(_) => Err(CliError::silent(Exit::Failed)),
     }
 }
 

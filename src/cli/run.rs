@@ -182,6 +182,6 @@ fn propagate(record: &RunRecord) -> Result<(), CliError> {
             let code = u8::try_from(128 + signal).unwrap_or(1);
             Err(CliError::silent(Exit::Propagated(code)))
         }
-        (_, Some(crate::run::Exit::NotStarted(_)) | None) => Err(CliError::silent(Exit::Failed)),
+        (_, Some(_) | None) => Err(CliError::silent(Exit::Failed)),
     }
 }

@@ -69,8 +69,8 @@ pub(super) struct Prepared {
 }
 
 impl Program {
-    /// Fills in the placeholders of the run's definition.
-    pub fn prepare(context: &RunContext<'_>) -> Result<Self, TemplateError> {
+    /// Fills in the placeholders of the run's definition. `None` if it is a request.
+    pub fn prepare(context: &RunContext<'_>) -> Result<Option<Self>, TemplateError> {
         let spec = &context.message.spec;
         let (name, arguments) = match &spec.execute {
             Execute::Shell(script) => ("/bin/sh".to_owned(), vec!["-c".to_owned(), script.clone()]),
@@ -79,16 +79,17 @@ impl Program {
                 let name = words.next().transpose()?.unwrap_or_default();
                 (name, words.collect::<Result<_, _>>()?)
             }
+            Execute::Http(_) => return Ok(None),
         };
         let json = context.arguments();
-        Ok(Self {
+        Ok(Some(Self {
             name,
             arguments,
             variables: context.variables(&json),
             working_dir: spec.working_dir.clone(),
             stdin: json.into_bytes(),
             streams: Streams::Captured,
-        })
+        }))
     }
 
     /// Everything that the operating system has to be told. Fails with a reason for the run's

@@ -64,7 +64,7 @@ impl RunContext<'_> {
 
     /// W3C trace context: the trace is the run, the span is the attempt, the same wherever they
     /// are computed.
-    fn traceparent(&self) -> String {
+    pub(super) fn traceparent(&self) -> String {
         let run = self.message.run_id.to_string();
         let trace = fnv1a(&run).max(1);
         let span = (fnv1a(&format!("{run}/{}", self.fence)) >> 64).max(1);

@@ -1,4 +1,5 @@
-//! Executes one attempt as a child process: environment, process group, output, timeout, result.
+//! Executes one attempt as a child process (environment, process group, output, timeout, result), or as a
+//! request over HTTP.
 //!
 //! Owns the child from `fork` to the end of the last process that came of it, and the files it is
 //! given.
@@ -11,6 +12,7 @@ mod child;
 mod command;
 mod environment;
 mod guardian;
+mod http;
 mod output;
 mod pump;
 mod result;
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use command::{Program, Streams};
 pub use environment::RunContext;
 pub use guardian::guard;
+pub use http::Prepared as PreparedRequest;
 pub use output::Output;
 pub use tree::Family;
 
@@ -64,6 +67,7 @@ pub struct Executor {
 struct Inner {
     spawners: Spawners,
     scratch: Scratch,
+    clients: http::Clients,
     guardian: Option<Mutex<Guardian>>,
 }
 
@@ -181,6 +185,7 @@ impl Executor {
             inner: Arc::new(Inner {
                 spawners: Spawners::start()?,
                 scratch: Scratch::create()?,
+                clients: http::Clients::default(),
                 guardian: guardian.transpose()?.map(Mutex::new),
             }),
         })
@@ -252,6 +257,17 @@ impl Executor {
             exit,
             result,
         }
+    }
+
+    /// Sends a request, to the end of its answer; dropping the future breaks it off.
+    pub async fn request(
+        &self,
+        prepared: PreparedRequest,
+        limits: Limits,
+        output: &Output,
+        stop: &Stop,
+    ) -> Execution {
+        http::request(&self.inner.clients, prepared, limits, output, stop).await
     }
 
     async fn spawn(&self, program: &Program, result: &std::path::Path) -> Result<Running, String> {

@@ -7,6 +7,7 @@
 pub mod blackout;
 pub mod cron;
 mod duration;
+mod http;
 pub mod interval;
 mod limits;
 mod name;
@@ -22,11 +23,12 @@ use serde::{Deserialize, Serialize};
 
 pub use blackout::Blackout;
 pub use duration::{Seconds, SecondsError};
+pub use http::{Body, HttpRequest, Json, Method};
 pub use interval::Anchor;
 pub use limits::{Concurrency, Lock, PerTime, Rate};
 pub use name::{BlackoutName, JobName, NameError, QueueName};
 pub use policy::{CatchUp, FirstRun, Overlap, Policy};
-pub use retry::{Backoff, RetryPolicy};
+pub use retry::{Backoff, Failure, RetryPolicy};
 pub use spec::{Execute, Kill, LeaseLoss, RunSpec, SignalName, SuccessExit};
 pub use template::{Template, TemplateError, Values};
 pub use ticks::Active;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Seconds;
 
-/// `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit, max_crashes }`
+/// `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit, on_status, not_on_status, max_crashes }`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// How often a run is attempted in all; 1 means never again.
@@ -23,6 +23,12 @@ pub struct RetryPolicy {
     /// These exit codes are never retried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_on_exit: Vec<i32>,
+    /// If not empty, of the answers to requests only those with these statuses are retried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_status: Vec<u16>,
+    /// Answers with these statuses are never retried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_on_status: Vec<u16>,
     /// A run that took more workers with it than this is dead. Their deaths use up no attempt.
     #[serde(
         default = "RetryPolicy::default_max_crashes",
@@ -52,6 +58,8 @@ impl Default for RetryPolicy {
             jitter: 0.1,
             on_exit: Vec::new(),
             not_on_exit: Vec::new(),
+            on_status: Vec::new(),
+            not_on_status: Vec::new(),
             max_crashes: Self::default_max_crashes(),
         }
     }
@@ -68,13 +76,12 @@ impl RetryPolicy {
         *crashes == Self::default_max_crashes()
     }
 
-    /// Whether an attempt that ended with `exit` (None: a signal, a timeout or no start at all)
-    /// may be repeated at all, however many are left.
-    pub fn covers(&self, exit: Option<i32>) -> bool {
-        match exit {
-            Some(code) if self.not_on_exit.contains(&code) => false,
-            Some(code) => self.on_exit.is_empty() || self.on_exit.contains(&code),
-            None => true,
+    /// Whether an attempt that failed so may be repeated at all, however many are left.
+    pub fn covers(&self, failure: Failure) -> bool {
+        match failure {
+            Failure::Exit(code) => is_listed(code, &self.on_exit, &self.not_on_exit),
+            Failure::Status(status) => is_listed(status, &self.on_status, &self.not_on_status),
+            Failure::Other => true,
         }
     }
 
@@ -101,6 +108,21 @@ impl RetryPolicy {
         let factor = 1.0 + self.jitter * (2.0 * seed - 1.0);
         Duration::try_from_secs_f64(capped.as_secs_f64() * factor).unwrap_or(capped)
     }
+}
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// With this exit code.
+    Exit(i32),
+    /// With this status of an answer.
+    Status(u16),
+    /// By a signal or a timeout, without a start at all, or without an answer.
+    Other,
+}
+
+fn is_listed<T: PartialEq>(found: T, only: &[T], not: &[T]) -> bool {
+    !not.contains(&found) && (only.is_empty() || only.contains(&found))
 }
 
 #[cfg(test)]
@@ -146,10 +168,14 @@ mod tests {
     #[test]
     fn exit_codes_decide() {
         let mut policy = policy(Backoff::Fixed(Seconds::from_secs(1)));
-        assert!(policy.covers(Some(1)) && policy.covers(None));
+        let covers = |policy: &RetryPolicy, code| policy.covers(Failure::Exit(code));
+        assert!(covers(&policy, 1) && policy.covers(Failure::Other));
         policy.not_on_exit = vec![2];
-        assert!(!policy.covers(Some(2)) && policy.covers(Some(1)));
+        assert!(!covers(&policy, 2) && covers(&policy, 1));
         policy.on_exit = vec![75];
-        assert!(policy.covers(Some(75)) && !policy.covers(Some(1)));
+        assert!(covers(&policy, 75) && !covers(&policy, 1));
+        assert!(policy.covers(Failure::Status(503)));
+        policy.not_on_status = vec![404];
+        assert!(!policy.covers(Failure::Status(404)) && policy.covers(Failure::Status(503)));
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concurrency, Lock, Rate, RetryPolicy, Seconds, Template};
+use super::{Concurrency, HttpRequest, Lock, Rate, RetryPolicy, Seconds, Template};
 
 /// What to execute, with its limits and retry policy, self-contained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +79,14 @@ impl RunSpec {
         }
     }
 
+    /// Whether a status means success.
+    pub fn expects(&self, status: u16) -> bool {
+        match &self.execute {
+            Execute::Http(http) => http.expects(status),
+            Execute::Command(_) | Execute::Shell(_) => false,
+        }
+    }
+
     /// Whether a run has to hold something before it may start.
     pub fn is_limited(&self) -> bool {
         self.lock.is_some() || self.concurrency.is_some() || self.rate.is_some()
@@ -88,12 +96,21 @@ impl RunSpec {
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         let argv = match &self.execute {
             Execute::Command(argv) => argv.as_slice(),
-            Execute::Shell(_) => &[],
+            Execute::Shell(_) | Execute::Http(_) => &[],
+        };
+        let http = match &self.execute {
+            Execute::Http(http) => Some(http.templates()),
+            Execute::Command(_) | Execute::Shell(_) => None,
         };
         let lock = self.lock.iter().map(|lock| &lock.name);
         let places = self.concurrency.iter().map(|places| &places.key);
         let rate = self.rate.iter().map(|rate| &rate.key);
-        argv.iter().chain(lock).chain(places).chain(rate)
+        let http = http.into_iter().flatten();
+        argv.iter()
+            .chain(http)
+            .chain(lock)
+            .chain(places)
+            .chain(rate)
     }
 
     /// 1 MiB of output is kept unless the job says otherwise.
@@ -128,13 +145,15 @@ impl From<SuccessExit> for Vec<i32> {
 }
 
 /// The program of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Execute {
     /// An argument vector, executed without a shell. Never empty; placeholders are filled in.
     Command(Vec<Template>),
     /// A script for `/bin/sh -c`, taken as it is: no placeholders, arguments by environment.
     Shell(String),
+    /// A request in place of a program.
+    Http(Box<HttpRequest>),
 }
 
 /// What becomes of an attempt whose lease could not be renewed in time.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::RunState;
-use crate::job::{RetryPolicy, RunSpec, Seconds, SignalName};
+use crate::job::{Failure, RetryPolicy, RunSpec, Seconds, SignalName};
 
 /// How the program of an attempt ended, as the operating system tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,10 @@ pub enum Exit {
     Signal(i32),
     /// It could not be started; the reason names program and mend.
     NotStarted(String),
+    /// A request was answered with this status.
+    Status(u16),
+    /// A request was not answered, or not as expected; the reason says why.
+    Failed(String),
 }
 
 /// Why an attempt ended, seen by the worker that held it.
@@ -73,25 +77,30 @@ pub fn retry_after(result: &serde_json::Value) -> Option<Duration> {
 /// A run whose policy allows further attempts, and which used them all up, is dead: somebody has
 /// to decide. A failure that the policy does not retry at all is just failed.
 pub fn dispose(spec: &RunSpec, attempt: u32, ending: &Ending, timing: Timing) -> Disposition {
-    let code = match ending {
+    let failure = match ending {
         Ending::HandedBack => return Disposition::Release,
         Ending::Cancelled(_) => return Disposition::Final(RunState::Cancelled),
         Ending::Exited(Exit::Code(code)) if spec.success_exit.codes().contains(code) => {
             return Disposition::Final(RunState::Succeeded);
         }
-        Ending::Exited(Exit::Code(code)) => Some(*code),
-        Ending::Exited(Exit::Signal(_) | Exit::NotStarted(_)) | Ending::TimedOut(_) => None,
+        Ending::Exited(Exit::Status(status)) if spec.expects(*status) => {
+            return Disposition::Final(RunState::Succeeded);
+        }
+        Ending::Exited(Exit::Code(code)) => Failure::Exit(*code),
+        Ending::Exited(Exit::Status(status)) => Failure::Status(*status),
+        Ending::Exited(Exit::Signal(_) | Exit::NotStarted(_) | Exit::Failed(_))
+        | Ending::TimedOut(_) => Failure::Other,
     };
-    after_failure(&spec.retry, attempt, code, timing)
+    after_failure(&spec.retry, attempt, failure, timing)
 }
 
 fn after_failure(
     retry: &RetryPolicy,
     attempt: u32,
-    code: Option<i32>,
+    failure: Failure,
     timing: Timing,
 ) -> Disposition {
-    if retry.attempts <= 1 || !retry.covers(code) {
+    if retry.attempts <= 1 || !retry.covers(failure) {
         Disposition::Final(RunState::Failed)
     } else if attempt >= retry.attempts {
         Disposition::Final(RunState::Dead)
@@ -106,7 +115,7 @@ impl Exit {
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Code(code) => Some(*code),
-            Self::Signal(_) | Self::NotStarted(_) => None,
+            Self::Signal(_) | Self::NotStarted(_) | Self::Status(_) | Self::Failed(_) => None,
         }
     }
 
@@ -119,6 +128,8 @@ impl Exit {
                 None => format!("signal {number}"),
             },
             Self::NotStarted(reason) => format!("not started: {reason}"),
+            Self::Status(status) => format!("status {status}"),
+            Self::Failed(reason) => reason.clone(),
         }
     }
 }

@@ -190,24 +190,30 @@ fn execute(
     defaults: &Settings,
     name_span: &Range<usize>,
 ) -> Option<Execute> {
-    let present = |settings: &Settings| {
-        settings.place("command").is_some() || settings.place("shell").is_some()
-    };
+    const PROGRAMS: [&str; 3] = ["command", "shell", "http"];
+    let present = |settings: &Settings| PROGRAMS.iter().any(|key| settings.place(key).is_some());
     let from = if present(own) { own } else { defaults };
-    match (from.place("command"), from.place("shell")) {
-        (Some(_), Some(place)) => {
-            let message = "`command` and `shell` exclude each other";
+    let mut given = PROGRAMS
+        .iter()
+        .filter_map(|key| from.place(key).map(|place| (key, place)));
+    match (given.next(), given.next()) {
+        (Some((first, _)), Some((second, place))) => {
+            let message = format!("`{first}` and `{second}` exclude each other");
             let help = "keep the one that the job is to execute".to_owned();
             reader.error_with_help(place.clone(), message, Some(help));
             None
         }
-        (Some(_), None) => from.command.clone().map(Execute::Command),
-        (None, Some(_)) => from.shell.clone().map(Execute::Shell),
-        (None, None) => {
+        (Some(_), None) => {
+            let command = from.command.clone().map(Execute::Command);
+            let shell = from.shell.clone().map(Execute::Shell);
+            let http = from.http.clone().map(Box::new).map(Execute::Http);
+            command.or(shell).or(http)
+        }
+        (None, _) => {
             let misspelt = own.has_misspelt_program() || defaults.has_misspelt_program();
             if !reader.is_broken() && !misspelt {
                 let help = "write for example command = [\"python3\", \"crawl.py\"]".to_owned();
-                let message = "this job has neither `command` nor `shell`";
+                let message = "this job has neither `command` nor `shell` nor `http`";
                 reader.error_with_help(name_span.clone(), message, Some(help));
             }
             None

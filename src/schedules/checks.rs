@@ -53,6 +53,7 @@ pub(super) fn check_size(
     let executed = match &job.spec.execute {
         Execute::Command(command) => command.iter().map(|part| part.source().len() + 4).sum(),
         Execute::Shell(script) => script.len(),
+        Execute::Http(http) => http.templates().map(|part| part.source().len() + 4).sum(),
     };
     let env = job
         .spec

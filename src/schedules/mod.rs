@@ -20,6 +20,7 @@ mod choices;
 mod diagnostic;
 mod document;
 mod files;
+mod http;
 pub mod import;
 mod limits;
 mod moment;

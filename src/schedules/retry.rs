@@ -1,14 +1,15 @@
-//! `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit, max_crashes }`
+//! `retry = { attempts, backoff, initial, max, jitter, on_exit, not_on_exit, on_status, not_on_status, max_crashes }`
 
 use toml::de::DeValue;
 
 use super::{
+    http::statuses,
     reader::{Item, Reader},
     values::exit_codes,
 };
 use crate::job::{Backoff, RetryPolicy, Seconds};
 
-pub(super) const RETRY_KEYS: [&str; 8] = [
+pub(super) const RETRY_KEYS: [&str; 10] = [
     "attempts",
     "backoff",
     "initial",
@@ -16,6 +17,8 @@ pub(super) const RETRY_KEYS: [&str; 8] = [
     "jitter",
     "on_exit",
     "not_on_exit",
+    "on_status",
+    "not_on_status",
     "max_crashes",
 ];
 
@@ -50,6 +53,10 @@ pub(super) fn retry(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Opti
             }
             "on_exit" => policy.on_exit = exit_codes(reader, "retry.on_exit", value)?,
             "not_on_exit" => policy.not_on_exit = exit_codes(reader, "retry.not_on_exit", value)?,
+            "on_status" => policy.on_status = statuses(reader, "retry.on_status", value)?,
+            "not_on_status" => {
+                policy.not_on_status = statuses(reader, "retry.not_on_status", value)?;
+            }
             "max_crashes" => {
                 let read = reader.integer("retry.max_crashes", value, 0..=1000);
                 policy.max_crashes = read.unwrap_or(policy.max_crashes);

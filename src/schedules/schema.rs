@@ -42,6 +42,8 @@ pub fn schema() -> Value {
                 "dependentRequired": { "offset": ["every"] },
                 "allOf": [
                     { "not": { "required": ["command", "shell"] } },
+                    { "not": { "required": ["command", "http"] } },
+                    { "not": { "required": ["shell", "http"] } },
                     { "not": { "required": ["cron", "every"] } },
                     { "not": { "required": ["cron", "at"] } },
                     { "not": { "required": ["every", "at"] } },
@@ -51,6 +53,10 @@ pub fn schema() -> Value {
                 "description": "A duration with units, for example 90s, 15m or 1h 30m",
                 "type": "string",
                 "pattern": DURATION,
+            },
+            "statuses": {
+                "type": "array",
+                "items": { "type": "integer", "minimum": 100, "maximum": 599 },
             },
             "exit_codes": {
                 "type": "array",
@@ -162,6 +168,37 @@ fn due() -> Value {
     })
 }
 
+fn http() -> Value {
+    let text = |about: &str| json!({ "description": about, "type": "string", "minLength": 1 });
+    json!({
+        "description": "A request in place of a program; placeholders as in `command`",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["url"],
+        "properties": {
+            "url": text("Placeholders are percent-encoded, unless the whole URL is one"),
+            "method": choice(
+                "The method", &crate::job::Method::ALL.map(|(name, _)| name), "GET"),
+            "headers": { "type": "object", "additionalProperties": text("Placeholders are filled in") },
+            "body": { "description": "A text is sent as it is, everything else as JSON" },
+            "expect_status": {
+                "description": "The statuses that mean success, 200 to 299 by default",
+                "$ref": "#/$defs/statuses",
+            },
+            "expect_body": text("The answer must contain this"),
+            "redirects": {
+                "description": "How many are followed",
+                "type": "integer", "minimum": 0, "maximum": 20, "default": 5,
+            },
+            "max_body": {
+                "description": "A longer answer is a failure: bytes, or a text such as 1 MiB",
+                "oneOf": [{ "type": "integer", "minimum": 0, "maximum": 1 << 30 }, { "type": "string" }],
+                "default": "1 MiB",
+            },
+        },
+    })
+}
+
 fn executed() -> Value {
     json!({
         "queue": {
@@ -181,6 +218,7 @@ fn executed() -> Value {
             "type": "string",
             "minLength": 1,
         },
+        "http": http(),
         "args": {
             "description": "Default arguments; those of a run by hand are laid over them",
             "type": "object",
@@ -320,6 +358,14 @@ fn policies() -> Value {
                     "description": "These exit codes are never retried",
                     "$ref": "#/$defs/exit_codes",
                 },
+                "on_status": {
+                    "description": "If not empty, of the answers to requests only these statuses are retried",
+                    "$ref": "#/$defs/statuses",
+                },
+                "not_on_status": {
+                    "description": "Answers with these statuses are never retried",
+                    "$ref": "#/$defs/statuses",
+                },
                 "max_crashes": {
                     "description": "A run that took more workers with it than this is dead",
                     "type": "integer", "minimum": 0, "maximum": 1000, "default": 3,
@@ -358,6 +404,7 @@ mod tests {
     use super::*;
     use crate::schedules::{
         blackout::BLACKOUT_KEYS,
+        http::HTTP_KEYS,
         limits::{CONCURRENCY_KEYS, LOCK_KEYS, RATE_KEYS},
         retry::RETRY_KEYS,
         settings,
@@ -388,6 +435,7 @@ mod tests {
         assert_eq!(inner("concurrency"), set(CONCURRENCY_KEYS));
         assert_eq!(inner("rate"), set(RATE_KEYS));
         assert_eq!(inner("unique"), set(UNIQUE_KEYS));
+        assert_eq!(inner("http"), set(HTTP_KEYS));
         let lock = "/$defs/job/properties/lock/oneOf/1/properties";
         assert_eq!(keys_at(lock), set(LOCK_KEYS));
         let blackout = "/properties/blackout/additionalProperties/properties";

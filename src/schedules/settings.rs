@@ -12,8 +12,8 @@ use super::{
     values,
 };
 use crate::job::{
-    Anchor, BlackoutName, CatchUp, Concurrency, FirstRun, Kill, LeaseLoss, Lock, Overlap,
-    QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template, Unique,
+    Anchor, BlackoutName, CatchUp, Concurrency, FirstRun, HttpRequest, Kill, LeaseLoss, Lock,
+    Overlap, QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template, Unique,
     cron::{DstGap, DstRepeat},
 };
 
@@ -35,6 +35,7 @@ pub(super) struct Settings {
     pub(super) queue: Option<QueueName>,
     pub(super) command: Option<Vec<Template>>,
     pub(super) shell: Option<String>,
+    pub(super) http: Option<HttpRequest>,
     pub(super) args: Option<serde_json::Map<String, serde_json::Value>>,
     pub(super) env: Option<BTreeMap<String, String>>,
     pub(super) working_dir: Option<PathBuf>,
@@ -73,7 +74,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 37] = [
+const KEYS: [(&str, Read); 38] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -107,6 +108,7 @@ const KEYS: [(&str, Read); 37] = [
     ("queue", |s, r, k, v| s.queue = r.name(k, v)),
     ("command", |s, r, k, v| s.command = values::command(r, k, v)),
     ("shell", |s, r, k, v| s.shell = values::shell(r, k, v)),
+    ("http", |s, r, k, v| s.http = values::http(r, k, v)),
     ("args", |s, r, k, v| s.args = values::args(r, k, v)),
     ("env", |s, r, k, v| s.env = values::env(r, k, v)),
     ("working_dir", |s, r, k, v| {
@@ -162,7 +164,7 @@ const KEYS: [(&str, Read); 37] = [
 ];
 
 /// Keys of later versions: refused, but not as mistakes.
-const LATER: [&str; 3] = ["http", "env_file", "limits"];
+const LATER: [&str; 2] = ["env_file", "limits"];
 
 /// The names of all keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
@@ -208,7 +210,7 @@ impl Settings {
         item: &Item<'_>,
         scope: Scope<'_>,
     ) {
-        if name == "http" || nearest(name, ["command", "shell"]).is_some() {
+        if nearest(name, ["command", "shell", "http"]).is_some() {
             self.seen.push((MISSPELT_PROGRAM, span.clone()));
         }
         let place = match scope {

@@ -9,6 +9,7 @@ use super::reader::{Item, Located, Reader};
 use crate::job::{BlackoutName, Kill, SignalName, Template, TemplateError};
 
 pub(super) use super::{
+    http::http,
     limits::{concurrency, lock, rate},
     retry::retry,
     size::size,
@@ -208,7 +209,7 @@ pub(super) fn args(
     item: &Item<'_>,
 ) -> Option<serde_json::Map<String, serde_json::Value>> {
     let table = reader.table(key, item)?;
-    let read = |(name, item)| Some((plain(name), json(reader, key, item)?));
+    let read = |(name, item)| Some((plain(name), argument(reader, key, item)?));
     let values: Vec<_> = table.iter().map(read).collect();
     values.into_iter().collect()
 }
@@ -218,14 +219,21 @@ fn plain(key: &toml::Spanned<toml::de::DeString<'_>>) -> String {
 }
 
 /// The same value as JSON; dates become texts.
-fn json(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<serde_json::Value> {
+pub(super) fn argument(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<serde_json::Value> {
     use serde_json::Value;
     let number = match item.get_ref() {
         DeValue::String(text) => return Some(Value::String(text.to_string())),
         DeValue::Boolean(value) => return Some(Value::Bool(*value)),
         DeValue::Datetime(moment) => return Some(Value::String(moment.to_string())),
         DeValue::Array(items) => {
-            let values: Vec<_> = items.iter().map(|item| json(reader, key, item)).collect();
+            let values: Vec<_> = items
+                .iter()
+                .map(|item| argument(reader, key, item))
+                .collect();
             return values.into_iter().collect::<Option<_>>().map(Value::Array);
         }
         DeValue::Table(_) => return args(reader, key, item).map(Value::Object),

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     broker::{self, BrokerError, DeadLetter, Delivery},
     clock,
-    exec::{Ended, Execution, Limits, Output, Program, RunContext},
-    job::{Anchor, LeaseLoss},
+    exec::{Ended, Execution, Limits, Output, PreparedRequest, Program, RunContext},
+    job::{Anchor, Execute, LeaseLoss},
     run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
 };
 
@@ -174,12 +174,12 @@ async fn execute(
         lock: permits.lock.as_ref().map(|(name, token)| (&**name, *token)),
         hand_on: &shared.options.hand_on,
     };
-    let program = match Program::prepare(&context) {
-        Ok(program) => program,
-        Err(error) => {
+    let work = match prepare(&context) {
+        Ok(work) => work,
+        Err(reason) => {
             return Execution {
                 ended: Ended::ByItself,
-                exit: Exit::NotStarted(error.to_string()),
+                exit: Exit::NotStarted(reason),
                 result: None,
             };
         }
@@ -191,10 +191,11 @@ async fn execute(
     let output = Output::new(claimed.attempt);
     let ended = CancellationToken::new();
     let running = async {
-        let execution = shared
-            .executor
-            .execute(program, limits, &output, &held.ending.stop)
-            .await;
+        let (executor, stop) = (&shared.executor, &held.ending.stop);
+        let execution = match work {
+            Work::Program(program) => executor.execute(program, limits, &output, stop).await,
+            Work::Request(request) => executor.request(*request, limits, &output, stop).await,
+        };
         ended.cancel();
         execution
     };
@@ -211,6 +212,26 @@ async fn execute(
     );
     let both = async { tokio::join!(running, carrying).0 };
     shared.kept(message, claimed.fence, held, both).await
+}
+
+/// What an attempt does.
+enum Work {
+    Program(Program),
+    Request(Box<PreparedRequest>),
+}
+
+/// Fills in the placeholders; fails with a reason for the record.
+fn prepare(context: &RunContext<'_>) -> Result<Work, String> {
+    match &context.message.spec.execute {
+        Execute::Http(http) => PreparedRequest::prepare(http, context)
+            .map(Box::new)
+            .map(Work::Request),
+        Execute::Command(_) | Execute::Shell(_) => {
+            let program = Program::prepare(context).map_err(|error| error.to_string())?;
+            let program = program.ok_or("there is nothing to execute")?;
+            Ok(Work::Program(program))
+        }
+    }
 }
 
 impl Shared {

@@ -39,11 +39,11 @@ pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
             listened = listen(&shared, &shared.pauses) => listened,
             () = stop.cancelled() => return,
         };
-        if let Err(error) = listened {
-            if !std::mem::replace(&mut told, true) {
-                warn!(target: "orchestrator::worker", %error,
-                    "not told which queues are paused; trying again");
-            }
+        if let Err(error) = listened
+            && !std::mem::replace(&mut told, true)
+        {
+            warn!(target: "orchestrator::worker", %error,
+                "not told which queues are paused; trying again");
         }
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}

@@ -193,9 +193,10 @@ impl Shared {
 
 fn is_remembered(message: &RunMessage) -> bool {
     let names_it = match &message.spec.execute {
-        Execute::Command(argv) => argv
-            .iter()
-            .any(|part| part.source().contains("{last_success}")),
+        Execute::Command(_) | Execute::Http(_) => {
+            let mut templates = message.spec.templates();
+            templates.any(|part| part.source().contains("{last_success}"))
+        }
         Execute::Shell(script) => script.contains("ORCHESTRATOR_LAST_SUCCESS"),
     };
     names_it || message.anchor.is_some() || message.run_id.tick().is_some()
