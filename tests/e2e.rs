@@ -41,6 +41,8 @@ mod pause;
 mod redelivery;
 #[path = "e2e/reload.rs"]
 mod reload;
+#[path = "e2e/secrets.rs"]
+mod secrets;
 #[path = "e2e/submit.rs"]
 mod submit;
 #[path = "e2e/up.rs"]

@@ -12,7 +12,7 @@ use super::{
     events, guardian,
     schedules::SchedulesArgs,
     service,
-    worker::{Limits, hand_on},
+    worker::{Limits, credentials, hand_on},
 };
 use crate::{
     beat::{Beat, BeatOptions},
@@ -92,6 +92,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
+        credentials: credentials(args.limits.credentials_dir),
         ..WorkerOptions::following(service::instance_id(), queues)
     };
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;

@@ -1,6 +1,6 @@
 //! `orchestrator worker`
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -50,6 +50,10 @@ pub(super) struct Limits {
     )]
     pub(super) lease: Lease,
 
+    /// Where the credentials that jobs name are: a file each [default: systemd's `CREDENTIALS_DIRECTORY`]
+    #[arg(long, env = "ORCHESTRATOR_CREDENTIALS_DIR", value_name = "DIR")]
+    pub(super) credentials_dir: Option<PathBuf>,
+
     /// How long running jobs may go on after SIGTERM, before they are handed back [default: 60s, `up`: 10s]
     #[arg(long, env = "ORCHESTRATOR_DRAIN_TIMEOUT", value_name = "D")]
     pub(super) drain_timeout: Option<Seconds>,
@@ -86,6 +90,7 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
+        credentials: credentials(args.limits.credentials_dir),
         ..WorkerOptions::new(service::instance_id(), args.queues)
     };
     let worker = Worker::new(broker, options)?;
@@ -98,6 +103,13 @@ impl From<ExecError> for CliError {
     fn from(error: ExecError) -> Self {
         Self::new(Exit::Failed, error)
     }
+}
+
+/// The directory of credentials, absolute.
+pub(super) fn credentials(given: Option<PathBuf>) -> Option<PathBuf> {
+    let of_the_unit = || std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let directory = given.or_else(of_the_unit)?;
+    Some(std::path::absolute(&directory).unwrap_or(directory))
 }
 
 /// What a job's own `orchestrator` commands need to reach the same broker.

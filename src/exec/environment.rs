@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::Secrets;
 use crate::{
     job::Values,
     run::{RunMessage, time},
@@ -23,6 +24,8 @@ pub struct RunContext<'a> {
     pub fence: u64,
     /// The lock that it holds, with the token.
     pub lock: Option<(&'a str, u64)>,
+    /// What only the program may see.
+    pub secrets: &'a Secrets,
     /// What the worker hands on, so that a job reaches the same broker.
     pub hand_on: &'a BTreeMap<String, String>,
 }
@@ -39,6 +42,7 @@ impl RunContext<'_> {
     pub(super) fn variables(&self, arguments: &str) -> BTreeMap<String, String> {
         let message = self.message;
         let mut variables = self.hand_on.clone();
+        variables.extend(self.secrets.variables());
         variables.extend(message.spec.env.clone());
         let last_success = message.last_success.map(time).unwrap_or_default();
         let of_the_run = [
@@ -83,6 +87,10 @@ impl Values for RunContext<'_> {
     fn argument(&self, name: &str) -> Option<String> {
         self.message.argument(name)
     }
+
+    fn credential(&self, name: &str) -> Option<String> {
+        self.secrets.credential(name).cloned()
+    }
 }
 
 /// FNV-1a, 128 bits: the same on every machine and in every version.
@@ -100,6 +108,8 @@ mod tests {
     use crate::job::{Execute, RunSpec};
     use chrono::DateTime;
     use serde_json::json;
+
+    static NO_SECRETS: std::sync::LazyLock<Secrets> = std::sync::LazyLock::new(Secrets::default);
 
     fn message() -> RunMessage {
         let mut spec = RunSpec::new(Execute::Shell("true".to_owned()));
@@ -134,6 +144,7 @@ mod tests {
             attempt: 2,
             fence: 3,
             lock: Some(("cookie-jar", 7)),
+            secrets: &NO_SECRETS,
             hand_on,
         }
     }

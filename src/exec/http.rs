@@ -64,6 +64,10 @@ impl<V: Values> Values for Encoded<'_, V> {
     fn argument(&self, name: &str) -> Option<String> {
         self.0.argument(name).map(|value| encode(&value))
     }
+
+    fn credential(&self, name: &str) -> Option<String> {
+        self.0.credential(name).map(|value| encode(&value))
+    }
 }
 
 fn encode(text: &str) -> String {

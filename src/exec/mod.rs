@@ -17,6 +17,7 @@ mod output;
 mod pump;
 mod result;
 mod ring;
+mod secrets;
 mod spawn;
 mod start;
 mod tree;
@@ -38,6 +39,7 @@ pub use environment::RunContext;
 pub use guardian::guard;
 pub use http::Prepared as PreparedRequest;
 pub use output::Output;
+pub use secrets::{Redactor, Secrets};
 pub use tree::Family;
 
 use crate::{
@@ -248,6 +250,7 @@ impl Executor {
             }
         };
         let ((ended, exit), ()) = tokio::join!(supervised, drained);
+        output.finish();
         let result = file.read().unwrap_or_else(|remark| {
             output.remark(&remark.to_string());
             None
@@ -267,7 +270,9 @@ impl Executor {
         output: &Output,
         stop: &Stop,
     ) -> Execution {
-        http::request(&self.inner.clients, prepared, limits, output, stop).await
+        let execution = http::request(&self.inner.clients, prepared, limits, output, stop).await;
+        output.finish();
+        execution
     }
 
     async fn spawn(&self, program: &Program, result: &std::path::Path) -> Result<Running, String> {

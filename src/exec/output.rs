@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::ring::Ring;
+use super::{Redactor, ring::Ring};
 use crate::{
     broker::{LogChunk, LogStream},
     clock,
@@ -14,25 +14,61 @@ use crate::{
 /// The newest output of one attempt that is not stored yet, at most 256 KiB.
 #[derive(Debug)]
 pub struct Output {
-    ring: Mutex<Ring>,
+    kept: Mutex<Kept>,
+    redactor: Option<Redactor>,
     arrived: Notify,
+}
+
+#[derive(Debug)]
+struct Kept {
+    ring: Ring,
+    /// What may be the beginning of a secret, of each stream that has some.
+    pending: Vec<(LogStream, Vec<u8>)>,
 }
 
 impl Output {
     /// Nothing yet.
     pub fn new(attempt: u32) -> Self {
         Self {
-            ring: Mutex::new(Ring::new(attempt)),
+            kept: Mutex::new(Kept {
+                ring: Ring::new(attempt),
+                pending: Vec::new(),
+            }),
+            redactor: None,
             arrived: Notify::new(),
         }
     }
 
+    /// Hides secrets in what is added.
+    #[must_use]
+    pub fn hiding(self, redactor: Option<Redactor>) -> Self {
+        Self { redactor, ..self }
+    }
+
     /// Adds output; the oldest goes if there is no room.
     pub fn push(&self, stream: LogStream, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.ring().push(stream, clock::now(), bytes);
-            self.arrived.notify_one();
+        if bytes.is_empty() {
+            return;
         }
+        let mut kept = self.kept();
+        match &self.redactor {
+            None => kept.ring.push(stream, clock::now(), bytes),
+            Some(redactor) => kept.push_hidden(redactor, stream, bytes),
+        }
+        self.arrived.notify_one();
+    }
+
+    /// Adds what was held back: there is nothing more to come.
+    pub fn finish(&self) {
+        let Some(redactor) = &self.redactor else {
+            return;
+        };
+        let mut kept = self.kept();
+        for (stream, mut pending) in std::mem::take(&mut kept.pending) {
+            let ready = redactor.take(&mut pending, true);
+            kept.ring.push(stream, clock::now(), &ready);
+        }
+        self.arrived.notify_one();
     }
 
     /// Adds a line of the worker's own.
@@ -42,22 +78,22 @@ impl Output {
 
     /// Takes the oldest chunk.
     pub fn pop(&self) -> Option<LogChunk> {
-        self.ring().pop()
+        self.kept().ring.pop()
     }
 
     /// Gives back what [`Output::pop`] took, to be taken again.
     pub fn put_back(&self, chunk: LogChunk) {
-        self.ring().put_back(chunk);
+        self.kept().ring.put_back(chunk);
     }
 
     /// How many chunks there are.
     pub fn chunks(&self) -> usize {
-        self.ring().len()
+        self.kept().ring.len()
     }
 
     /// How many bytes the attempt wrote.
     pub fn written(&self) -> u64 {
-        self.ring().written()
+        self.kept().ring.written()
     }
 
     /// Waits until something was added since the last call.
@@ -65,7 +101,23 @@ impl Output {
         self.arrived.notified().await;
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn push_hidden(&mut self, redactor: &Redactor, stream: LogStream, bytes: &[u8]) {
+        let known = self.pending.iter().position(|(of, _)| *of == stream);
+        let at = known.unwrap_or_else(|| {
+            self.pending.push((stream, Vec::new()));
+            self.pending.len() - 1
+        });
+        let pending = &mut self.pending[at].1;
+        pending.extend_from_slice(bytes);
+        let ready = redactor.take(pending, false);
+        if !ready.is_empty() {
+            self.ring.push(stream, clock::now(), &ready);
+        }
     }
 }

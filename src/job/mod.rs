@@ -26,7 +26,7 @@ pub use duration::{Seconds, SecondsError};
 pub use http::{Body, HttpRequest, Json, Method};
 pub use interval::Anchor;
 pub use limits::{Concurrency, Lock, PerTime, Rate};
-pub use name::{BlackoutName, JobName, NameError, QueueName};
+pub use name::{BlackoutName, CredentialName, JobName, NameError, QueueName};
 pub use policy::{CatchUp, FirstRun, Overlap, Policy};
 pub use retry::{Backoff, Failure, RetryPolicy};
 pub use spec::{Execute, Kill, LeaseLoss, RunSpec, SignalName, SuccessExit};

@@ -107,6 +107,11 @@ name_type! {
 }
 
 name_type! {
+    /// The name of a credential: of a file on the worker.
+    CredentialName
+}
+
+name_type! {
     /// The name of a blackout, unique over all schedule files.
     BlackoutName
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concurrency, HttpRequest, Lock, Rate, RetryPolicy, Seconds, Template};
+use super::{Concurrency, CredentialName, HttpRequest, Lock, Rate, RetryPolicy, Seconds, Template};
 
 /// What to execute, with its limits and retry policy, self-contained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,12 @@ pub struct RunSpec {
     /// Added to the worker's environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Files of variables, read on the worker.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_files: Vec<PathBuf>,
+    /// Secrets, read on the worker.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<CredentialName>,
     /// Where the program starts; the worker's own directory if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<PathBuf>,
@@ -57,6 +63,8 @@ impl RunSpec {
             execute,
             args: serde_json::Map::new(),
             env: BTreeMap::new(),
+            env_files: Vec::new(),
+            credentials: Vec::new(),
             working_dir: None,
             timeout: None,
             kill: Kill::default(),

@@ -1,4 +1,4 @@
-//! Placeholders in argument vectors: `{arg.NAME}`, `{last_success}`, `{scheduled_for}`, `{run_id}`,
+//! Placeholders in texts: `{arg.NAME}`, `{credential.NAME}` (in requests only), `{last_success}`, `{scheduled_for}`, `{run_id}`,
 //! `{job}`, `{queue}` and `{attempt}`. `{{` and `}}` stand for braces.
 //!
 //! Checked when the schedule is loaded; filled in by the worker, one argument at a time, so a value
@@ -18,6 +18,7 @@ enum Part<'t> {
     Text(&'t str),
     Value(&'t str),
     Argument(&'t str),
+    Credential(&'t str),
 }
 
 /// Gives placeholders their values.
@@ -26,6 +27,10 @@ pub trait Values {
     fn built_in(&self, name: &str) -> Option<String>;
     /// The value of `{arg.NAME}`.
     fn argument(&self, name: &str) -> Option<String>;
+    /// The value of `{credential.NAME}`.
+    fn credential(&self, _name: &str) -> Option<String> {
+        None
+    }
 }
 
 /// Why a template could not be read or filled in.
@@ -40,6 +45,9 @@ pub enum TemplateError {
     /// Not a placeholder of ours.
     #[error("`{{{0}}}` is not a placeholder; there are `{{arg.NAME}}`, {known}", known = known())]
     Unknown(String),
+    /// The job has no such credential.
+    #[error("the job has no credential `{0}`; name it in `credential`")]
+    NoCredential(String),
     /// The run has no such argument.
     #[error("the run has no argument `{0}`; give it with `--arg {0}=VALUE` or in `args`")]
     Missing(String),
@@ -71,7 +79,15 @@ impl Template {
     pub fn arguments(&self) -> impl Iterator<Item = &str> {
         parts(&self.0).filter_map(|part| match part {
             Ok(Part::Argument(name)) => Some(name),
-            Ok(Part::Text(_) | Part::Value(_)) | Err(_) => None,
+            Ok(Part::Text(_) | Part::Value(_) | Part::Credential(_)) | Err(_) => None,
+        })
+    }
+
+    /// The names of the credentials that this template needs.
+    pub fn credentials(&self) -> impl Iterator<Item = &str> {
+        parts(&self.0).filter_map(|part| match part {
+            Ok(Part::Credential(name)) => Some(name),
+            Ok(Part::Text(_) | Part::Value(_) | Part::Argument(_)) | Err(_) => None,
         })
     }
 
@@ -84,6 +100,10 @@ impl Template {
                 Part::Value(name) => match values.built_in(name) {
                     Some(value) => text.push_str(&value),
                     None => return Err(TemplateError::Unknown(name.to_owned())),
+                },
+                Part::Credential(name) => match values.credential(name) {
+                    Some(value) => text.push_str(&value),
+                    None => return Err(TemplateError::NoCredential(name.to_owned())),
                 },
                 Part::Argument(name) => match values.argument(name) {
                     Some(value) => text.push_str(&value),
@@ -146,6 +166,12 @@ fn first(text: &str) -> Result<(Part<'_>, &str), TemplateError> {
 }
 
 fn placeholder(name: &str) -> Result<Part<'_>, TemplateError> {
+    if let Some(credential) = name
+        .strip_prefix("credential.")
+        .filter(|name| !name.is_empty())
+    {
+        return Ok(Part::Credential(credential));
+    }
     match name.strip_prefix("arg.") {
         Some(argument) if !argument.is_empty() => Ok(Part::Argument(argument)),
         None if Template::BUILT_IN.contains(&name) => Ok(Part::Value(name)),

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::{
-    checks::{check_arguments, check_lease_loss, check_size},
+    checks::{check_arguments, check_credentials, check_lease_loss, check_size},
     moment::{moment, whole},
     policy::policy,
     reader::{Located, Reader},
@@ -82,6 +82,7 @@ impl Builder<'_> {
         };
         check_arguments(reader, &job, &name_span);
         check_lease_loss(reader, &job, &own);
+        check_credentials(reader, &job, &name_span);
         check_size(reader, &job, name_span, self.now)?;
         Some(job)
     }
@@ -303,6 +304,16 @@ fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {
     RunSpec {
         args,
         env,
+        env_files: own
+            .env_files
+            .clone()
+            .or_else(|| defaults.env_files.clone())
+            .unwrap_or_default(),
+        credentials: own
+            .credentials
+            .clone()
+            .or_else(|| defaults.credentials.clone())
+            .unwrap_or_default(),
         working_dir: own
             .working_dir
             .clone()

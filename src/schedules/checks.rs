@@ -89,3 +89,14 @@ pub(super) fn check_size(
         }
     }
 }
+
+/// A request can only use the credentials that its job names.
+pub(super) fn check_credentials(reader: &mut Reader<'_>, job: &Job, name_span: &Range<usize>) {
+    let mut used = job.spec.templates().flat_map(Template::credentials);
+    let is_named = |name: &str| job.spec.credentials.iter().any(|own| own.as_str() == name);
+    if let Some(name) = used.find(|name| !is_named(name)) {
+        let message = format!("`{{credential.{name}}}` is used, but the job does not name it");
+        let help = format!("write credential = \"{name}\"");
+        reader.error_with_help(name_span.clone(), message, Some(help));
+    }
+}

@@ -12,8 +12,8 @@ use super::{
     values,
 };
 use crate::job::{
-    Anchor, BlackoutName, CatchUp, Concurrency, FirstRun, HttpRequest, Kill, LeaseLoss, Lock,
-    Overlap, QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template, Unique,
+    Anchor, BlackoutName, CatchUp, Concurrency, CredentialName, FirstRun, HttpRequest, Kill,
+    LeaseLoss, Lock, Overlap, QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template, Unique,
     cron::{DstGap, DstRepeat},
 };
 
@@ -38,6 +38,8 @@ pub(super) struct Settings {
     pub(super) http: Option<HttpRequest>,
     pub(super) args: Option<serde_json::Map<String, serde_json::Value>>,
     pub(super) env: Option<BTreeMap<String, String>>,
+    pub(super) env_files: Option<Vec<PathBuf>>,
+    pub(super) credentials: Option<Vec<CredentialName>>,
     pub(super) working_dir: Option<PathBuf>,
     pub(super) timeout: Option<Seconds>,
     pub(super) kill: Option<Kill>,
@@ -74,7 +76,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 38] = [
+const KEYS: [(&str, Read); 40] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -111,8 +113,14 @@ const KEYS: [(&str, Read); 38] = [
     ("http", |s, r, k, v| s.http = values::http(r, k, v)),
     ("args", |s, r, k, v| s.args = values::args(r, k, v)),
     ("env", |s, r, k, v| s.env = values::env(r, k, v)),
+    ("env_file", |s, r, k, v| {
+        s.env_files = r.one_or_more(k, v, |r, v| values::path(r, k, v));
+    }),
+    ("credential", |s, r, k, v| {
+        s.credentials = r.one_or_more(k, v, |r, v| r.name(k, v));
+    }),
     ("working_dir", |s, r, k, v| {
-        s.working_dir = values::working_dir(r, k, v);
+        s.working_dir = values::path(r, k, v);
     }),
     ("timeout", |s, r, k, v| s.timeout = r.positive(k, v)),
     ("kill", |s, r, k, v| s.kill = values::kill(r, k, v)),
@@ -164,7 +172,7 @@ const KEYS: [(&str, Read); 38] = [
 ];
 
 /// Keys of later versions: refused, but not as mistakes.
-const LATER: [&str; 2] = ["env_file", "limits"];
+const LATER: [&str; 1] = ["limits"];
 
 /// The names of all keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {

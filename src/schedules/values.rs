@@ -133,8 +133,16 @@ pub(super) fn template(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> O
 }
 
 fn with_placeholders(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Template> {
+    // Names and arguments are seen by others.
+    let allows_secrets = key.starts_with("http.");
     let text = reader.plain_text(key, item)?;
     match text.parse::<Template>() {
+        Ok(template) if !allows_secrets && template.credentials().next().is_some() => {
+            let message = format!("`{key}`: a credential would be seen by others here");
+            let help = "use it in the headers or the body of `http`; a program finds it in its environment as CREDENTIAL_…".to_owned();
+            reader.error_with_help(item.span(), message, Some(help));
+            None
+        }
         Ok(template) => Some(template),
         Err(error) => {
             template_error(reader, item, &text, &error);
@@ -157,9 +165,10 @@ fn template_error(reader: &mut Reader<'_>, item: &Item<'_>, text: &str, error: &
     }
     let message = match error {
         TemplateError::Unknown(name) => format!("unknown placeholder `{{{name}}}`"),
-        TemplateError::Open(_) | TemplateError::Close(_) | TemplateError::Missing(_) => {
-            error.to_string()
-        }
+        TemplateError::Open(_)
+        | TemplateError::Close(_)
+        | TemplateError::Missing(_)
+        | TemplateError::NoCredential(_) => error.to_string(),
     };
     let help = help.map(|near| format!("{near} There are {{arg.NAME}}, {}", placeholder_names()));
     reader.error_with_help(
@@ -296,7 +305,7 @@ pub(super) fn env(
 }
 
 /// Made absolute: relative to the directory of the file.
-pub(super) fn working_dir(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<PathBuf> {
+pub(super) fn path(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<PathBuf> {
     let text = reader.plain_text(key, item)?;
     if text.is_empty() {
         reader.error(item.span(), format!("`{key}` is empty"));

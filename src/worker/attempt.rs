@@ -17,7 +17,7 @@ use super::{
 use crate::{
     broker::{self, BrokerError, DeadLetter, Delivery},
     clock,
-    exec::{Ended, Execution, Limits, Output, PreparedRequest, Program, RunContext},
+    exec::{Ended, Execution, Limits, Output, PreparedRequest, Program, RunContext, Secrets},
     job::{Anchor, Execute, LeaseLoss},
     run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
 };
@@ -167,35 +167,45 @@ async fn execute(
     (claimed, permits): (&Claimed, &Permits),
     held: &Held,
 ) -> Execution {
+    let not_started = |reason| Execution {
+        ended: Ended::ByItself,
+        exit: Exit::NotStarted(reason),
+        result: None,
+    };
+    let directory = shared.options.credentials.as_deref();
+    let secrets = match Secrets::load(&message.spec, directory) {
+        Ok(secrets) => secrets,
+        Err(reason) => return not_started(reason),
+    };
     let context = RunContext {
         message,
         attempt: claimed.attempt,
         fence: claimed.fence,
+        secrets: &secrets,
         lock: permits.lock.as_ref().map(|(name, token)| (&**name, *token)),
         hand_on: &shared.options.hand_on,
     };
     let work = match prepare(&context) {
         Ok(work) => work,
         Err(reason) => {
-            return Execution {
-                ended: Ended::ByItself,
-                exit: Exit::NotStarted(reason),
-                result: None,
-            };
+            let mut execution = not_started(reason);
+            secrets.hide(&mut execution);
+            return execution;
         }
     };
     let limits = Limits {
         timeout: message.spec.timeout,
         kill: message.spec.kill,
     };
-    let output = Output::new(claimed.attempt);
+    let output = Output::new(claimed.attempt).hiding(secrets.redactor());
     let ended = CancellationToken::new();
     let running = async {
         let (executor, stop) = (&shared.executor, &held.ending.stop);
-        let execution = match work {
+        let mut execution = match work {
             Work::Program(program) => executor.execute(program, limits, &output, stop).await,
             Work::Request(request) => executor.request(*request, limits, &output, stop).await,
         };
+        secrets.hide(&mut execution);
         ended.cancel();
         execution
     };

@@ -30,7 +30,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
-    exec::{ExecError, Executor},
+    exec::{ExecError, Executor, Secrets},
 };
 use pauses::Pauses;
 use permits::Waiters;
@@ -56,6 +56,8 @@ pub struct WorkerOptions {
     pub drain_timeout: Duration,
     /// Variables for every job, so that its own commands reach the same broker.
     pub hand_on: BTreeMap<String, String>,
+    /// Where credentials are.
+    pub credentials: Option<PathBuf>,
     /// What ends the jobs' processes if this one is killed; see [`Executor::start`].
     pub guardian: Option<PathBuf>,
 }
@@ -74,6 +76,7 @@ impl WorkerOptions {
             concurrency: 8,
             drain_timeout: Duration::from_secs(60),
             hand_on: BTreeMap::new(),
+            credentials: None,
             guardian: None,
         }
     }
@@ -98,6 +101,7 @@ struct Shared {
     waiters: Waiters,
     /// Held while a start under a rate is reserved.
     reserving: Mutex<()>,
+    no_secrets: Secrets,
     /// A broker that is away is not waited for any more.
     at_once: CancellationToken,
 }
@@ -118,6 +122,7 @@ impl Worker {
                 observer: Observer::default(),
                 waiters: Waiters::default(),
                 reserving: Mutex::new(()),
+                no_secrets: Secrets::default(),
                 at_once: CancellationToken::new(),
             }),
         })

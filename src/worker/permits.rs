@@ -149,6 +149,7 @@ impl Shared {
             attempt: 0,
             fence: applicant.fence,
             lock: None,
+            secrets: &self.no_secrets,
             hand_on: &self.options.hand_on,
         };
         let fill = |template: &Template| template.render(&context);

@@ -51,6 +51,7 @@ fn mistakes_in_limits_name_the_mend() {
             "concurrency = { key = \"a\", limit = 0 }",
             "concurrency.limit",
         ),
+        ("lock = \"{credential.x}\"", "a credential would be seen"),
         ("rate = { limit = \"2/s\" }", "needs `key` and `limit`"),
         ("rate = { key = \"a\", limit = \"2\" }", "\"2/s\""),
         (
@@ -62,4 +63,19 @@ fn mistakes_in_limits_name_the_mend() {
         let error = only_error(&with(lines));
         assert!(error.contains(part), "{lines}: {error}");
     }
+}
+
+#[test]
+fn a_request_names_its_credentials() {
+    let request = |more: &str| {
+        format!(
+            "[job.x]\n{more}\nhttp = {{ url = \"https://x\", headers = {{ A = \"{{credential.token}}\" }} }}\n"
+        )
+    };
+    let error = only_error(&request(""));
+    assert!(error.contains("credential = \"token\""), "{error}");
+    let job = job(&request("credential = \"token\""), "x");
+    assert_eq!(job.spec.credentials[0].as_str(), "token");
+    let error = only_error("[job.x]\ncommand = [\"a\", \"{credential.token}\"]\n");
+    assert!(error.contains("CREDENTIAL_"), "{error}");
 }

@@ -1,0 +1,329 @@
+//! What a job is told that nobody else may see: credentials and files of variables, read on the worker
+//! when an attempt starts, and hidden in everything that is kept of it.
+
+use std::{collections::BTreeMap, fmt, fs, io, path::Path};
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use serde_json::Value;
+
+use super::Execution;
+use crate::{
+    job::{CredentialName, RunSpec},
+    run::Exit,
+};
+
+/// What stands for a secret.
+const HIDDEN: &[u8] = b"***";
+/// Shorter texts are not hidden: they are everywhere.
+const SHORTEST: usize = 4;
+/// Shorter lines of a secret that has several are not hidden each on its own.
+const SHORTEST_LINE: usize = 8;
+/// Largest file of secrets.
+const LARGEST: u64 = 1 << 20;
+
+/// The secrets of one attempt.
+#[derive(Default)]
+pub struct Secrets {
+    variables: BTreeMap<String, String>,
+    credentials: BTreeMap<String, String>,
+    redactor: Option<Redactor>,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secrets").finish_non_exhaustive()
+    }
+}
+
+impl Secrets {
+    /// Reads what the job names. Fails with a reason for the run's record that names the file.
+    pub fn load(spec: &RunSpec, directory: Option<&Path>) -> Result<Self, String> {
+        let mut secrets = Self::default();
+        for path in &spec.env_files {
+            secrets.variables.extend(variables(path)?);
+        }
+        for name in &spec.credentials {
+            let value = credential(name, directory)?;
+            secrets.credentials.insert(name.to_string(), value);
+        }
+        let all = secrets
+            .variables
+            .values()
+            .chain(secrets.credentials.values());
+        secrets.redactor = Redactor::of(all.map(String::as_str));
+        Ok(secrets)
+    }
+
+    /// The credential with this name.
+    pub(super) fn credential(&self, name: &str) -> Option<&String> {
+        self.credentials.get(name)
+    }
+
+    /// What a program finds in its environment: the variables of the files, and each credential under
+    /// its name in capitals after `CREDENTIAL_`.
+    pub(super) fn variables(&self) -> impl Iterator<Item = (String, String)> {
+        let credentials = self.credentials.iter().map(|(name, value)| {
+            let name = name.to_ascii_uppercase().replace('-', "_");
+            (format!("CREDENTIAL_{name}"), value.clone())
+        });
+        let variables = self.variables.iter();
+        let variables = variables.map(|(name, value)| (name.clone(), value.clone()));
+        variables.chain(credentials)
+    }
+
+    /// What hides them.
+    pub fn redactor(&self) -> Option<Redactor> {
+        self.redactor.clone()
+    }
+
+    /// Hides them in what is recorded of an execution.
+    pub fn hide(&self, execution: &mut Execution) {
+        let Some(redactor) = &self.redactor else {
+            return;
+        };
+        if let Exit::NotStarted(reason) | Exit::Failed(reason) = &mut execution.exit {
+            *reason = redactor.text(reason);
+        }
+        if let Some(result) = &mut execution.result {
+            redactor.value(result);
+        }
+    }
+}
+
+/// Hides secrets in bytes.
+#[derive(Clone)]
+pub struct Redactor {
+    secrets: Vec<Vec<u8>>,
+    finder: AhoCorasick,
+}
+
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redactor").finish_non_exhaustive()
+    }
+}
+
+impl Redactor {
+    /// `None` if there is nothing to hide.
+    fn of<'a>(values: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let mut secrets = Vec::new();
+        for value in values {
+            if value.len() >= SHORTEST {
+                secrets.push(value.as_bytes().to_vec());
+            }
+            let lines = value.lines().map(str::trim);
+            let lines = lines.filter(|line| line.len() >= SHORTEST_LINE && *line != value);
+            secrets.extend(lines.map(|line| line.as_bytes().to_vec()));
+        }
+        let finder = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&secrets);
+        match finder {
+            Ok(finder) if !secrets.is_empty() => Some(Self { secrets, finder }),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Takes what is complete out of `pending`, with the secrets hidden. What may be the beginning of one
+    /// stays, unless it is the end.
+    pub(super) fn take(&self, pending: &mut Vec<u8>, is_end: bool) -> Vec<u8> {
+        let mut keep = match is_end {
+            true => pending.len(),
+            false => self.beginning(pending),
+        };
+        let mut ready = Vec::with_capacity(keep);
+        let mut done = 0;
+        for found in self.finder.find_iter(pending.as_slice()) {
+            if found.start() >= keep {
+                break;
+            }
+            ready.extend_from_slice(&pending[done..found.start()]);
+            ready.extend_from_slice(HIDDEN);
+            done = found.end();
+            keep = keep.max(done);
+        }
+        ready.extend_from_slice(&pending[done..keep]);
+        pending.drain(..keep);
+        ready
+    }
+
+    /// Where the longest end of `bytes` begins that a secret could go on from.
+    fn beginning(&self, bytes: &[u8]) -> usize {
+        let longest = self.secrets.iter().map(Vec::len).max().unwrap_or(0);
+        let first = bytes.len().saturating_sub(longest.saturating_sub(1));
+        let could_go_on = |at: &usize| {
+            let end = &bytes[*at..];
+            let mut secrets = self.secrets.iter();
+            secrets.any(|secret| secret.len() > end.len() && secret.starts_with(end))
+        };
+        (first..bytes.len())
+            .find(could_go_on)
+            .unwrap_or(bytes.len())
+    }
+
+    fn text(&self, text: &str) -> String {
+        let mut pending = text.as_bytes().to_vec();
+        String::from_utf8_lossy(&self.take(&mut pending, true)).into_owned()
+    }
+
+    fn value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
+            Value::Object(fields) => {
+                let old = std::mem::take(fields);
+                for (name, mut field) in old {
+                    self.value(&mut field);
+                    fields.insert(self.text(&name), field);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+fn credential(name: &CredentialName, directory: Option<&Path>) -> Result<String, String> {
+    let Some(directory) = directory else {
+        return Err(format!(
+            "the credential `{name}` cannot be read: this worker has no directory of credentials; start it with --credentials-dir, or with LoadCredential={name}:PATH in its unit"
+        ));
+    };
+    let path = directory.join(name.as_str());
+    let text = read(&path).map_err(|error| {
+        format!(
+            "the credential `{name}` cannot be read on this worker: {}: {error}",
+            path.display()
+        )
+    })?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+fn variables(path: &Path) -> Result<BTreeMap<String, String>, String> {
+    let shown = path.display();
+    let text = read(path)
+        .map_err(|error| format!("`env_file` cannot be read on this worker: {shown}: {error}"))?;
+    parse(&text).map_err(|line| {
+        format!("`env_file` {shown}, line {line}: not a variable; write NAME=VALUE")
+    })
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > LARGEST {
+        return Err(io::Error::other("it has more than 1 MiB"));
+    }
+    fs::read_to_string(path)
+}
+
+/// Reads `NAME=VALUE` lines as systemd's `EnvironmentFile` has them: empty lines and those that begin with
+/// `#` or `;` do not count, one pair of quotes around a value is taken off, nothing else is interpreted.
+/// Fails with the number of the line.
+fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
+    let mut variables = BTreeMap::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let (name, value) = line.split_once('=').ok_or(number)?;
+        let (name, value) = (name.trim(), value.trim());
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty() || !name.chars().all(allowed) || value.contains('\0') {
+            return Err(number);
+        }
+        let unquoted = ['"', '\'']
+            .iter()
+            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+        variables.insert(name.to_owned(), unquoted.unwrap_or(value).to_owned());
+    }
+    Ok(variables)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn redactor(secrets: &[&str]) -> Redactor {
+        Redactor::of(secrets.iter().copied()).unwrap()
+    }
+
+    fn in_pieces(redactor: &Redactor, pieces: &[&[u8]]) -> Vec<u8> {
+        let (mut pending, mut out) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            pending.extend_from_slice(piece);
+            out.extend(redactor.take(&mut pending, false));
+        }
+        out.extend(redactor.take(&mut pending, true));
+        out
+    }
+
+    #[test]
+    fn secrets_are_hidden_wherever_the_output_is_cut() {
+        let redactor = redactor(&["hunter2!", "hunter2!longer", "two\nlines-of-it"]);
+        let text = b"a hunter2! b hunter2!longer hunter hunter2!long lines-of-it";
+        let whole = in_pieces(&redactor, &[text]);
+        assert_eq!(whole, b"a *** b *** hunter ***long ***");
+        for cut in 0..text.len() {
+            let (first, second) = text.split_at(cut);
+            assert_eq!(in_pieces(&redactor, &[first, second]), whole, "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_secret_does_not_wait() {
+        let redactor = redactor(&["hunter2!"]);
+        let mut pending = b"a prompt: ".to_vec();
+        assert_eq!(redactor.take(&mut pending, false), b"a prompt: ");
+        pending.extend(b"hun");
+        assert_eq!(redactor.take(&mut pending, false), b"");
+        pending.extend(b"gry");
+        assert_eq!(redactor.take(&mut pending, false), b"hungry");
+    }
+
+    #[test]
+    fn short_texts_are_not_secrets() {
+        assert!(Redactor::of(["", "a", "abc"].into_iter()).is_none());
+    }
+
+    #[test]
+    fn results_are_redacted_with_their_names() {
+        let mut value = serde_json::json!({ "hunter2!": ["x hunter2! y", 3, null] });
+        redactor(&["hunter2!"]).value(&mut value);
+        assert_eq!(value, serde_json::json!({ "***": ["x *** y", 3, null] }));
+    }
+
+    #[test]
+    fn files_of_variables_are_read() {
+        let text = "# c\n; c\n\nA=1\nexport B = two words \nC=\"q # $x\"\nD='it''s'\nE=\n";
+        let read = parse(text).unwrap();
+        let read: Vec<_> = read.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "q # $x"),
+            ("D", "it''s"),
+            ("E", ""),
+        ];
+        assert_eq!(read, expected);
+        assert_eq!(parse("A=1\nnonsense\n"), Err(2));
+        assert_eq!(parse("A B=1\n"), Err(1));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_of_a_secret_is_left_over(
+            secrets in prop::collection::vec("[ab]{4,8}", 1..4),
+            pieces in prop::collection::vec("[ab]{0,12}", 0..8),
+        ) {
+            let all: Vec<_> = secrets.iter().map(String::as_str).collect();
+            let redactor = redactor(&all);
+            let parts: Vec<_> = pieces.iter().map(|piece| piece.as_bytes()).collect();
+            let out = String::from_utf8(in_pieces(&redactor, &parts)).unwrap();
+            for secret in &secrets {
+                prop_assert!(!out.contains(secret.as_str()), "{out} has {secret}");
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Credentials and files of variables: seen by the job, hidden from everybody else.
+
+use serde_json::Value;
+
+use crate::support::{Installation, wait_for};
+
+const PASSWORD: &str = "correct horse battery staple";
+const TOKEN: &str = "tok-8d7f6a5b";
+
+const JOBS: &str = r#"
+[job.shout]
+credential = "site-password"
+env_file = "secrets.env"
+shell = '''
+printf '%s|' "$CREDENTIAL_SITE_PASSWORD" "$SITE_TOKEN"
+printf 'corr'; sleep 0.3; printf 'ect horse'; sleep 0.3; printf ' battery staple\n'
+echo "$SITE_TOKEN" >&2
+echo "{\"token\": \"$SITE_TOKEN\", \"seen\": \"$(printf '%s' "$CREDENTIAL_SITE_PASSWORD$SITE_TOKEN" | sha256sum)\"}" > $ORCHESTRATOR_RESULT
+exit 3'''
+[job.header]
+credential = "site-password"
+http = { url = "http://127.0.0.1:1/{credential.site-password}", headers = { Authorization = "Bearer {credential.site-password}" } }
+[job.nowhere]
+credential = "none-such"
+command = ["true"]
+[job.unread]
+env_file = "absent.env"
+command = ["true"]
+"#;
+
+fn ended(here: &Installation, job: &str) -> Value {
+    let run = here.run(&["-o", "json", "run", job, "--wait"]);
+    serde_json::from_str(&run.stdout).unwrap()
+}
+
+#[test]
+fn secrets_reach_the_job_and_nothing_else() {
+    let here = Installation::new();
+    std::fs::create_dir(here.path("credentials")).unwrap();
+    std::fs::write(
+        here.path("credentials/site-password"),
+        format!("{PASSWORD}\n"),
+    )
+    .unwrap();
+    let file = here.path("schedules/secrets.env");
+    std::fs::write(file, format!("# for the site\nSITE_TOKEN='{TOKEN}'\n")).unwrap();
+    here.schedule("a.toml", JOBS);
+    let directory = here.path("credentials").display().to_string();
+    let up = here.start("up", &["up", "--credentials-dir", &directory]);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(3).cloned());
+
+    let run = ended(&here, "shout");
+    assert_eq!(run["attempts"][0]["exit"]["code"], 3, "{run}");
+    assert_eq!(run["result"]["token"], "***");
+    let seen = run["result"]["seen"].as_str().unwrap();
+    let both = format!("{PASSWORD}{TOKEN}");
+    assert!(
+        seen.starts_with(&sha256(&both)),
+        "the job saw something else"
+    );
+    let id = run["run_id"].as_str().unwrap();
+    let logs = here.run(&["logs", id]);
+    assert_eq!(logs.stdout, "***|***|***\n");
+    assert_eq!(logs.stderr, "***\n");
+
+    let refused = ended(&here, "header");
+    assert_eq!(refused["state"], "failed", "{refused}");
+    for (job, part) in [
+        ("nowhere", "credentials/none-such"),
+        ("unread", "absent.env"),
+    ] {
+        let run = ended(&here, job);
+        let reason = run["reason"].as_str().unwrap();
+        assert!(reason.contains(part), "{reason}");
+    }
+
+    assert!(up.stop().success());
+    // The broker's files, the log of `up`, whatever else there is.
+    for entry in files(&here.path(".")) {
+        let name = entry.display().to_string();
+        if name.contains("credentials/") || name.ends_with("secrets.env") {
+            continue;
+        }
+        let bytes = std::fs::read(&entry).unwrap();
+        for secret in [PASSWORD, TOKEN] {
+            let found = bytes
+                .windows(secret.len())
+                .any(|part| part == secret.as_bytes());
+            assert!(!found, "{name} has a secret");
+        }
+    }
+}
+
+fn sha256(text: &str) -> String {
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+    let mut child = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let out = child.wait_with_output().unwrap();
+    String::from_utf8(out.stdout).unwrap()[..64].to_owned()
+}
+
+fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => found.extend(files(&entry.path())),
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    found
+}
