@@ -1,13 +1,18 @@
 //! `orchestrator logs RUN`
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     time::Duration,
 };
 
+use anstream::adapter::StripBytes;
 use clap::Args;
 
-use super::{CliError, Globals, connect, globals::Format, output};
+use super::{
+    CliError, Globals, connect,
+    globals::{Color, Format},
+    output,
+};
 use crate::{
     broker::{Broker, LogStream},
     ops::{self, LogLine, Position},
@@ -17,7 +22,7 @@ use crate::{
 /// How often new output is looked for under `-f`.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// The output of a run
+/// The output of a run, as the job wrote it; `--color never` takes colours out
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// The run
@@ -39,9 +44,17 @@ pub(super) async fn run(args: LogsArgs, globals: &Globals) -> Result<(), CliErro
     let mut record = ops::find_run(broker, &args.run).await?;
     let mut position = Position::default();
     let mut all = Vec::new();
+    let mut plain = Plain::new(globals.color);
     loop {
         let ended = record.state.is_final();
-        drain(broker, &args, globals, &mut position, &mut all).await?;
+        drain(
+            broker,
+            &args,
+            globals,
+            &mut position,
+            (&mut all, &mut plain),
+        )
+        .await?;
         if ended || !args.follow {
             break;
         }
@@ -59,7 +72,7 @@ async fn drain(
     args: &LogsArgs,
     globals: &Globals,
     position: &mut Position,
-    all: &mut Vec<LogLine>,
+    (all, plain): (&mut Vec<LogLine>, &mut Plain),
 ) -> Result<(), CliError> {
     loop {
         let lines = ops::read_logs(broker, &args.run, position).await?;
@@ -69,10 +82,46 @@ async fn drain(
         match globals.output {
             Format::Json => all.extend(lines),
             Format::Table | Format::Name => {
-                for line in &lines {
-                    print(line, args.timestamps)?;
+                for line in lines {
+                    print(&plain.strip(line), args.timestamps)?;
                 }
             }
+        }
+    }
+}
+
+/// Takes colours and other control sequences out, if that is wanted. A sequence may be cut by the pieces of
+/// the output; each stream has its own.
+struct Plain(Option<[StripBytes; 2]>);
+
+impl Plain {
+    fn new(color: Color) -> Self {
+        let wanted = match color {
+            Color::Never => true,
+            // What goes into a file is to be what the job wrote.
+            Color::Auto => io::stdout().is_terminal() && !output::stdout_is_colored(),
+            Color::Always => false,
+        };
+        Self(wanted.then(|| [StripBytes::new(), StripBytes::new()]))
+    }
+
+    fn strip(&mut self, line: LogLine) -> LogLine {
+        let Some([out, other]) = &mut self.0 else {
+            return line;
+        };
+        let stripper = match line.stream {
+            LogStream::Stdout => out,
+            LogStream::Stderr | LogStream::Worker => other,
+        };
+        let bytes: Vec<u8> = stripper
+            .strip_next(&line.bytes)
+            .flatten()
+            .copied()
+            .collect();
+        LogLine {
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+            bytes,
+            ..line
         }
     }
 }

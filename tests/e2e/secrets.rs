@@ -123,3 +123,27 @@ fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     found
 }
+
+#[test]
+fn logs_keep_bytes_and_colours_unless_they_are_not_wanted() {
+    let here = Installation::new();
+    here.schedule(
+        "a.toml",
+        r"[job.paint]
+shell = '''
+printf '\033[31mred\033[0m \377\000\n'
+printf '\033[3'; sleep 0.4; printf '2mgreen\n' '''
+",
+    );
+    let _up = here.up(&[]);
+    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
+    let run = ended(&here, "paint");
+    let id = run["run_id"].as_str().unwrap();
+    let raw = here.bytes(&["logs", id]);
+    assert_eq!(raw, b"\x1b[31mred\x1b[0m \xff\x00\n\x1b[32mgreen\n");
+    let plain = here.bytes(&["--color", "never", "logs", id]);
+    assert!(
+        plain.starts_with(b"red ") && plain.ends_with(b"green\n"),
+        "{plain:?}"
+    );
+}

@@ -123,6 +123,11 @@ impl Installation {
         }
     }
 
+    /// Runs a command; its standard output as it is.
+    pub fn bytes(&self, args: &[&str]) -> Vec<u8> {
+        self.command(args).output().unwrap().stdout
+    }
+
     /// Runs a command that must succeed; its standard output as JSON.
     pub fn json(&self, args: &[&str]) -> Value {
         let ended = self.run(&[args, &["-o", "json"]].concat());
