@@ -15,6 +15,8 @@ mod anchor;
 mod beat_crash;
 #[path = "e2e/blackout.rs"]
 mod blackout;
+#[path = "e2e/chaos.rs"]
+mod chaos;
 #[path = "e2e/clock.rs"]
 mod clock;
 #[path = "e2e/commands.rs"]

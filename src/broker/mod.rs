@@ -65,6 +65,12 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// delivery names the lease in force.
     fn lease(&self) -> Duration;
 
+    /// For how long this handle has not lost its connection. A broker that was away may have forgotten how
+    /// long the leases are that it had given, and take them for over at once.
+    fn undisturbed_for(&self) -> Duration {
+        Duration::MAX
+    }
+
     /// Stores a run. What was stored survives the death of every process involved.
     async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError>;
 

@@ -71,6 +71,9 @@ pub struct Delivery {
     /// How long it may go without renewal. All workers of a queue share one lease, which need not
     /// be the one that was asked for.
     pub lease: Duration,
+    /// How long ago it came, when the pull returned: its lease has run for so long at least.
+    #[serde(default)]
+    pub held_for: Duration,
     /// The bytes that were published, by whomever.
     #[serde(with = "base64_bytes")]
     pub payload: Vec<u8>,

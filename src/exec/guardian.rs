@@ -33,6 +33,8 @@ use crate::clock;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at all processes.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks that are not expected to find any.
+const LATER: Duration = Duration::from_millis(250);
 
 /// What a worker writes into the pipe: a tag, and the uptime in milliseconds until which its processes
 /// may live; 0: until further notice. Small enough to be written at once.
@@ -138,13 +140,18 @@ fn watch(family: Family) -> io::Result<()> {
     loop {
         let now = clock::uptime();
         let due = deadlines.due(now);
-        if !due.is_empty() && kill_all(|tag| family.includes(tag) && due.contains(&tag)) {
-            for tag in due {
-                // Their children are the next ones.
-                deadlines.set(tag, milliseconds(now + PAUSE));
-            }
-        }
-        let wait = deadlines.next().map(|next| next.saturating_sub(now));
+        let again = match due.is_empty() {
+            true => None,
+            // Their children are the next ones, or one that is being started just now.
+            false => Some(
+                match kill_all(|tag| family.includes(tag) && due.contains(&tag)) {
+                    true => PAUSE,
+                    false => LATER,
+                },
+            ),
+        };
+        let wait = deadlines.next(now).map(|next| next.saturating_sub(now));
+        let wait = again.into_iter().chain(wait).min();
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
         let mut readable = [PollFd::new(&input, PollFlags::IN)];
         match poll(&mut readable, wait.as_ref()) {
@@ -172,19 +179,18 @@ impl Deadlines {
         };
     }
 
-    /// Takes those whose time is over.
-    fn due(&mut self, now: Duration) -> Vec<Tag> {
+    /// Those whose time is over, until they are set anew.
+    fn due(&self, now: Duration) -> Vec<Tag> {
         let now = milliseconds(now);
         let over = self.0.iter().filter(|(_, until)| **until <= now);
-        let over: Vec<_> = over.map(|(tag, _)| *tag).collect();
-        for tag in &over {
-            self.0.remove(tag);
-        }
-        over
+        over.map(|(tag, _)| *tag).collect()
     }
 
-    fn next(&self) -> Option<Duration> {
-        self.0.values().min().copied().map(Duration::from_millis)
+    /// When the next one will be due.
+    fn next(&self, now: Duration) -> Option<Duration> {
+        let now = milliseconds(now);
+        let later = self.0.values().copied().filter(|until| *until > now);
+        later.min().map(Duration::from_millis)
     }
 }
 
@@ -235,18 +241,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadlines_are_moved_and_come_due_once() {
+    fn deadlines_are_moved_and_stay_due_until_they_are() {
         let second = Duration::from_secs;
         let mut deadlines = Deadlines::default();
         deadlines.set(Tag(1), 1_000);
         deadlines.set(Tag(2), 5_000);
         deadlines.set(Tag(1), 7_000);
-        assert_eq!(deadlines.next(), Some(second(5)));
+        assert_eq!(deadlines.next(second(0)), Some(second(5)));
         assert_eq!(deadlines.due(second(4)), []);
         assert_eq!(deadlines.due(second(5)), [Tag(2)]);
-        assert_eq!(deadlines.due(second(6)), []);
+        assert_eq!(deadlines.next(second(5)), Some(second(7)));
+        assert_eq!(deadlines.due(second(6)), [Tag(2)], "until it is set anew");
+        deadlines.set(Tag(2), 0);
         deadlines.set(Tag(1), 0);
-        assert_eq!(deadlines.next(), None);
+        assert_eq!(deadlines.due(second(9)), []);
+        assert_eq!(deadlines.next(second(6)), None);
     }
 
     #[test]

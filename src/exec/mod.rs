@@ -49,7 +49,7 @@ use crate::{
 use child::Running;
 use guardian::Guardian;
 use result::Scratch;
-use spawn::Spawners;
+use spawn::{Asked, Spawners};
 use tree::{Lineage, Tag};
 
 /// How long pipes may stay open after all that is known to have come of the program has ended: whoever
@@ -218,7 +218,7 @@ impl Executor {
         stop: &Stop,
     ) -> Execution {
         let file = self.inner.scratch.file();
-        let mut running = match self.spawn(&program, file.path()).await {
+        let (mut running, told) = match self.spawn(&program, file.path(), stop).await {
             Ok(running) => running,
             Err(reason) => {
                 output.remark(&reason);
@@ -233,11 +233,12 @@ impl Executor {
         let pipes = running.take_pipes();
         let supervised = async {
             let tag = running.tag();
+            // Until the last of its processes has ended.
+            let _told = told;
             let end = tokio::select! {
                 end = child::supervise(running, limits, output, stop) => end,
                 never = self.inner.tell_deadlines(tag, stop) => match never {},
             };
-            self.inner.forget_deadline(tag, stop);
             gone.cancel();
             end
         };
@@ -275,14 +276,28 @@ impl Executor {
         execution
     }
 
-    async fn spawn(&self, program: &Program, result: &std::path::Path) -> Result<Running, String> {
+    async fn spawn(
+        &self,
+        program: &Program,
+        result: &Path,
+        stop: &Stop,
+    ) -> Result<(Running, Option<Told>), String> {
         let prepared = program.prepared(result)?;
         let lineage = Lineage::begin();
-        let child = self.inner.spawners.spawn(prepared, lineage.tag()).await;
+        // Told before there is anything to kill: this process may stand still right after.
+        let deadline = *stop.deadline.borrow();
+        let told = self.inner.tell(lineage.tag(), deadline);
+        let asked = Asked {
+            prepared,
+            tag: lineage.tag(),
+            deadline,
+        };
+        let child = self.inner.spawners.spawn(asked).await;
         let child = child.map_err(|error| program.not_started(&error))?;
-        Running::adopt(child, lineage).map_err(|error| {
+        let running = Running::adopt(child, lineage).map_err(|error| {
             format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")
-        })
+        })?;
+        Ok((running, told))
     }
 }
 
@@ -302,9 +317,26 @@ impl Inner {
         std::future::pending().await
     }
 
-    fn forget_deadline(&self, tag: Tag, stop: &Stop) {
-        if let (Some(guardian), Some(_)) = (&self.guardian, *stop.deadline.borrow()) {
-            lock(guardian).tell(tag, None);
+    /// Tells the guardian of a deadline; it forgets it when the returned value is dropped.
+    fn tell(self: &Arc<Self>, tag: Tag, deadline: Option<Duration>) -> Option<Told> {
+        let (guardian, deadline) = (self.guardian.as_ref()?, deadline?);
+        lock(guardian).tell(tag, Some(deadline));
+        let inner = Arc::clone(self);
+        Some(Told { inner, tag })
+    }
+}
+
+/// A deadline that the guardian knows of.
+#[derive(Debug)]
+struct Told {
+    inner: Arc<Inner>,
+    tag: Tag,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(guardian) = &self.inner.guardian {
+            lock(guardian).tell(self.tag, None);
         }
     }
 }

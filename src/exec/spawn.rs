@@ -7,6 +7,7 @@ use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +18,7 @@ use super::{
     start::{Spawned, start},
     tree::Tag,
 };
+use crate::clock;
 
 /// Spawns that may wait for a thread; whoever comes later waits for room.
 const WAITING: usize = 64;
@@ -31,10 +33,32 @@ pub(super) struct Spawners {
     threads: Vec<thread::JoinHandle<()>>,
 }
 
+/// What is to be started.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) prepared: Prepared,
+    pub(super) tag: Tag,
+    /// Not at or after this [`clock::uptime`].
+    pub(super) deadline: Option<Duration>,
+}
+
+impl Asked {
+    fn start(&self) -> io::Result<Spawned> {
+        if self
+            .deadline
+            .is_some_and(|deadline| clock::uptime() >= deadline)
+        {
+            return Err(io::Error::other(
+                "its lease ran out before it could be started",
+            ));
+        }
+        start(&self.prepared, self.tag)
+    }
+}
+
 #[derive(Debug)]
 struct Request {
-    prepared: Prepared,
-    tag: Tag,
+    asked: Asked,
     reply: oneshot::Sender<io::Result<Spawned>>,
 }
 
@@ -59,15 +83,11 @@ impl Spawners {
     }
 
     /// Starts the command as the leader of a process group of its own that dies with this process.
-    pub(super) async fn spawn(&self, prepared: Prepared, tag: Tag) -> io::Result<Spawned> {
+    pub(super) async fn spawn(&self, asked: Asked) -> io::Result<Spawned> {
         let ended = || io::Error::other("the spawner threads have ended");
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(ended)?;
-        let request = Request {
-            prepared,
-            tag,
-            reply,
-        };
+        let request = Request { asked, reply };
         requests.send(request).await.map_err(|_| ended())?;
         answer.await.map_err(|_| ended())?
     }
@@ -89,16 +109,11 @@ fn serve(receiver: &Mutex<mpsc::Receiver<Request>>) {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .blocking_recv();
-        let Some(Request {
-            prepared,
-            tag,
-            reply,
-        }) = next
-        else {
+        let Some(Request { asked, reply }) = next else {
             return;
         };
         // Nobody may be waiting any more: then nobody else will end the child.
-        if let Err(Ok(orphan)) = reply.send(start(&prepared, tag)) {
+        if let Err(Ok(orphan)) = reply.send(asked.start()) {
             child::discard(orphan);
         }
     }

@@ -1,6 +1,9 @@
 //! One delivery, from its bytes to its settlement.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -32,12 +35,17 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Takes one delivery to its end. Holds `slot` as long as its program runs.
-pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedSemaphorePermit) {
+pub(super) async fn handle(
+    shared: Arc<Shared>,
+    delivery: Delivery,
+    since: Instant,
+    slot: OwnedSemaphorePermit,
+) {
     let message = match RunMessage::decode(&delivery.payload) {
         Ok(message) => message,
         Err(error) => return bury(&shared, &delivery, &error).await,
     };
-    if let Err(error) = work(&shared, &delivery, &message, slot).await {
+    if let Err(error) = work(&shared, (&delivery, since), &message, slot).await {
         warn!(target: "orchestrator::worker", run_id = %message.run_id, %error,
             "a run is left to its lease");
     }
@@ -45,7 +53,7 @@ pub(super) async fn handle(shared: Arc<Shared>, delivery: Delivery, slot: OwnedS
 
 async fn work(
     shared: &Shared,
-    delivery: &Delivery,
+    (delivery, since): (&Delivery, Instant),
     message: &RunMessage,
     slot: OwnedSemaphorePermit,
 ) -> Result<(), BrokerError> {
@@ -60,7 +68,12 @@ async fn work(
     if let Some(wait) = must_wait(shared, delivery, message).await? {
         return shared.broker.release(&delivery.receipt, wait).await;
     }
-    let lease = Lease::new(delivery.lease, delivery.receipt.clone());
+    let lease = Lease::new(delivery.lease, delivery.receipt.clone(), since);
+    if !lease.is_safe() {
+        // This process stood still with the delivery unread: it may be somebody else's by now.
+        debug!(target: "orchestrator::worker", run_id = %message.run_id, "read too late");
+        return Ok(());
+    }
     let entered = shared.registry.enter(&message.run_id, Arc::new(lease));
     let held = &entered.held;
     let mut claimed = match shared.claim(delivery, message).await? {
@@ -87,6 +100,13 @@ async fn perform(
     slot: OwnedSemaphorePermit,
 ) -> Result<(), BrokerError> {
     held.lease.claimed(claimed.fence);
+    if message.spec.lease_loss() == LeaseLoss::Stop && !held.lease.is_good() {
+        // Claimed too late to be sure: whoever takes it next uses up no attempt.
+        let outcome = (RunEnding::HandedBack, None);
+        return shared
+            .settle(delivery, message, claimed, held, outcome)
+            .await;
+    }
     tell_start(message, &claimed);
     if message.anchor == Some(Anchor::LastStart)
         && let Err(error) = shared.remember(message, &claimed.record).await
@@ -126,10 +146,11 @@ async fn perform(
     settled
 }
 
-/// Whether the guardian ended the job while this worker was frozen.
+/// Whether the guardian ended the job while this worker was frozen, or it was not started because its lease
+/// was over.
 fn was_killed_for_its_lease(message: &RunMessage, held: &Held, exit: &Exit) -> bool {
     message.spec.lease_loss() == LeaseLoss::Stop
-        && *exit == Exit::Signal(SIGKILL)
+        && matches!(exit, Exit::Signal(SIGKILL) | Exit::NotStarted(_))
         && !held.lease.is_good()
 }
 

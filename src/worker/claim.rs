@@ -91,6 +91,11 @@ impl Shared {
                 self.broker.release(&delivery.receipt, wait).await?;
                 return Ok(Step::Done);
             }
+            if self.may_be_early(&record, delivery) {
+                info!(target: "orchestrator::worker", run_id = %message.run_id,
+                    "delivered again after the broker was away: its holder has another lease to show itself");
+                return Ok(Step::Done);
+            }
             if record.state.is_final() {
                 info!(target: "orchestrator::worker", run_id = %message.run_id,
                     state = %record.state, "a repeat of a run that has ended is dropped");
@@ -155,6 +160,13 @@ impl Shared {
         warn!(target: "orchestrator::worker", run_id = %message.run_id,
             "the record kept changing; the run is left to its lease");
         Ok(Step::Done)
+    }
+
+    /// Whether a run that somebody else holds may have been delivered before its lease was over: the broker was away
+    /// less than a lease ago, and may have forgotten when it was renewed. The delivery is left as it is: a
+    /// holder that lives renews it, else it comes again.
+    fn may_be_early(&self, record: &RunRecord, delivery: &Delivery) -> bool {
+        record.state == RunState::Running && self.broker.undisturbed_for() < delivery.lease
     }
 
     /// Writes down what a run waits for, or that it has waited for too long.

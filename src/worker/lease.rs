@@ -22,9 +22,13 @@ use super::{
 use crate::{
     broker::{BrokerError, Bucket, Receipt},
     clock,
+    exec::Stop,
     job::LeaseLoss,
     run::{RunId, RunMessage, RunRecord},
 };
+
+/// How much earlier than agreed a server may take a lease for over.
+const EARLY: Duration = Duration::from_millis(1_250);
 
 /// How long a lease is, since when it counts, and by which delivery it is held.
 #[derive(Debug)]
@@ -43,9 +47,8 @@ struct Hold {
 }
 
 impl Lease {
-    /// A lease that was granted now.
-    pub(super) fn new(length: Duration, receipt: Receipt) -> Self {
-        let confirmed = clock::monotonic();
+    /// A lease that was granted at `confirmed` or later.
+    pub(super) fn new(length: Duration, receipt: Receipt, confirmed: Instant) -> Self {
         Self {
             length,
             fence: AtomicU64::new(0),
@@ -99,12 +102,19 @@ impl Lease {
     /// At which age a job that must not outlive its lease is asked to end: two tries to renew
     /// have failed by then.
     fn asking(&self) -> Duration {
-        self.length * 2 / 3
+        self.killing() * 4 / 5
     }
 
-    /// At which age it is killed: it has to be gone before the lease is over.
+    /// At which age it is killed: it has to be gone before the lease is over. A nats-server that was killed
+    /// counts from the whole second in which it had delivered, so its lease may end up to a second early.
     fn killing(&self) -> Duration {
-        self.length * 5 / 6
+        let length = self.length;
+        length - (length / 6).max(EARLY.min(length / 3))
+    }
+
+    /// Has the job killed in time, even if this process stands still then.
+    fn tell(&self, stop: &Stop) {
+        stop.at(clock::uptime() + self.killing().saturating_sub(self.age()));
     }
 
     fn age(&self) -> Duration {
@@ -125,9 +135,7 @@ async fn end_in_time(loss: LeaseLoss, held: &Held) -> Infallible {
     let lease = &held.lease;
     loop {
         let age = lease.age();
-        held.ending
-            .stop
-            .at(clock::uptime() + lease.killing().saturating_sub(age));
+        lease.tell(&held.ending.stop);
         if age >= lease.killing() {
             held.ending.force(Cause::Unrenewed);
             return std::future::pending().await;
@@ -156,6 +164,10 @@ impl Shared {
         work: impl Future<Output = T>,
     ) -> T {
         let loss = message.spec.lease_loss();
+        if loss == LeaseLoss::Stop {
+            // Before anything is started.
+            held.lease.tell(&held.ending.stop);
+        }
         tokio::select! {
             done = work => done,
             never = self.keep(&message.run_id, fence, held) => match never {},

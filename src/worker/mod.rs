@@ -15,6 +15,7 @@ mod lease;
 mod log;
 mod pauses;
 mod permits;
+mod pulse;
 mod registry;
 mod settle;
 mod shares;
@@ -30,10 +31,12 @@ use tracing::{error, info, warn};
 
 use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
+    clock,
     exec::{ExecError, Executor, Secrets},
 };
 use pauses::Pauses;
 use permits::Waiters;
+use pulse::Pulse;
 use registry::Registry;
 pub use shares::QueueShare;
 use shares::Shares;
@@ -97,6 +100,7 @@ struct Shared {
     registry: Registry,
     recording: Arc<Semaphore>,
     pauses: watch::Sender<Pauses>,
+    pulse: Pulse,
     observer: Observer,
     waiters: Waiters,
     /// Held while a start under a rate is reserved.
@@ -110,6 +114,7 @@ impl Worker {
     /// Prepares a worker: threads that spawn, a private directory for results.
     pub fn new(broker: SharedBroker, mut options: WorkerOptions) -> Result<Self, ExecError> {
         options.concurrency = options.concurrency.max(1);
+        let pulse = Pulse::new(broker.lease());
         let recording = Semaphore::new(options.concurrency * RECORDING_PER_SLOT);
         Ok(Self {
             shared: Arc::new(Shared {
@@ -119,6 +124,7 @@ impl Worker {
                 registry: Registry::default(),
                 recording: Arc::new(recording),
                 pauses: watch::channel(None).0,
+                pulse,
                 observer: Observer::default(),
                 waiters: Waiters::default(),
                 reserving: Mutex::new(()),
@@ -141,6 +147,7 @@ impl Worker {
         ));
         helpers.spawn(cancel::follow(Arc::clone(&shared), beside.clone()));
         helpers.spawn(pauses::follow(Arc::clone(&shared), beside.clone()));
+        helpers.spawn(pulse::beat(Arc::clone(&shared), beside.clone()));
         helpers.spawn(tend(Arc::clone(&shared), beside.clone()));
         info!(target: "orchestrator::worker", worker = shared.options.id,
             broker = shared.broker.describe(), concurrency = shared.options.concurrency,
@@ -198,13 +205,18 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
             max: free.len(),
             wait: PULL_WAIT,
         };
+        let asked = clock::monotonic();
         let pulling = shared.broker.pull(request, &stop);
         match stopped_by_change(pulling, &mut serving, &stop).await {
             Ok(taken) => {
                 outage.over();
                 shares.taken(taken.iter().map(|delivery| &delivery.queue));
+                let since = shared.pulse.held_since(asked);
+                let now = clock::monotonic();
                 for (delivery, slot) in taken.into_iter().zip(free) {
-                    deliveries.spawn(attempt::handle(Arc::clone(shared), delivery, slot));
+                    let came = now.checked_sub(delivery.held_for).unwrap_or(now);
+                    let since = since.min(came);
+                    deliveries.spawn(attempt::handle(Arc::clone(shared), delivery, since, slot));
                 }
             }
             Err(error) => {

@@ -169,7 +169,11 @@ mod tests {
 
     fn enter(registry: &Registry) -> Entered<'_> {
         let run_id = "crawl@20261123T023000Z".parse().unwrap();
-        let lease = Lease::new(Duration::from_secs(15), receipt());
+        let lease = Lease::new(
+            Duration::from_secs(15),
+            receipt(),
+            crate::clock::monotonic(),
+        );
         registry.enter(&run_id, Arc::new(lease))
     }
 

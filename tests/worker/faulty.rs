@@ -80,6 +80,10 @@ impl Broker for Faulty {
         self.inner.describe()
     }
 
+    fn undisturbed_for(&self) -> Duration {
+        self.inner.undisturbed_for()
+    }
+
     fn lease(&self) -> Duration {
         self.inner.lease()
     }

@@ -121,7 +121,9 @@ impl NatsBroker {
             )));
         }
         let violations = Arc::new(Violations::default());
-        let connect = build(&options, &violations).await.map_err(refuse)?;
+        let disturbed = Arc::new(Disturbed::default());
+        let connect = build(&options, (&violations, &disturbed));
+        let connect = connect.await.map_err(refuse)?;
         let servers: Vec<&str> = options.url.split(',').map(str::trim).collect();
         let work = connect.connect(servers);
         let client = match tokio::time::timeout(options.connect_timeout, work).await {
@@ -143,6 +145,7 @@ impl NatsBroker {
             setup: Setup::new(options.replicas),
             names,
             violations,
+            disturbed,
         });
         broker.check_jetstream().await?;
         Ok(broker)
@@ -151,9 +154,9 @@ impl NatsBroker {
 
 async fn build(
     options: &NatsOptions,
-    violations: &Arc<Violations>,
+    (violations, disturbed): (&Arc<Violations>, &Arc<Disturbed>),
 ) -> Result<ConnectOptions, String> {
-    let told = Arc::clone(violations);
+    let (told, noted) = (Arc::clone(violations), Arc::clone(disturbed));
     let mut connect = ConnectOptions::new()
         .name("orchestrator")
         .connection_timeout(options.connect_timeout)
@@ -161,6 +164,7 @@ async fn build(
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             tell(&event, &told);
+            noted.note(&event);
             std::future::ready(())
         });
     let Credentials {
@@ -194,6 +198,29 @@ async fn build(
         connect = connect.add_client_certificate(cert, key).require_tls(true);
     }
     Ok(connect)
+}
+
+/// When the connection was lost, or made again after that.
+#[derive(Debug, Default)]
+pub(super) struct Disturbed(Mutex<Option<Instant>>);
+
+impl Disturbed {
+    fn note(&self, event: &Event) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Disconnected => *last = Some(clock::monotonic()),
+            // The first one disturbs nothing.
+            Event::Connected if last.is_some() => *last = Some(clock::monotonic()),
+            _ => {}
+        }
+    }
+
+    pub(super) fn ago(&self) -> Duration {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map_or(Duration::MAX, |last| {
+            clock::monotonic().saturating_duration_since(last)
+        })
+    }
 }
 
 /// 50 ms, doubling up to 4 s, up to half of it taken off so that a herd does not come back at once.

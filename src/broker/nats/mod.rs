@@ -24,8 +24,8 @@ use async_nats::Client;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use connect::Violations;
 pub use connect::{Credentials, NatsOptions, check_url, is_namespace};
+use connect::{Disturbed, Violations};
 use names::Names;
 use setup::Setup;
 
@@ -47,6 +47,7 @@ pub struct NatsBroker {
     names: Names,
     setup: Setup,
     violations: Arc<Violations>,
+    disturbed: Arc<Disturbed>,
 }
 
 #[async_trait]
@@ -57,6 +58,10 @@ impl Broker for NatsBroker {
 
     fn lease(&self) -> Duration {
         self.lease
+    }
+
+    fn undisturbed_for(&self) -> Duration {
+        self.disturbed.ago()
     }
 
     async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError> {

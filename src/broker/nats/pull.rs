@@ -61,6 +61,7 @@ pub(super) async fn pull(
         received: 0,
         owed: 0,
         taken: Vec::new(),
+        came: Vec::new(),
     };
     let outcome = pulling.take(&request, stop).await;
     pulling.finish(request.max, outcome).await
@@ -84,6 +85,8 @@ struct Pulling<'a> {
     /// How many more may be under way at most.
     owed: u64,
     taken: Vec<Delivery>,
+    /// When each of them came: ending a pull may take long.
+    came: Vec<Instant>,
 }
 
 /// A request that is not known to be over.
@@ -262,6 +265,7 @@ impl Pulling<'_> {
         })?;
         let queue = delivery.queue.clone();
         self.taken.push(delivery);
+        self.came.push(clock::monotonic());
         self.bring(&queue);
         Ok(Came::Run { queue, more })
     }
@@ -291,6 +295,7 @@ impl Pulling<'_> {
             deliveries: number(first)?,
             sequence: number(first + 1)?,
             lease: *self.leases.get(&queue)?,
+            held_for: Duration::ZERO,
             queue,
             payload: message.payload.to_vec(),
         };
@@ -344,6 +349,10 @@ impl Pulling<'_> {
         for delivery in surplus {
             // If this fails, the lease brings it back.
             let _ = self.nats.release(&delivery.receipt, Duration::ZERO).await;
+        }
+        let now = clock::monotonic();
+        for (delivery, came) in self.taken.iter_mut().zip(&self.came) {
+            delivery.held_for = now.saturating_duration_since(*came);
         }
         match outcome {
             Err(error) if self.taken.is_empty() => Err(error),

@@ -92,6 +92,7 @@ impl Runs {
             // Without a payload it was removed just now.
             if let Some(payload) = payload.map_err(|error| self.pull_failed(error))? {
                 deliveries.push(Delivery {
+                    held_for: std::time::Duration::ZERO,
                     receipt: Receipt(format!("{}.{}", hold.sequence, hold.lease)),
                     sequence: hold.sequence,
                     queue: header.queue,
