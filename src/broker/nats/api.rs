@@ -24,6 +24,7 @@ pub(super) mod code {
     pub(crate) const WRONG_LAST_SEQUENCE_CONSTANT: u64 = 10164;
     pub(crate) const CONSUMER_EXISTS: u64 = 10148;
     pub(crate) const NOT_DELETED: u64 = 10043;
+    pub(crate) const DELETE_FAILED: u64 = 10057;
 }
 
 /// What the JetStream API answered instead of what was asked for.
@@ -49,6 +50,19 @@ pub(super) enum CallError {
 impl CallError {
     pub(super) fn is(&self, code: u64) -> bool {
         matches!(self, Self::Api(error) if error.err_code == code)
+    }
+
+    /// Whether a message that was to be deleted is not there any more. If somebody else deletes it at the
+    /// same moment, the server says so only in words.
+    fn is_about_a_missing_message(&self) -> bool {
+        match self {
+            Self::Api(error) => match error.err_code {
+                code::NO_MESSAGE | code::NOT_DELETED => true,
+                code::DELETE_FAILED => error.description.contains("no message found"),
+                _ => false,
+            },
+            Self::Broker(_) | Self::Nobody(_) => false,
+        }
     }
 }
 
@@ -175,7 +189,7 @@ impl NatsBroker {
         let which = json!({ "seq": sequence, "no_erase": true });
         match self.api::<Value>(operation, &subject, &which).await {
             Ok(_) => Ok(true),
-            Err(error) if error.is(code::NO_MESSAGE) || error.is(code::NOT_DELETED) => Ok(false),
+            Err(error) if error.is_about_a_missing_message() => Ok(false),
             Err(error) => Err(self.error(operation, error)),
         }
     }
