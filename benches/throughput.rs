@@ -28,6 +28,7 @@ use orchestrator::{
         embedded::{EmbeddedBroker, EmbeddedOptions},
         nats::{NatsBroker, NatsOptions},
     },
+    exec::Cgroup,
     job::{Execute, Job, Policy, RunSpec, Trigger},
     run::{RunId, RunMessage, RunRequest},
     worker::{QueueShare, Worker, WorkerOptions},
@@ -52,6 +53,12 @@ fn job() -> Job {
         unique: None,
         spec: RunSpec::new(Execute::Command(command)),
     }
+}
+
+/// `ORCHESTRATOR_CGROUP`, as for a worker.
+fn cgroup() -> Cgroup {
+    let wanted = std::env::var("ORCHESTRATOR_CGROUP");
+    wanted.map_or(Cgroup::Auto, |text| text.parse().unwrap())
 }
 
 /// Spawns as many processes as the others run jobs, as many at once.
@@ -111,6 +118,7 @@ async fn through(broker: SharedBroker) -> f64 {
     let share: QueueShare = "bench".parse().unwrap();
     let options = WorkerOptions {
         concurrency: CONCURRENCY,
+        cgroup: cgroup(),
         ..WorkerOptions::new("bench-worker".to_owned(), vec![share])
     };
     let stop = CancellationToken::new();

@@ -256,10 +256,6 @@ fn refused_with_place_and_mend() {
             "3:11 \"skipp\" | `overlap` cannot be \"skipp\" | did you mean `skip`? it is one of \"skip\", \"queue\", \"allow\", \"replace\"",
         ),
         (
-            "limits = {}",
-            "3:1 limits | `limits` in [job.x] is not supported by this version yet | -",
-        ),
-        (
             "every = \"10m\"\ncron = \"@daily\"",
             "3:1 every | `cron` and `every` exclude each other | a job has one trigger: `cron`, `every` or `at`",
         ),

@@ -1,5 +1,7 @@
 //! `orchestrator guardian`, which workers start for themselves.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::CliError;
@@ -13,8 +15,11 @@ pub(super) const EXECUTABLE: &str = "/proc/self/exe";
 pub struct GuardianArgs {
     /// What the processes have in common
     family: Family,
+
+    /// The control group of the worker
+    group: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &GuardianArgs) -> Result<(), CliError> {
-    Ok(exec::guard(args.family)?)
+    Ok(exec::guard(args.family, args.group.as_deref())?)
 }

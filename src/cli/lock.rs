@@ -14,7 +14,7 @@ use crate::{
         take_place,
     },
     clock,
-    exec::{Execution, Executor, Limits, Output, Program, Stop, Streams},
+    exec::{Cgroup, Execution, Executor, Limits, Output, Program, Stop, Streams},
     job::{Kill, Seconds},
     ops,
     run::{By, Wish},
@@ -132,11 +132,11 @@ impl Session<'_> {
         program: Program,
         taken: std::time::Instant,
     ) -> Result<Execution, CliError> {
-        let executor = Executor::start(Some(guardian::EXECUTABLE.as_ref()))?;
+        let executor = Executor::start(Some(guardian::EXECUTABLE.as_ref()), &Cgroup::Off)?;
         let (output, stop) = (Output::new(1), Stop::default());
         let limits = Limits {
-            timeout: None,
             kill: Kill::default(),
+            ..Limits::default()
         };
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -207,6 +207,7 @@ fn end_as(execution: &Execution) -> Result<(), CliError> {
         }
         crate::run::Exit::NotStarted(_)
         | crate::run::Exit::Status(_)
+        | crate::run::Exit::OutOfMemory(_)
         | crate::run::Exit::Failed(_) => Err(CliError::silent(Exit::Failed)),
     }
 }

@@ -92,6 +92,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
+        cgroup: args.limits.cgroup,
         credentials: credentials(args.limits.credentials_dir),
         ..WorkerOptions::following(service::instance_id(), queues)
     };

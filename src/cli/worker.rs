@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{CliError, Exit, Globals, connect, events, guardian, service};
 use crate::{
-    exec::ExecError,
+    exec::{Cgroup, ExecError},
     job::Seconds,
     worker::{QueueShare, Worker, WorkerOptions},
 };
@@ -50,6 +50,16 @@ pub(super) struct Limits {
     )]
     pub(super) lease: Lease,
 
+    /// Where each run gets a control group, of which its `limits` are part: `auto` if one is delegated, `off`,
+    /// or the path of one
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_CGROUP",
+        value_name = "auto|off|PATH",
+        default_value = "auto"
+    )]
+    pub(super) cgroup: Cgroup,
+
     /// Where the credentials that jobs name are: a file each [default: systemd's `CREDENTIALS_DIRECTORY`]
     #[arg(long, env = "ORCHESTRATOR_CREDENTIALS_DIR", value_name = "DIR")]
     pub(super) credentials_dir: Option<PathBuf>,
@@ -90,6 +100,7 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
+        cgroup: args.limits.cgroup,
         credentials: credentials(args.limits.credentials_dir),
         ..WorkerOptions::new(service::instance_id(), args.queues)
     };

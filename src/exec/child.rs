@@ -16,6 +16,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     Ended, Limits, Output, Stop,
+    cgroup::Group,
+    memory,
     pump::Pipes,
     start::{self, Spawned},
     tree::{self, Lineage, Tag},
@@ -31,6 +33,8 @@ use crate::{
 pub(super) struct Running {
     child: Spawned,
     group: Pid,
+    /// Everybody who came of it, if there are control groups.
+    cgroup: Option<Group>,
     /// Readable once the child has ended, before it is reaped: until then its id, and so that of
     /// its group, cannot be given to another process.
     pidfd: AsyncFd<OwnedFd>,
@@ -49,7 +53,7 @@ enum State {
 }
 
 impl Running {
-    pub(super) fn adopt(child: Spawned, lineage: Lineage) -> io::Result<Self> {
+    pub(super) fn adopt(mut child: Spawned, lineage: Lineage) -> io::Result<Self> {
         let watch = |child: &Spawned| {
             let group = child.pid();
             let pidfd = pidfd_open(group, PidfdFlags::empty())?;
@@ -57,6 +61,7 @@ impl Running {
         };
         match watch(&child) {
             Ok((group, pidfd)) => Ok(Self {
+                cgroup: child.group.take(),
                 child,
                 group,
                 pidfd,
@@ -127,10 +132,14 @@ impl Running {
         }
         signal_group(self.group, Signal::KILL);
         self.ended().await;
-        self.lineage.clear().await;
+        self.clear().await;
         // If only members of the group outlived the grace, the child was reaped before: its status
         // is still there.
         self.reap()
+    }
+
+    async fn clear(&mut self) {
+        self.lineage.clear(self.cgroup.as_mut()).await;
     }
 
     /// Waits for those that came of the child. Daemons, which the signal to the group did not reach,
@@ -183,8 +192,8 @@ pub(super) async fn supervise(
         () = elapsed(limits) => Ended::TimedOut,
     };
     if ended == Ended::ByItself {
-        let exit = running.reap();
-        running.lineage.clear().await;
+        let exit = explained(running.reap(), running.cgroup.as_ref(), output);
+        running.clear().await;
         return (ended, exit);
     }
     let Kill { signal, grace } = limits.kill;
@@ -194,6 +203,31 @@ pub(super) async fn supervise(
         ));
     }
     (ended, running.end(limits.kill, stop).await)
+}
+
+/// Says what the kernel had to do with the end of a child that was not asked to end.
+fn explained(exit: Exit, group: Option<&Group>, output: &Output) -> Exit {
+    /// The number of the signal by which the kernel makes room.
+    const SIGKILL: i32 = 9;
+    if exit == Exit::Code(0) {
+        return exit;
+    }
+    if let Some(pids) = group.and_then(Group::wanted_more_pids) {
+        output.remark(&format!(
+            "it wanted more than the {pids} processes of its `limits`"
+        ));
+    }
+    match group {
+        Some(group) if group.ran_out_of_memory() => Exit::OutOfMemory(group.memory()),
+        _ if exit == Exit::Signal(SIGKILL) => {
+            output.remark(match memory::has_been_short() {
+                true => "killed by SIGKILL within seconds of the kernel killing a process for lack of memory",
+                false => "killed by SIGKILL, which was not sent by this worker",
+            });
+            exit
+        }
+        _ => exit,
+    }
 }
 
 /// Kills and reaps a child that nobody will watch.

@@ -26,7 +26,10 @@ use rustix::{
 };
 use tracing::warn;
 
-use super::tree::{Family, Tag, tag_of, tagged};
+use super::{
+    cgroup,
+    tree::{Family, Tag, tag_of, tagged},
+};
 use crate::clock;
 
 /// How long a guardian goes on killing what does not end.
@@ -44,15 +47,17 @@ const WORD: usize = 16;
 #[derive(Debug)]
 pub(super) struct Guardian {
     executable: PathBuf,
+    group: Option<PathBuf>,
     child: Child,
 }
 
 impl Guardian {
-    /// Starts `executable` as `executable guardian FAMILY`.
-    pub(super) fn start(executable: &Path) -> io::Result<Self> {
+    /// Starts `executable` as `executable guardian FAMILY [GROUP]`.
+    pub(super) fn start(executable: &Path, group: Option<&Path>) -> io::Result<Self> {
         Ok(Self {
             executable: executable.to_owned(),
-            child: spawn(executable)?,
+            group: group.map(Path::to_owned),
+            child: spawn(executable, group)?,
         })
     }
 
@@ -60,7 +65,7 @@ impl Guardian {
     pub(super) fn keep(&mut self) {
         match self.child.try_wait() {
             Ok(None) => {}
-            Ok(Some(_)) | Err(_) => match spawn(&self.executable) {
+            Ok(Some(_)) | Err(_) => match spawn(&self.executable, self.group.as_deref()) {
                 Ok(child) => self.child = child,
                 Err(error) => warn!(target: "orchestrator::exec", %error,
                     "no guardian: if this worker is killed, processes of its jobs may stay"),
@@ -94,9 +99,10 @@ impl Drop for Guardian {
     }
 }
 
-fn spawn(executable: &Path) -> io::Result<Child> {
+fn spawn(executable: &Path, group: Option<&Path>) -> io::Result<Child> {
     let child = Command::new(executable)
         .args(["guardian", &Family::own().to_string()])
+        .args(group)
         .current_dir("/")
         .env_clear()
         .stdin(Stdio::piped())
@@ -111,8 +117,8 @@ fn spawn(executable: &Path) -> io::Result<Child> {
 }
 
 /// The guardian's side. Ends what has outlived its deadline until standard input is closed, then the
-/// whole family.
-pub fn guard(family: Family) -> io::Result<()> {
+/// whole family, and removes the worker's control group if it has one.
+pub fn guard(family: Family, group: Option<&Path>) -> io::Result<()> {
     // Not to be ended with the worker's session, nor taken for a process of a job if the worker is
     // one itself.
     let _ = setsid();
@@ -125,6 +131,9 @@ pub fn guard(family: Family) -> io::Result<()> {
         },
     );
     watch(family)?;
+    if let Some(group) = group {
+        cgroup::clear(group);
+    }
     let start = clock::monotonic();
     while kill_all(|tag| family.includes(tag)) && clock::monotonic() - start < PATIENCE {
         clock::pause(PAUSE);

@@ -8,11 +8,13 @@
 //! program does: what cannot be started is [`Exit::NotStarted`], what cannot be read is a remark in
 //! the output.
 
+mod cgroup;
 mod child;
 mod command;
 mod environment;
 mod guardian;
 mod http;
+mod memory;
 mod output;
 mod pump;
 mod result;
@@ -34,6 +36,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use cgroup::Cgroup;
 pub use command::{Program, Streams};
 pub use environment::RunContext;
 pub use guardian::guard;
@@ -43,9 +46,10 @@ pub use secrets::{Redactor, Secrets};
 pub use tree::Family;
 
 use crate::{
-    job::{Kill, Seconds},
+    job::{Kill, ResourceLimits, Seconds},
     run::Exit,
 };
+use cgroup::Cgroups;
 use child::Running;
 use guardian::Guardian;
 use result::Scratch;
@@ -70,6 +74,8 @@ struct Inner {
     spawners: Spawners,
     scratch: Scratch,
     clients: http::Clients,
+    /// Why there are none, if there are none.
+    cgroups: Result<Arc<Cgroups>, String>,
     guardian: Option<Mutex<Guardian>>,
 }
 
@@ -96,6 +102,11 @@ pub enum ExecError {
         /// Why not.
         source: io::Error,
     },
+    /// The control group that was asked for cannot be used.
+    #[error(
+        "no control groups can be made for jobs: {0}; name a group of version 2 that belongs to this user, or leave it to `auto`"
+    )]
+    Cgroup(String),
     /// No thread.
     #[error("cannot start a thread that spawns jobs: {0}")]
     Thread(io::Error),
@@ -108,6 +119,8 @@ pub struct Limits {
     pub timeout: Option<Seconds>,
     /// How it is ended.
     pub kill: Kill,
+    /// What it may use up.
+    pub resources: Option<ResourceLimits>,
 }
 
 /// Ends a program from outside: politely by its [`Kill`] policy, or at once by SIGKILL.
@@ -174,11 +187,13 @@ impl Executor {
     /// process adopt the orphans of its jobs.
     ///
     /// `guardian` is an executable that calls [`guard`] when it is started with the arguments
-    /// `guardian FAMILY`; without it, daemons of a job outlive this process if it is killed.
-    pub fn start(guardian: Option<&Path>) -> Result<Self, ExecError> {
+    /// `guardian FAMILY [GROUP]`; without it, daemons of a job outlive this process if it is killed.
+    pub fn start(guardian: Option<&Path>, cgroup: &Cgroup) -> Result<Self, ExecError> {
         tree::adopt_orphans();
+        let cgroups = Cgroups::open(cgroup)?;
+        let group = cgroups.as_ref().ok().map(|own| own.directory());
         let guardian = guardian.map(|path| {
-            Guardian::start(path).map_err(|source| ExecError::Guardian {
+            Guardian::start(path, group).map_err(|source| ExecError::Guardian {
                 path: path.display().to_string(),
                 source,
             })
@@ -189,6 +204,7 @@ impl Executor {
                 scratch: Scratch::create()?,
                 clients: http::Clients::default(),
                 guardian: guardian.transpose()?.map(Mutex::new),
+                cgroups,
             }),
         })
     }
@@ -199,6 +215,10 @@ impl Executor {
         loop {
             tokio::time::sleep(TEND_EVERY).await;
             tree::end_unwanted();
+            memory::look();
+            if let Ok(cgroups) = &self.inner.cgroups {
+                cgroups.tend();
+            }
             if let Some(guardian) = &self.inner.guardian {
                 lock(guardian).keep();
             }
@@ -218,7 +238,10 @@ impl Executor {
         stop: &Stop,
     ) -> Execution {
         let file = self.inner.scratch.file();
-        let (mut running, told) = match self.spawn(&program, file.path(), stop).await {
+        let (mut running, told) = match self
+            .spawn(&program, file.path(), limits.resources, stop)
+            .await
+        {
             Ok(running) => running,
             Err(reason) => {
                 output.remark(&reason);
@@ -280,8 +303,12 @@ impl Executor {
         &self,
         program: &Program,
         result: &Path,
+        limits: Option<ResourceLimits>,
         stop: &Stop,
     ) -> Result<(Running, Option<Told>), String> {
+        if let Some(reason) = limits.and_then(|limits| self.inner.lacks(limits)) {
+            return Err(reason);
+        }
         let prepared = program.prepared(result)?;
         let lineage = Lineage::begin();
         // Told before there is anything to kill: this process may stand still right after.
@@ -291,6 +318,8 @@ impl Executor {
             prepared,
             tag: lineage.tag(),
             deadline,
+            cgroups: self.inner.cgroups.as_ref().ok().map(Arc::clone),
+            limits,
         };
         let child = self.inner.spawners.spawn(asked).await;
         let child = child.map_err(|error| program.not_started(&error))?;
@@ -302,6 +331,17 @@ impl Executor {
 }
 
 impl Inner {
+    /// Why a job with these limits cannot be executed here.
+    fn lacks(&self, limits: ResourceLimits) -> Option<String> {
+        let reason = match &self.cgroups {
+            Ok(cgroups) => cgroups.lacks(limits)?,
+            Err(reason) => reason.clone(),
+        };
+        Some(format!(
+            "this worker cannot keep the job within its `limits`: {reason}; have memory, cpu and pids delegated to the worker, name a control group with --cgroup, or remove `limits`"
+        ))
+    }
+
     /// Passes on until when the processes of a run may live.
     async fn tell_deadlines(&self, tag: Tag, stop: &Stop) -> Infallible {
         let mut deadline = stop.deadline.subscribe();

@@ -13,12 +13,14 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    ExecError, child,
+    ExecError,
+    cgroup::Cgroups,
+    child,
     command::Prepared,
     start::{Spawned, start},
     tree::Tag,
 };
-use crate::clock;
+use crate::{clock, job::ResourceLimits};
 
 /// Spawns that may wait for a thread; whoever comes later waits for room.
 const WAITING: usize = 64;
@@ -40,6 +42,9 @@ pub(super) struct Asked {
     pub(super) tag: Tag,
     /// Not at or after this [`clock::uptime`].
     pub(super) deadline: Option<Duration>,
+    /// Where its control group is to be.
+    pub(super) cgroups: Option<Arc<Cgroups>>,
+    pub(super) limits: Option<ResourceLimits>,
 }
 
 impl Asked {
@@ -52,7 +57,12 @@ impl Asked {
                 "its lease ran out before it could be started",
             ));
         }
-        start(&self.prepared, self.tag)
+        let group = self.cgroups.as_ref();
+        let group = group.map(|cgroups| cgroups.group(self.tag, self.limits));
+        let group = group.transpose().map_err(|error| {
+            io::Error::other(format!("its control group cannot be made: {error}"))
+        })?;
+        start(&self.prepared, self.tag, group)
     }
 }
 

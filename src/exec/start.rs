@@ -1,4 +1,4 @@
-//! Starts one child. The only file with unsafe code.
+//! Starts one child. Unsafe code is here and below here only.
 //!
 //! A plain fork copies the page tables of this process and makes each of its threads fault on the
 //! next write, which costs more than the rest of a short run together. So a child is started as the C
@@ -6,11 +6,14 @@
 //! and the thread that starts it stands still meanwhile (`CLONE_VM | CLONE_VFORK`). What `posix_spawn`
 //! cannot do, and the reason to do it here, is the parent-death signal.
 
+mod into_group;
+
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
+    fs::File,
     io,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::process::ExitStatusExt,
     },
     process::{ChildStderr, ChildStdout, ExitStatus},
@@ -21,7 +24,7 @@ use std::{
 use rustix::process::{Pid, WaitOptions, waitpid};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{command::Prepared, tree::Tag};
+use super::{cgroup::Group, command::Prepared, tree::Tag};
 
 /// The stack on which the child runs until it executes its program: it calls nothing deep.
 const STACK: usize = 64 * 1024;
@@ -34,6 +37,8 @@ pub(super) struct Spawned {
     pid: Pid,
     pub(super) stdout: Option<ChildStdout>,
     pub(super) stderr: Option<ChildStderr>,
+    /// The control group that it was started in.
+    pub(super) group: Option<Group>,
     ended: Option<ExitStatus>,
 }
 
@@ -76,8 +81,8 @@ struct Plan<'a> {
 }
 
 /// Starts the program as the leader of a process group of its own, which the kernel kills when the
-/// calling thread ends. Blocks until the program is being executed.
-pub(super) fn start(prepared: &Prepared, tag: Tag) -> io::Result<Spawned> {
+/// calling thread ends, in `group` if there is one. Blocks until the program is being executed.
+pub(super) fn start(prepared: &Prepared, tag: Tag, group: Option<Group>) -> io::Result<Spawned> {
     let (pipes, ends) = match &prepared.outputs {
         Some(_) => (None, None),
         None => {
@@ -102,11 +107,12 @@ pub(super) fn start(prepared: &Prepared, tag: Tag) -> io::Result<Spawned> {
         tag,
         error: AtomicI32::new(0),
     };
-    let pid = clone(&plan)?;
+    let pid = clone(&plan, group.as_ref().and_then(Group::descriptor))?;
     let mut child = Spawned {
         pid,
         stdout: stdout.map(|pipe| ChildStdout::from(OwnedFd::from(pipe))),
         stderr: stderr.map(|pipe| ChildStderr::from(OwnedFd::from(pipe))),
+        group,
         ended: None,
     };
     match plan.error.load(Ordering::Acquire) {
@@ -116,6 +122,24 @@ pub(super) fn start(prepared: &Prepared, tag: Tag) -> io::Result<Spawned> {
             child.wait()?;
             Err(io::Error::from_raw_os_error(error))
         }
+    }
+}
+
+/// Whether children may be started in a group: the user may lack the right to, or the kernel the call.
+pub(super) fn may_start_in(group: Group, tag: Tag) -> io::Result<()> {
+    let nothing = Prepared {
+        candidates: Vec::new(),
+        arguments: Vec::new(),
+        environment: Vec::new(),
+        working_dir: None,
+        stdin: File::open("/dev/null")?,
+        outputs: None,
+    };
+    match start(&nothing, tag, Some(group)) {
+        // There is nothing to execute.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(child) => Err(io::Error::other(format!("{child:?} was started"))),
     }
 }
 
@@ -130,7 +154,7 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     unsafe_code,
     reason = "the standard library offers no vfork with a parent-death signal"
 )]
-fn clone(plan: &Plan<'_>) -> io::Result<Pid> {
+fn clone(plan: &Plan<'_>, group: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
     let mut stack = vec![0_u128; STACK / size_of::<u128>()];
     // SAFETY: the child runs on `stack`, which grows downwards from its aligned end and outlives it,
     // because with CLONE_VFORK this call returns only after the child has executed its program or
@@ -141,15 +165,20 @@ fn clone(plan: &Plan<'_>) -> io::Result<Pid> {
         let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let started = libc::clone(
-            execute,
-            stack.as_mut_ptr_range().end.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-            ptr::from_ref(plan).cast_mut().cast(),
-        );
-        let error = io::Error::last_os_error();
+        let plan = ptr::from_ref(plan).cast_mut().cast();
+        let started = match group {
+            Some(group) => into_group::clone(&mut stack, group, execute, plan),
+            None => {
+                let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+                let end = stack.as_mut_ptr_range().end.cast();
+                match libc::clone(execute, end, flags, plan) {
+                    ..0 => Err(io::Error::last_os_error()),
+                    started => Ok(started),
+                }
+            }
+        };
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
-        if started < 0 { Err(error) } else { Ok(started) }
+        started
     };
     Pid::from_raw(started?).ok_or_else(|| io::Error::other("the kernel gave no process id"))
 }

@@ -22,6 +22,7 @@ use rustix::{
 };
 use tracing::warn;
 
+use super::cgroup::{self, Group};
 use crate::clock;
 
 /// How long the end of the last process of a run is waited for.
@@ -90,11 +91,27 @@ impl FromStr for Family {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let tag: Result<Tag, _> = text.parse();
+        tag.map(|Tag(family)| Self(family))
+            .map_err(|_| format!("`{text}` does not name the processes of a worker"))
+    }
+}
+
+impl std::fmt::Display for Tag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for Tag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let number = u64::from_str_radix(text, 16).ok();
-        let family = number.filter(|number| Tag::is_one(*number));
-        family
+        number
+            .filter(|number| Self::is_one(*number))
             .map(Self)
-            .ok_or_else(|| format!("`{text}` does not name the processes of a worker"))
+            .ok_or_else(|| format!("`{text}` does not name the processes of a run"))
     }
 }
 
@@ -125,14 +142,19 @@ impl Lineage {
         orphans().filter_map(own).collect()
     }
 
-    /// Ends the daemons of the run; their children are the next ones.
-    pub(super) async fn clear(&self) {
+    /// Ends what is left of the run: all of its control group if it has one; otherwise its daemons,
+    /// whose children are the next ones.
+    pub(super) async fn clear(&self, mut group: Option<&mut Group>) {
         let start = clock::monotonic();
         let (mut pause, longest) = PAUSE;
         loop {
+            let mut is_removed = || group.as_mut().is_none_or(|group| group.remove());
             let strays = self.strays();
-            if strays.is_empty() {
+            if strays.is_empty() && is_removed() {
                 return;
+            }
+            if let Some(group) = &group {
+                group.kill();
             }
             for &stray in &strays {
                 signal(stray, Signal::KILL);
@@ -244,9 +266,13 @@ fn pid(text: &str) -> Option<Pid> {
     Pid::from_raw(text.parse().ok()?)
 }
 
+/// By its limit; if it has changed that, by its control group.
 pub(super) fn tag_of(pid: Pid) -> Option<Tag> {
-    let path = format!("/proc/{}/limits", pid.as_raw_nonzero());
-    tag_in(&fs::read_to_string(path).ok()?)
+    let read = |file: &str| {
+        let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
+        fs::read_to_string(path).unwrap_or_default()
+    };
+    tag_in(&read("limits")).or_else(|| cgroup::tag_in(&read("cgroup")))
 }
 
 /// Reads `/proc/PID/limits`.

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concurrency, CredentialName, HttpRequest, Lock, Rate, RetryPolicy, Seconds, Template};
+use super::{
+    Concurrency, CredentialName, HttpRequest, Lock, Rate, ResourceLimits, RetryPolicy, Seconds,
+    Template,
+};
 
 /// What to execute, with its limits and retry policy, self-contained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub struct RunSpec {
     /// How fast runs may start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Box<Rate>>,
+    /// What a run may use up of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ResourceLimits>,
     /// What becomes of an attempt whose lease cannot be renewed; see [`RunSpec::lease_loss`].
     #[serde(default, skip_serializing_if = "LeaseLoss::is_default")]
     pub lease_loss: LeaseLoss,
@@ -72,6 +78,7 @@ impl RunSpec {
             lock: None,
             concurrency: None,
             rate: None,
+            limits: None,
             lease_loss: LeaseLoss::default(),
             success_exit: SuccessExit::default(),
             output_limit: Self::default_output_limit(),

@@ -15,6 +15,8 @@ pub enum Exit {
     Code(i32),
     /// A signal ended it.
     Signal(i32),
+    /// The kernel ended it for lack of memory; with the limit in bytes if the job has one.
+    OutOfMemory(Option<u64>),
     /// It could not be started; the reason names program and mend.
     NotStarted(String),
     /// A request was answered with this status.
@@ -88,7 +90,9 @@ pub fn dispose(spec: &RunSpec, attempt: u32, ending: &Ending, timing: Timing) ->
         }
         Ending::Exited(Exit::Code(code)) => Failure::Exit(*code),
         Ending::Exited(Exit::Status(status)) => Failure::Status(*status),
-        Ending::Exited(Exit::Signal(_) | Exit::NotStarted(_) | Exit::Failed(_))
+        Ending::Exited(
+            Exit::Signal(_) | Exit::OutOfMemory(_) | Exit::NotStarted(_) | Exit::Failed(_),
+        )
         | Ending::TimedOut(_) => Failure::Other,
     };
     after_failure(&spec.retry, attempt, failure, timing)
@@ -115,7 +119,11 @@ impl Exit {
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Code(code) => Some(*code),
-            Self::Signal(_) | Self::NotStarted(_) | Self::Status(_) | Self::Failed(_) => None,
+            Self::Signal(_)
+            | Self::OutOfMemory(_)
+            | Self::NotStarted(_)
+            | Self::Status(_)
+            | Self::Failed(_) => None,
         }
     }
 
@@ -127,10 +135,28 @@ impl Exit {
                 Some(name) => format!("signal {number} ({name})"),
                 None => format!("signal {number}"),
             },
+            Self::OutOfMemory(Some(limit)) => {
+                format!("out of memory: it needed more than {}", bytes(*limit))
+            }
+            Self::OutOfMemory(None) => {
+                "out of memory: the machine had no more; give the job `limits`".to_owned()
+            }
             Self::NotStarted(reason) => format!("not started: {reason}"),
             Self::Status(status) => format!("status {status}"),
             Self::Failed(reason) => reason.clone(),
         }
+    }
+}
+
+/// A size in the largest unit in which it is a whole number.
+fn bytes(size: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = units
+        .iter()
+        .find(|(bits, _)| size > 0 && size.trailing_zeros() >= *bits);
+    match whole {
+        Some((bits, unit)) => format!("{} {unit}", size >> bits),
+        None => format!("{size} bytes"),
     }
 }
 

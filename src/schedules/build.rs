@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::{
-    checks::{check_arguments, check_credentials, check_lease_loss, check_size},
+    checks::{check_arguments, check_credentials, check_lease_loss, check_limits, check_size},
     moment::{moment, whole},
     policy::policy,
     reader::{Located, Reader},
@@ -82,6 +82,7 @@ impl Builder<'_> {
         };
         check_arguments(reader, &job, &name_span);
         check_lease_loss(reader, &job, &own);
+        check_limits(reader, &job, &own);
         check_credentials(reader, &job, &name_span);
         check_size(reader, &job, name_span, self.now)?;
         Some(job)
@@ -328,6 +329,11 @@ fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {
         lock: either(&own.lock, &defaults.lock),
         concurrency: either(&own.concurrency, &defaults.concurrency),
         rate: either(&own.rate, &defaults.rate),
+        limits: own
+            .limits
+            .as_ref()
+            .or(defaults.limits.as_ref())
+            .map(|limits| limits.value),
         lease_loss: own
             .lease_loss
             .as_ref()

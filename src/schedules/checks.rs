@@ -25,6 +25,15 @@ pub(super) fn check_lease_loss(reader: &mut Reader<'_>, job: &Job, own: &Setting
     }
 }
 
+/// A request is sent by the worker itself.
+pub(super) fn check_limits(reader: &mut Reader<'_>, job: &Job, own: &Settings) {
+    if let (Some(limits), Execute::Http(_)) = (&own.limits, &job.spec.execute) {
+        let message = "`limits` keep the processes of a job in bounds; `http` starts none";
+        let help = "remove `limits`".to_owned();
+        reader.error_with_help(limits.span.clone(), message, Some(help));
+    }
+}
+
 /// A tick brings no arguments of its own: those that the command needs must be in `args`.
 pub(super) fn check_arguments(reader: &mut Reader<'_>, job: &Job, name_span: &Range<usize>) {
     if job.trigger == Trigger::OnDemand {

@@ -27,6 +27,7 @@ mod moment;
 mod nearest;
 mod policy;
 mod reader;
+mod resources;
 mod retry;
 mod schema;
 mod settings;

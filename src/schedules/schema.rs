@@ -253,6 +253,7 @@ mod tests {
         blackout::BLACKOUT_KEYS,
         http::HTTP_KEYS,
         limits::{CONCURRENCY_KEYS, LOCK_KEYS, RATE_KEYS},
+        resources::RESOURCE_KEYS,
         retry::RETRY_KEYS,
         settings,
         unique::UNIQUE_KEYS,
@@ -281,6 +282,7 @@ mod tests {
         assert_eq!(inner("kill"), set(KILL_KEYS));
         assert_eq!(inner("concurrency"), set(CONCURRENCY_KEYS));
         assert_eq!(inner("rate"), set(RATE_KEYS));
+        assert_eq!(inner("limits"), set(RESOURCE_KEYS));
         assert_eq!(inner("unique"), set(UNIQUE_KEYS));
         assert_eq!(inner("http"), set(HTTP_KEYS));
         let lock = "/$defs/job/properties/lock/oneOf/1/properties";

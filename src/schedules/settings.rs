@@ -13,7 +13,8 @@ use super::{
 };
 use crate::job::{
     Anchor, BlackoutName, CatchUp, Concurrency, CredentialName, FirstRun, HttpRequest, Kill,
-    LeaseLoss, Lock, Overlap, QueueName, Rate, RetryPolicy, Seconds, SuccessExit, Template, Unique,
+    LeaseLoss, Lock, Overlap, QueueName, Rate, ResourceLimits, RetryPolicy, Seconds, SuccessExit,
+    Template, Unique,
     cron::{DstGap, DstRepeat},
 };
 
@@ -48,6 +49,7 @@ pub(super) struct Settings {
     pub(super) lock: Option<Lock>,
     pub(super) concurrency: Option<Concurrency>,
     pub(super) rate: Option<Rate>,
+    pub(super) limits: Option<Located<ResourceLimits>>,
     pub(super) unique: Option<Unique>,
     pub(super) success_exit: Option<SuccessExit>,
     pub(super) output_limit: Option<u64>,
@@ -76,7 +78,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 40] = [
+const KEYS: [(&str, Read); 41] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -134,6 +136,9 @@ const KEYS: [(&str, Read); 40] = [
         s.concurrency = values::concurrency(r, k, v);
     }),
     ("rate", |s, r, k, v| s.rate = values::rate(r, k, v)),
+    ("limits", |s, r, k, v| {
+        s.limits = values::resources(r, k, v).map(|value| located(value, v));
+    }),
     ("unique", |s, r, k, v| s.unique = values::unique(r, k, v)),
     ("success_exit", |s, r, k, v| {
         s.success_exit = values::success_exit(r, k, v).map(SuccessExit::from);
@@ -170,9 +175,6 @@ const KEYS: [(&str, Read); 40] = [
         s.blackout = values::blackouts(r, k, v)
     }),
 ];
-
-/// Keys of later versions: refused, but not as mistakes.
-const LATER: [&str; 1] = ["limits"];
 
 /// The names of all keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
@@ -225,10 +227,6 @@ impl Settings {
             Scope::Defaults => "[defaults]".to_owned(),
             Scope::Job(job) => format!("[job.{job}]"),
         };
-        if LATER.contains(&name) {
-            let message = format!("`{name}` in {place} is not supported by this version yet");
-            return reader.error(span, message);
-        }
         if let (Scope::Job(job), DeValue::Table(inner)) = (scope, item.get_ref())
             && inner
                 .keys()

@@ -11,6 +11,7 @@ use crate::job::{BlackoutName, Kill, SignalName, Template, TemplateError};
 pub(super) use super::{
     http::http,
     limits::{concurrency, lock, rate},
+    resources::resources,
     retry::retry,
     size::size,
     unique::unique,

@@ -217,6 +217,7 @@ async fn execute(
     let limits = Limits {
         timeout: message.spec.timeout,
         kill: message.spec.kill,
+        resources: message.spec.limits,
     };
     let output = Output::new(claimed.attempt).hiding(secrets.redactor());
     let ended = CancellationToken::new();

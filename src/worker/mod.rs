@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
     clock,
-    exec::{ExecError, Executor, Secrets},
+    exec::{Cgroup, ExecError, Executor, Secrets},
 };
 use pauses::Pauses;
 use permits::Waiters;
@@ -63,6 +63,8 @@ pub struct WorkerOptions {
     pub credentials: Option<PathBuf>,
     /// What ends the jobs' processes if this one is killed; see [`Executor::start`].
     pub guardian: Option<PathBuf>,
+    /// Whether and where jobs have control groups.
+    pub cgroup: Cgroup,
 }
 
 impl WorkerOptions {
@@ -81,6 +83,7 @@ impl WorkerOptions {
             hand_on: BTreeMap::new(),
             credentials: None,
             guardian: None,
+            cgroup: Cgroup::Auto,
         }
     }
 }
@@ -119,7 +122,7 @@ impl Worker {
         Ok(Self {
             shared: Arc::new(Shared {
                 broker,
-                executor: Executor::start(options.guardian.as_deref())?,
+                executor: Executor::start(options.guardian.as_deref(), &options.cgroup)?,
                 options,
                 registry: Registry::default(),
                 recording: Arc::new(recording),

@@ -260,3 +260,23 @@ fn who_waits_for_a_run_hears_of_an_outage_and_goes_on_after_it() {
     std::fs::write(here.path("end"), "").unwrap();
     assert!(waiting.wait().success(), "{}", waiting.log());
 }
+
+#[test]
+fn a_job_whose_limits_cannot_be_kept_is_not_started() {
+    let here = Installation::new();
+    here.schedule(
+        "a.toml",
+        "[job.a]\nshell = \"touch started\"\nlimits = { memory = \"512M\" }\nretry = { attempts = 1 }\n",
+    );
+    let _up = here.up(&["--cgroup", "off"]);
+    let ended = here.run(&["run", "a", "--wait"]);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    let run = &here.runs("a")[0];
+    assert_eq!(run["state"], "failed");
+    let exit = run["attempts"][0]["exit"]["not_started"].as_str();
+    assert!(
+        exit.is_some_and(|reason| reason.contains("switched off") && reason.contains("--cgroup")),
+        "{run}"
+    );
+    assert!(!here.path("started").exists());
+}

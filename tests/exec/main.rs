@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod cgroups;
 mod trees;
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
 use orchestrator::{
     broker::LogStream,
     clock,
-    exec::{Ended, Execution, Executor, Limits, Output, Program, Stop, Streams},
+    exec::{Cgroup, Ended, Execution, Executor, Limits, Output, Program, Stop, Streams},
     job::{Kill, Seconds, SignalName},
     run::Exit,
 };
@@ -55,11 +56,16 @@ fn within(timeout_ms: u64, signal: SignalName, grace_ms: u64) -> Limits {
             signal,
             grace: Seconds::new(Duration::from_millis(grace_ms)),
         },
+        ..Limits::default()
     }
 }
 
 async fn execute(program: Program, limits: Limits) -> (Execution, Output) {
-    let executor = Executor::start(None).unwrap();
+    execute_in(&Cgroup::Off, program, limits).await
+}
+
+async fn execute_in(cgroup: &Cgroup, program: Program, limits: Limits) -> (Execution, Output) {
+    let executor = Executor::start(None, cgroup).unwrap();
     let output = Output::new(1);
     let stop = Stop::default();
     let execution = executor.execute(program, limits, &output, &stop).await;
@@ -305,7 +311,7 @@ async fn a_zombie_in_the_group_is_not_waited_for() {
         arguments: vec![script.display().to_string()],
         ..command("python3")
     };
-    let executor = Executor::start(None).unwrap();
+    let executor = Executor::start(None, &Cgroup::Off).unwrap();
     let (output, stop) = (Output::new(1), Stop::default());
     let limits = within(600_000, SignalName::Term, 600_000);
     let execution = executor.execute(program, limits, &output, &stop);
@@ -326,7 +332,7 @@ async fn a_zombie_in_the_group_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_request_ends_it() {
-    let executor = Executor::start(None).unwrap();
+    let executor = Executor::start(None, &Cgroup::Off).unwrap();
     for (script, force, expected) in [
         ("echo up; exec sleep 60", None, Exit::Signal(15)),
         ("trap '' TERM; echo up; sleep 60", Some(()), Exit::Signal(9)),
@@ -350,7 +356,7 @@ async fn a_request_ends_it() {
 
 #[tokio::test]
 async fn dropping_the_execution_kills_the_group() {
-    let executor = Executor::start(None).unwrap();
+    let executor = Executor::start(None, &Cgroup::Off).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pid");
     let script = format!("sleep 600 & echo $! > {}; echo up; wait", file.display());
@@ -377,7 +383,7 @@ async fn a_gigabyte_of_output_is_drained_and_bounded() {
 
 #[tokio::test]
 async fn many_at_once() {
-    let executor = Executor::start(None).unwrap();
+    let executor = Executor::start(None, &Cgroup::Off).unwrap();
     let limits = Limits::default();
     let runs = (0..64).map(|code| {
         let executor = executor.clone();

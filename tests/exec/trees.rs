@@ -27,14 +27,14 @@ while not os.path.exists(sys.argv[1]) or open(sys.argv[1]).read().count("\n") < 
     time.sleep(0.01)
 "#;
 
-struct Daemons {
+pub(super) struct Daemons {
     _directory: tempfile::TempDir,
     script: std::path::PathBuf,
     pids: std::path::PathBuf,
 }
 
 impl Daemons {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (script, pids) = (
             directory.path().join("job.py"),
@@ -49,7 +49,7 @@ impl Daemons {
     }
 
     /// Leaves its daemons, then goes on with `then`.
-    fn program(&self, then: &str) -> Program {
+    pub(super) fn program(&self, then: &str) -> Program {
         let (script, pids) = (self.script.display(), self.pids.display());
         shell(&format!("python3 {script} {pids} && echo up && {then}"))
     }
@@ -61,7 +61,7 @@ impl Daemons {
         pids
     }
 
-    fn assert_gone(&self) {
+    pub(super) fn assert_gone(&self) {
         for pid in self.pids() {
             // Not even as a zombie.
             let path = format!("/proc/{pid}");
@@ -70,8 +70,17 @@ impl Daemons {
     }
 }
 
+/// Without control groups, and with them if they are delegated to this process.
+const BOTH: [Cgroup; 2] = [Cgroup::Off, Cgroup::Auto];
+
 #[tokio::test]
 async fn daemons_end_with_their_job_however_it_ends() {
+    for cgroup in &BOTH {
+        daemons_end_in(cgroup).await;
+    }
+}
+
+async fn daemons_end_in(cgroup: &Cgroup) {
     let cases = [
         ("exit 0", Limits::default(), Exit::Code(0)),
         ("exit 3", Limits::default(), Exit::Code(3)),
@@ -84,16 +93,19 @@ async fn daemons_end_with_their_job_however_it_ends() {
     ];
     for (then, limits, expected) in cases {
         let daemons = Daemons::new();
-        let (execution, _) = execute(daemons.program(then), limits).await;
-        assert_eq!(execution.exit, expected, "{then}");
+        let (execution, _) = execute_in(cgroup, daemons.program(then), limits).await;
+        assert_eq!(execution.exit, expected, "{then}, {cgroup:?}");
         daemons.assert_gone();
     }
 }
 
 #[tokio::test]
 async fn daemons_end_with_a_cancelled_job() {
-    let executor = Executor::start(None).unwrap();
-    for force in [None, Some(())] {
+    for (cgroup, force) in BOTH
+        .iter()
+        .flat_map(|group| [(group, None), (group, Some(()))])
+    {
+        let executor = Executor::start(None, cgroup).unwrap();
         let daemons = Daemons::new();
         let (output, stop) = (Output::new(1), Stop::default());
         let limits = within(600_000, SignalName::Term, 100);
@@ -114,7 +126,13 @@ async fn daemons_end_with_a_cancelled_job() {
 
 #[tokio::test]
 async fn daemons_of_an_abandoned_job_end_soon() {
-    let executor = Executor::start(None).unwrap();
+    for cgroup in &BOTH {
+        abandoned_in(cgroup).await;
+    }
+}
+
+async fn abandoned_in(cgroup: &Cgroup) {
+    let executor = Executor::start(None, cgroup).unwrap();
     let daemons = Daemons::new();
     let (output, stop) = (Output::new(1), Stop::default());
     let program = daemons.program("exec sleep 60");
@@ -136,7 +154,7 @@ async fn daemons_of_an_abandoned_job_end_soon() {
 
 #[tokio::test]
 async fn daemons_of_other_jobs_are_spared() {
-    let executor = Executor::start(None).unwrap();
+    let executor = Executor::start(None, &Cgroup::Off).unwrap();
     let daemons = Daemons::new();
     let (output, stop) = (Output::new(1), Stop::default());
     let limits = within(600_000, SignalName::Term, 100);
@@ -164,7 +182,8 @@ async fn guarded_victim() {
         return;
     };
     let guardian = Path::new(env!("CARGO_BIN_EXE_orchestrator"));
-    let executor = Executor::start(Some(guardian)).unwrap();
+    let cgroup = std::env::var("VICTIM_CGROUP").unwrap().parse().unwrap();
+    let executor = Executor::start(Some(guardian), &cgroup).unwrap();
     let (output, stop) = (Output::new(1), Stop::default());
     executor
         .execute(shell(&command), Limits::default(), &output, &stop)
@@ -173,6 +192,12 @@ async fn guarded_victim() {
 
 #[test]
 fn a_guardian_ends_what_a_killed_worker_leaves() {
+    for cgroup in ["off", "auto"] {
+        guarded_in(cgroup);
+    }
+}
+
+fn guarded_in(cgroup: &str) {
     let daemons = Daemons::new();
     let mut worker = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "trees::guarded_victim", "--ignored"])
@@ -180,6 +205,7 @@ fn a_guardian_ends_what_a_killed_worker_leaves() {
             "VICTIM_COMMAND",
             &daemons.program("exec sleep 60").arguments[1],
         )
+        .env("VICTIM_CGROUP", cgroup)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();

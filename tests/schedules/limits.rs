@@ -66,6 +66,46 @@ fn mistakes_in_limits_name_the_mend() {
 }
 
 #[test]
+fn what_a_run_may_use_up_arrives_in_the_job() {
+    let job = job(
+        r#"
+        [defaults]
+        limits = { pids = 50 }
+        [job.a]
+        command = ["true"]
+        limits = { memory = "512M", cpu = 1.5, pids = 200 }
+        [job.b]
+        command = ["true"]
+        [job.c]
+        command = ["true"]
+        limits = {}
+        "#,
+        "a",
+    );
+    let limits = job.spec.limits.unwrap();
+    assert_eq!((limits.memory, limits.pids), (Some(512 << 20), Some(200)));
+    assert_eq!(limits.cpu.unwrap().to_string(), "1.5");
+    let all = ["memory", "cpu", "pids"];
+    assert!(limits.controllers().eq(all));
+    for (lines, part) in [
+        ("limits = { memory = \"1k\" }", "from 1 MiB to 1 PiB"),
+        ("limits = { memory = 100 }", "limits.memory"),
+        ("limits = { memory = true }", "limits.memory"),
+        ("limits = { cpu = 0 }", "number of processors"),
+        ("limits = { cpu = \"2\" }", "such as 1.5"),
+        ("limits = { pids = 0 }", "limits.pids"),
+        ("limits = { memroy = \"1g\" }", "did you mean `memory`?"),
+        ("limits = 3", "`limits`"),
+    ] {
+        let error = only_error(&with(lines));
+        assert!(error.contains(part), "{lines}: {error}");
+    }
+    let request = "[job.x]\nhttp = { url = \"http://x\" }\nlimits = { pids = 2 }\n";
+    let error = only_error(request);
+    assert!(error.contains("`http` starts none"), "{error}");
+}
+
+#[test]
 fn a_request_names_its_credentials() {
     let request = |more: &str| {
         format!(

@@ -143,6 +143,25 @@ pub(super) fn limits() -> Value {
                     &["queued", "running", "finished"], "finished"),
             },
         },
+        "limits": {
+            "description": "What all processes of a run together may use up; needs control groups of version 2 on the worker",
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "memory": {
+                    "description": "A run that needs more is ended, as out of memory: bytes, or a text such as 512M or 2 GiB",
+                    "oneOf": [{ "type": "integer", "minimum": 1 << 20 }, { "type": "string" }],
+                },
+                "cpu": {
+                    "description": "How many processors; a run that wants more is slowed down",
+                    "type": "number", "minimum": 0.01, "maximum": 10_000,
+                },
+                "pids": {
+                    "description": "How many processes and threads; further ones cannot be started",
+                    "type": "integer", "minimum": 1, "maximum": 1 << 22,
+                },
+            },
+        },
         "rate": {
             "description": "Runs with the same key, of whichever job, start no faster",
             "type": "object",
