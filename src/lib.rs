@@ -5,6 +5,7 @@
 //! { job, plan, run }`. `docs/architecture.md` is the map; `tests/architecture.rs` holds it.
 
 pub mod beat;
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod clock;

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// What each module may use of the crate, itself aside.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("job", &[]),
     ("run", &["job"]),
     ("plan", &["job", "run"]),
@@ -38,6 +38,10 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ),
     ("worker", &["job", "run", "plan", "clock", "broker", "exec"]),
     (
+        "bench",
+        &["job", "run", "clock", "broker", "exec", "worker"],
+    ),
+    (
         "ops",
         &["job", "run", "plan", "clock", "broker", "schedules"],
     ),
@@ -55,6 +59,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
             "beat",
             "worker",
             "ops",
+            "bench",
         ],
     ),
 ];

@@ -13,6 +13,8 @@ mod support;
 mod anchor;
 #[path = "e2e/beat_crash.rs"]
 mod beat_crash;
+#[path = "e2e/bench.rs"]
+mod bench;
 #[path = "e2e/blackout.rs"]
 mod blackout;
 #[path = "e2e/chaos.rs"]

@@ -23,7 +23,7 @@ pub(super) async fn any_broker(globals: &Globals) -> Result<SharedBroker, CliErr
     {
         return Ok(Arc::new(up));
     }
-    nats_broker(globals, DEFAULT_LEASE).await.map_err(|error| match error {
+    nats_broker(globals, DEFAULT_LEASE).await.map(|nats| nats as SharedBroker).map_err(|error| match error {
         Connect::Unreachable(error) if globals.nats.is_none() => error.with_help(format!(
             "no `orchestrator up` runs in {} either; start one, or a server with `nats-server -js`, \
              or name one with --nats or NATS_URL",
@@ -34,6 +34,23 @@ pub(super) async fn any_broker(globals: &Globals) -> Result<SharedBroker, CliErr
     })
 }
 
+/// Whether a server is named at all.
+pub(super) fn names_nats(globals: &Globals) -> bool {
+    globals.nats.is_some() || variable("NATS_URL").is_some()
+}
+
+/// NATS, with what only this backend can do.
+pub(super) async fn nats_for_a_while(globals: &Globals) -> Result<Arc<NatsBroker>, CliError> {
+    nats_broker(globals, DEFAULT_LEASE)
+        .await
+        .map_err(|error| match error {
+            Connect::Unreachable(error) => {
+                error.with_help("start one with `nats-server -js`; without --nats and NATS_URL the embedded broker is measured")
+            }
+            Connect::Other(error) => error,
+        })
+}
+
 /// NATS, for the services that need it.
 pub(super) async fn service_broker(
     globals: &Globals,
@@ -41,6 +58,7 @@ pub(super) async fn service_broker(
 ) -> Result<SharedBroker, CliError> {
     nats_broker(globals, lease)
         .await
+        .map(|nats| nats as SharedBroker)
         .map_err(|error| match error {
             Connect::Unreachable(error) => error.with_help(
                 "start one with `nats-server -js`, or name another with --nats or NATS_URL; \
@@ -55,7 +73,7 @@ enum Connect {
     Other(CliError),
 }
 
-async fn nats_broker(globals: &Globals, lease: Duration) -> Result<SharedBroker, Connect> {
+async fn nats_broker(globals: &Globals, lease: Duration) -> Result<Arc<NatsBroker>, Connect> {
     let url = globals
         .nats
         .clone()

@@ -5,6 +5,7 @@
 
 mod batch;
 mod beat;
+mod bench;
 mod check;
 mod cluster;
 mod connect;
@@ -80,6 +81,7 @@ enum Command {
     Lock(lock::LockArgs),
     Locks(lock::LocksArgs),
     Dead(dead::DeadArgs),
+    Bench(bench::BenchArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
 }
@@ -111,6 +113,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),
         Command::Worker(args) => serve(worker::run(args, &globals)),
+        Command::Bench(args) => serve(bench::run(args, &globals)),
         Command::Jobs(args) => ask(jobs::run(args, &globals)),
         Command::Run(args) => ask(run::run(args, &globals)),
         Command::Runs(args) => ask(runs::run(args, &globals)),

@@ -206,7 +206,11 @@ async fn execute(
         lock: permits.lock.as_ref().map(|(name, token)| (&**name, *token)),
         hand_on: &shared.options.hand_on,
     };
-    let work = match prepare(&context) {
+    let work = match shared.options.nothing {
+        true => Ok(Work::Nothing),
+        false => prepare(&context),
+    };
+    let work = match work {
         Ok(work) => work,
         Err(reason) => {
             let mut execution = not_started(reason);
@@ -224,6 +228,11 @@ async fn execute(
     let running = async {
         let (executor, stop) = (&shared.executor, &held.ending.stop);
         let mut execution = match work {
+            Work::Nothing => Execution {
+                ended: Ended::ByItself,
+                exit: Exit::Code(0),
+                result: None,
+            },
             Work::Program(program) => executor.execute(program, limits, &output, stop).await,
             Work::Request(request) => executor.request(*request, limits, &output, stop).await,
         };
@@ -248,6 +257,7 @@ async fn execute(
 
 /// What an attempt does.
 enum Work {
+    Nothing,
     Program(Program),
     Request(Box<PreparedRequest>),
 }

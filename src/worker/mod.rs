@@ -65,6 +65,8 @@ pub struct WorkerOptions {
     pub guardian: Option<PathBuf>,
     /// Whether and where jobs have control groups.
     pub cgroup: Cgroup,
+    /// Execute nothing: every attempt succeeds at once. To measure all the rest.
+    pub nothing: bool,
 }
 
 impl WorkerOptions {
@@ -84,6 +86,7 @@ impl WorkerOptions {
             credentials: None,
             guardian: None,
             cgroup: Cgroup::Auto,
+            nothing: false,
         }
     }
 }

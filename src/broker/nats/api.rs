@@ -177,7 +177,6 @@ impl NatsBroker {
         }
     }
 
-    /// A stored message by the API's own way of asking; `None` if there is none.
     /// Removes a message of a stream. Returns whether it was there.
     pub(super) async fn delete_message(
         &self,
@@ -194,6 +193,7 @@ impl NatsBroker {
         }
     }
 
+    /// A stored message by the API's own way of asking; `None` if there is none.
     pub(super) async fn stored_message(
         &self,
         operation: &str,

@@ -14,7 +14,7 @@ use super::{
     consumer::KnownLease,
 };
 use crate::{
-    broker::{BrokerError, Bucket},
+    broker::{BrokerError, Bucket, Lifetime},
     job::QueueName,
 };
 
@@ -78,6 +78,33 @@ impl Setup {
 }
 
 impl NatsBroker {
+    /// Removes every stream and bucket of the namespace, with all that is in them. Nobody may use it meanwhile.
+    pub async fn remove_namespace(&self) -> Result<(), BrokerError> {
+        let names = &self.names;
+        let buckets = [Bucket::State, Bucket::Runs, Bucket::Locks, Bucket::Workers];
+        let unique = Lifetime::ALL.map(Bucket::Unique);
+        let values = buckets.into_iter().chain(unique);
+        let streams = [
+            names.jobs_stream(),
+            names.logs_stream(),
+            names.dead_stream(),
+        ];
+        let all = streams
+            .into_iter()
+            .chain(values.map(|bucket| names.bucket_stream(bucket)));
+        for stream in all {
+            let operation = format!("remove {stream}");
+            let subject = format!("STREAM.DELETE.{stream}");
+            match self.api::<Value>(&operation, &subject, &Value::Null).await {
+                Ok(_) => {}
+                Err(error) if error.is(code::NO_STREAM) => {}
+                Err(error) => return Err(self.error(&operation, error)),
+            }
+        }
+        self.setup.forget();
+        Ok(())
+    }
+
     /// Fails if the server has no JetStream.
     pub(super) async fn check_jetstream(&self) -> Result<(), BrokerError> {
         const OPERATION: &str = "look for JetStream";
