@@ -41,6 +41,8 @@ mod locks;
 mod overlap;
 #[path = "e2e/pause.rs"]
 mod pause;
+#[path = "e2e/priority.rs"]
+mod priority;
 #[path = "e2e/redelivery.rs"]
 mod redelivery;
 #[path = "e2e/reload.rs"]

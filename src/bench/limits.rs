@@ -1,6 +1,14 @@
 //! What the machine and the broker can do without us.
 
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
@@ -12,19 +20,46 @@ use crate::{
     job::{Execute, RunSpec},
 };
 
+/// A program that does nothing.
+pub(super) const PROGRAM: &str = "/bin/true";
 /// How many runs are published at once.
 pub(super) const IN_FLIGHT: usize = 256;
 
-/// How many `/bin/true` a second can be spawned with pipes for their output, `concurrency` at once.
-pub(super) async fn spawns(count: usize, concurrency: usize) -> Result<f64, BenchError> {
-    let failed = |source| BenchError::Machine {
-        what: "spawn /bin/true",
-        source,
+/// How many `/bin/true` a second `concurrency` threads spawn, with pipes for their output.
+pub(super) async fn spawns_by_threads(count: usize, concurrency: usize) -> Result<f64, BenchError> {
+    let started = AtomicUsize::new(0);
+    let spawn_all = move || {
+        let start = clock::monotonic();
+        let one_after_the_other = || {
+            while started.fetch_add(1, Ordering::Relaxed) < count {
+                std::process::Command::new(PROGRAM)
+                    .stdin(Stdio::null())
+                    .output()?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..concurrency)
+                .map(|_| scope.spawn(one_after_the_other))
+                .collect();
+            let joined = threads.into_iter().map(|thread| {
+                let ended = thread.join();
+                ended.unwrap_or_else(|_| Err(std::io::Error::other("a thread panicked")))
+            });
+            joined.collect::<std::io::Result<()>>()
+        })?;
+        Ok(rate(count, start.elapsed()))
     };
+    let done = tokio::task::spawn_blocking(spawn_all).await;
+    done.map_err(super::invalid)?.map_err(failed)
+}
+
+/// How many `/bin/true` a second one task spawns, with pipes for their output, `concurrency` at once.
+pub(super) async fn spawns(count: usize, concurrency: usize) -> Result<f64, BenchError> {
     let start = clock::monotonic();
     stream::iter(0..count)
         .map(|_| async {
-            let child = tokio::process::Command::new("/bin/true")
+            let child = tokio::process::Command::new(PROGRAM)
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
@@ -40,6 +75,13 @@ pub(super) async fn spawns(count: usize, concurrency: usize) -> Result<f64, Benc
         .await
         .map_err(failed)?;
     Ok(rate(count, start.elapsed()))
+}
+
+fn failed(source: std::io::Error) -> BenchError {
+    BenchError::Machine {
+        what: "spawn /bin/true",
+        source,
+    }
 }
 
 /// How many runs a second the broker can carry: publish, deliver, two versions of a record, acknowledge.

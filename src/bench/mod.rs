@@ -50,12 +50,17 @@ pub struct Report {
     pub processors: usize,
     /// How often everything was measured.
     pub rounds: usize,
-    /// `/bin/true` through the broker and a worker, beside spawning it.
+    /// `/bin/true` through the broker and a worker, beside spawning it from one task, as an ordinary asynchronous
+    /// program does.
     pub programs: Compared,
+    /// The same, beside as many threads that do nothing but spawn and wait: all that the machine can do.
+    pub programs_by_threads: Compared,
     /// Runs that execute nothing, from publish to acknowledgement, beside the broker's operations for them.
     pub noops: Compared,
     /// From the call that publishes a run to the first output of its shell; nothing else going on.
     pub delay_ms: Delays,
+    /// The same from the call that spawns the shell: what of `delay_ms` is the shell's own.
+    pub shell_ms: Delays,
 }
 
 /// A rate beside its limit.
@@ -124,13 +129,16 @@ pub async fn run(
     tell: impl Fn(String),
 ) -> Result<Report, BenchError> {
     let rounds = options.rounds.max(1);
-    let (mut programs, mut noops) = (Vec::new(), Vec::new());
+    let (mut programs, mut threads, mut noops) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
         tell(format!("round {} of {rounds}: programs", round + 1));
-        let limit = limits::spawns(options.programs, options.concurrency).await?;
+        let (count, concurrency) = (options.programs, options.concurrency);
+        let by_task = limits::spawns(count, concurrency).await?;
+        let by_threads = limits::spawns_by_threads(count, concurrency).await?;
         let work = Work::Programs(options.programs, options.concurrency);
         let measured = runs::work(broker, options, work).await?;
-        programs.push((measured.worked, limit));
+        programs.push((measured.worked, by_task));
+        threads.push((measured.worked, by_threads));
         tell(format!("round {} of {rounds}: the broker alone", round + 1));
         let limit = limits::operations(broker, options.noops, options.noop_concurrency).await?;
         let work = Work::Nothing(options.noops, options.noop_concurrency);
@@ -138,14 +146,16 @@ pub async fn run(
         noops.push((measured.all, limit));
     }
     tell(format!("delays of {} runs", options.delays));
-    let delays = latency::delays(broker, options).await?;
+    let (delays, shells) = latency::delays(broker, options).await?;
     Ok(Report {
         broker: broker.describe(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         rounds,
         programs: compared(&programs, options.programs, options.concurrency),
+        programs_by_threads: compared(&threads, options.programs, options.concurrency),
         noops: compared(&noops, options.noops, options.noop_concurrency),
         delay_ms: percentiles(delays),
+        shell_ms: percentiles(shells),
     })
 }
 

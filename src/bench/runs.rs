@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BenchError, BenchOptions, PATIENCE, job_name,
-    limits::{IN_FLIGHT, LOOK},
+    limits::{IN_FLIGHT, LOOK, PROGRAM},
     new_queue, rate,
 };
 use crate::{
@@ -45,7 +45,7 @@ pub(super) async fn work(
         Work::Nothing(count, concurrency) => (count, concurrency, true),
     };
     let queue = new_queue()?;
-    let program = "/bin/true".parse().map_err(super::invalid)?;
+    let program = PROGRAM.parse().map_err(super::invalid)?;
     let spec = RunSpec::new(Execute::Command(vec![program]));
     let first = clock::monotonic();
     publish(broker, &queue, &spec, count).await?;

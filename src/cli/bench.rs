@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{CliError, Exit, Globals, connect, globals::Format, guardian, output};
 use crate::{
-    bench::{self, BenchError, BenchOptions, Compared, Report},
+    bench::{self, BenchError, BenchOptions, Compared, Delays, Report},
     broker::{
         SharedBroker,
         embedded::{EmbeddedBroker, EmbeddedOptions},
@@ -26,7 +26,7 @@ pub struct BenchArgs {
     rounds: u16,
 
     /// Programs to execute a round
-    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     programs: u32,
 
     /// How many programs are executed at once
@@ -136,8 +136,12 @@ fn show(report: &Report, globals: &Globals) -> Result<(), CliError> {
         return output::json(report);
     }
     let row = |what: &str, against: &str, compared: &Compared| {
+        let what = match what {
+            "" => String::new(),
+            what => format!("{what}, {} at once", compared.concurrency),
+        };
         vec![
-            format!("{what}, {} at once", compared.concurrency),
+            what,
             format!("{:.0}", compared.rate),
             format!("{:.0}", compared.limit),
             format!("{:.2}", compared.ratio),
@@ -152,7 +156,16 @@ fn show(report: &Report, globals: &Globals) -> Result<(), CliError> {
     output::table(
         &header,
         vec![
-            row("/bin/true", "spawning it without us", &report.programs),
+            row(
+                "/bin/true",
+                "one task that spawns it without us",
+                &report.programs,
+            ),
+            row(
+                "",
+                "threads that only spawn it and wait",
+                &report.programs_by_threads,
+            ),
             row(
                 "nothing",
                 "the broker's operations for a run",
@@ -160,9 +173,25 @@ fn show(report: &Report, globals: &Globals) -> Result<(), CliError> {
             ),
         ],
     )?;
-    let delays = &report.delay_ms;
-    output::to_stdout(&format!(
-        "from publish to the first output of a shell: {:.2} ms (p50), {:.2} ms (p90), {:.2} ms (p99), at most {:.2} ms; {} runs, one at a time",
-        delays.p50, delays.p90, delays.p99, delays.max, delays.count
-    ))
+    let delay = |delays: &Delays| {
+        vec![
+            format!("{:.2}", delays.p50),
+            format!("{:.2}", delays.p90),
+            format!("{:.2}", delays.p99),
+            format!("{:.2}", delays.max),
+        ]
+    };
+    let named = |what: &str, delays: &Delays| [vec![what.to_owned()], delay(delays)].concat();
+    output::to_stdout("")?;
+    let header = ["milliseconds, one at a time", "p50", "p90", "p99", "max"];
+    output::table(
+        &header,
+        vec![
+            named(
+                "from publish to the first output of a shell",
+                &report.delay_ms,
+            ),
+            named("of which the shell itself takes", &report.shell_ms),
+        ],
+    )
 }

@@ -1,13 +1,14 @@
 //! The program of one attempt: what is handed to the operating system, and what its refusals mean.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
-    ffi::{CString, OsStr, OsString},
+    ffi::{CStr, CString, OsStr, OsString},
     fs::File,
-    io::{self, IsTerminal, Seek, Write},
+    io::{self, IsTerminal},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::FileExt},
     },
     path::{Path, PathBuf},
     sync::LazyLock,
@@ -20,6 +21,15 @@ use crate::job::{Execute, TemplateError};
 
 /// This executable, for jobs that start runs themselves.
 static OWN_BINARY: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::current_exe().ok());
+
+/// The environment of this process as the operating system wants it, by name: it never changes.
+static INHERITED: LazyLock<BTreeMap<OsString, CString>> = LazyLock::new(|| {
+    let lines = std::env::vars_os().filter_map(|(name, value)| {
+        let line = line(&name, &value)?;
+        Some((name, line))
+    });
+    lines.collect()
+});
 
 /// A program, ready to be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +69,7 @@ pub(super) struct Prepared {
     /// The argument vector, the program's name first.
     pub(super) arguments: Vec<CString>,
     /// `NAME=VALUE`
-    pub(super) environment: Vec<CString>,
+    pub(super) environment: Vec<Cow<'static, CStr>>,
     /// Where it starts.
     pub(super) working_dir: Option<CString>,
     /// Its standard input.
@@ -98,37 +108,39 @@ impl Program {
         let (stdin, outputs) = self
             .streams()
             .map_err(|error| format!("its standard streams cannot be made: {error}"))?;
-        let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-        let mut set = |name: &str, value: OsString| variables.insert(name.into(), value);
+        let mut variables: BTreeMap<&OsStr, Cow<'_, OsStr>> = BTreeMap::new();
         if let Some(directory) = &self.working_dir
             && let Ok(absolute) = std::path::absolute(directory)
         {
             // A shell believes it; what the job itself asks for wins.
-            set("PWD", absolute.into());
+            variables.insert(OsStr::new("PWD"), OsString::from(absolute).into());
         }
         for (name, value) in &self.variables {
-            set(name, value.into());
+            variables.insert(OsStr::new(name), OsStr::new(value).into());
         }
-        set("ORCHESTRATOR_RESULT", result.into());
+        variables.insert(OsStr::new("ORCHESTRATOR_RESULT"), result.as_os_str().into());
         if let Some(binary) = &*OWN_BINARY {
-            set("ORCHESTRATOR_BIN", binary.into());
+            variables.insert(OsStr::new("ORCHESTRATOR_BIN"), binary.as_os_str().into());
         }
-        let search = variables.get(OsStr::new("PATH")).cloned();
-        let text = |text: &OsStr| {
-            let text = CString::new(text.as_bytes());
-            text.map_err(|_| {
-                format!(
-                    "`{}` cannot be started: a nul byte in its arguments or environment",
-                    self.name
-                )
-            })
+        let path = OsStr::new("PATH");
+        let search = match variables.get(path) {
+            Some(own) => Some(own.clone().into_owned()),
+            None => std::env::var_os(path),
         };
-        let assignment = |(name, value): (&OsString, &OsString)| {
-            let mut line = name.clone();
-            line.push("=");
-            line.push(value);
-            text(&line)
+        let nul = || {
+            format!(
+                "`{}` cannot be started: a nul byte in its arguments or environment",
+                self.name
+            )
         };
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| nul());
+        let inherited = INHERITED
+            .iter()
+            .filter(|(name, _)| !variables.contains_key(name.as_os_str()));
+        let inherited = inherited.map(|(_, line)| Ok(Cow::Borrowed(line.as_c_str())));
+        let own = variables
+            .iter()
+            .map(|(name, value)| line(name, value).map(Cow::Owned).ok_or_else(nul));
         let words = std::iter::once(&self.name).chain(&self.arguments);
         let directory = self.working_dir.as_deref().map(Path::as_os_str);
         Ok(Prepared {
@@ -140,7 +152,7 @@ impl Program {
             arguments: words
                 .map(|word| text(OsStr::new(word)))
                 .collect::<Result<_, _>>()?,
-            environment: variables.iter().map(assignment).collect::<Result<_, _>>()?,
+            environment: inherited.chain(own).collect::<Result<_, _>>()?,
             working_dir: directory.map(text).transpose()?,
             stdin,
             outputs,
@@ -212,6 +224,12 @@ impl Program {
     }
 }
 
+/// `NAME=VALUE`, unless there is a nul byte in it.
+fn line(name: &OsStr, value: &OsStr) -> Option<CString> {
+    let parts = [name.as_bytes(), b"=", value.as_bytes()];
+    CString::new(parts.concat()).ok()
+}
+
 fn unusable_directory(directory: &Path) -> Option<String> {
     let shown = directory.display();
     match std::fs::read_dir(directory) {
@@ -232,8 +250,8 @@ fn unusable_directory(directory: &Path) -> Option<String> {
 /// A file without a name: a program reads it like a pipe that has been filled and closed, and
 /// neither can wait for the other.
 fn file_of(bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
-    file.write_all(bytes)?;
-    file.rewind()?;
+    let file = File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
+    // Its position stays at the beginning.
+    file.write_all_at(bytes, 0)?;
     Ok(file)
 }

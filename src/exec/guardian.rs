@@ -28,7 +28,7 @@ use tracing::warn;
 
 use super::{
     cgroup,
-    tree::{Family, Tag, tag_of, tagged},
+    tree::{Family, Helper, Tag, tag_of, tagged},
 };
 use crate::clock;
 
@@ -49,15 +49,20 @@ pub(super) struct Guardian {
     executable: PathBuf,
     group: Option<PathBuf>,
     child: Child,
+    /// Held as long as it may run.
+    #[allow(dead_code, reason = "what counts is that it is held")]
+    helper: Option<Helper>,
 }
 
 impl Guardian {
     /// Starts `executable` as `executable guardian FAMILY [GROUP]`.
     pub(super) fn start(executable: &Path, group: Option<&Path>) -> io::Result<Self> {
+        let child = spawn(executable, group)?;
         Ok(Self {
             executable: executable.to_owned(),
             group: group.map(Path::to_owned),
-            child: spawn(executable, group)?,
+            helper: helper(&child),
+            child,
         })
     }
 
@@ -66,7 +71,10 @@ impl Guardian {
         match self.child.try_wait() {
             Ok(None) => {}
             Ok(Some(_)) | Err(_) => match spawn(&self.executable, self.group.as_deref()) {
-                Ok(child) => self.child = child,
+                Ok(child) => {
+                    self.helper = helper(&child);
+                    self.child = child;
+                }
                 Err(error) => warn!(target: "orchestrator::exec", %error,
                     "no guardian: if this worker is killed, processes of its jobs may stay"),
             },
@@ -97,6 +105,11 @@ impl Drop for Guardian {
         // It ends once it has found nothing.
         let _ = self.child.wait();
     }
+}
+
+fn helper(child: &Child) -> Option<Helper> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    pid.map(Helper::known)
 }
 
 fn spawn(executable: &Path, group: Option<&Path>) -> io::Result<Child> {

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use rustix::fs::OFlags;
@@ -28,6 +28,8 @@ pub(super) struct Scratch {
 #[derive(Debug)]
 pub(super) struct ResultFile {
     path: PathBuf,
+    /// The job has ended, and there was none.
+    is_absent: AtomicBool,
 }
 
 /// Why a result is left out.
@@ -62,6 +64,7 @@ impl Scratch {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         ResultFile {
             path: self.directory.join(format!("result-{number}.json")),
+            is_absent: AtomicBool::new(false),
         }
     }
 }
@@ -83,7 +86,10 @@ impl ResultFile {
     pub(super) fn read(&self) -> Result<Option<Value>, Unusable> {
         let file = match open(&self.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.is_absent.store(true, Ordering::Relaxed);
+                return Ok(None);
+            }
             Err(error) => return Err(Unusable::Unreadable(error)),
         };
         if !file.metadata().map_err(Unusable::Unreadable)?.is_file() {
@@ -108,8 +114,10 @@ impl ResultFile {
 
 impl Drop for ResultFile {
     fn drop(&mut self) {
-        // Mostly it was never there. What cannot be removed now goes with the directory.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.is_absent.load(Ordering::Relaxed) {
+            // What cannot be removed now goes with the directory.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

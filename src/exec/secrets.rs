@@ -50,7 +50,7 @@ impl Secrets {
             .variables
             .values()
             .chain(secrets.credentials.values());
-        secrets.redactor = Redactor::of(all.map(String::as_str));
+        secrets.redactor = Redactor::of(all.map(String::as_str))?;
         Ok(secrets)
     }
 
@@ -105,7 +105,7 @@ impl fmt::Debug for Redactor {
 
 impl Redactor {
     /// `None` if there is nothing to hide.
-    fn of<'a>(values: impl Iterator<Item = &'a str>) -> Option<Self> {
+    fn of<'a>(values: impl Iterator<Item = &'a str>) -> Result<Option<Self>, String> {
         let mut secrets = Vec::new();
         for value in values {
             if value.len() >= SHORTEST {
@@ -115,13 +115,14 @@ impl Redactor {
             let lines = lines.filter(|line| line.len() >= SHORTEST_LINE && *line != value);
             secrets.extend(lines.map(|line| line.as_bytes().to_vec()));
         }
+        if secrets.is_empty() {
+            return Ok(None);
+        }
         let finder = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
-            .build(&secrets);
-        match finder {
-            Ok(finder) if !secrets.is_empty() => Some(Self { secrets, finder }),
-            Ok(_) | Err(_) => None,
-        }
+            .build(&secrets)
+            .map_err(|error| format!("its secrets cannot be hidden: {error}; make them smaller"))?;
+        Ok(Some(Self { secrets, finder }))
     }
 
     /// Takes what is complete out of `pending`, with the secrets hidden. What may be the beginning of one
@@ -246,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn redactor(secrets: &[&str]) -> Redactor {
-        Redactor::of(secrets.iter().copied()).unwrap()
+        Redactor::of(secrets.iter().copied()).unwrap().unwrap()
     }
 
     fn in_pieces(redactor: &Redactor, pieces: &[&[u8]]) -> Vec<u8> {
@@ -284,7 +285,11 @@ mod tests {
 
     #[test]
     fn short_texts_are_not_secrets() {
-        assert!(Redactor::of(["", "a", "abc"].into_iter()).is_none());
+        assert!(
+            Redactor::of(["", "a", "abc"].into_iter())
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[test]

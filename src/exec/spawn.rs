@@ -4,26 +4,24 @@
 //! threads nor any other passing thread may spawn.
 
 use std::{
+    collections::VecDeque,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     ExecError,
     cgroup::Cgroups,
     child,
     command::Prepared,
-    start::{Spawned, start},
+    start::{Spawned, Stack, start},
     tree::Tag,
 };
 use crate::{clock, job::ResourceLimits};
-
-/// Spawns that may wait for a thread; whoever comes later waits for room.
-const WAITING: usize = 64;
 
 /// Threads at most: spawning is serialised by the kernel beyond a few.
 const MAX_THREADS: usize = 8;
@@ -31,7 +29,7 @@ const MAX_THREADS: usize = 8;
 /// The spawner threads. They end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Spawners {
-    requests: Option<mpsc::Sender<Request>>,
+    requests: Arc<Requests>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -48,7 +46,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    fn start(&self) -> io::Result<Spawned> {
+    fn start(&self, stack: &mut Stack) -> io::Result<Spawned> {
         if self
             .deadline
             .is_some_and(|deadline| clock::uptime() >= deadline)
@@ -62,7 +60,7 @@ impl Asked {
         let group = group.transpose().map_err(|error| {
             io::Error::other(format!("its control group cannot be made: {error}"))
         })?;
-        start(&self.prepared, self.tag, group)
+        start(&self.prepared, self.tag, group, stack)
     }
 }
 
@@ -74,38 +72,33 @@ struct Request {
 
 impl Spawners {
     pub(super) fn start() -> Result<Self, ExecError> {
-        let (requests, receiver) = mpsc::channel(WAITING);
-        let receiver = Arc::new(Mutex::new(receiver));
+        let requests = Arc::new(Requests::default());
         let count = thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
         let threads = (0..count)
             .map(|index| {
-                let receiver = Arc::clone(&receiver);
+                let requests = Arc::clone(&requests);
                 thread::Builder::new()
                     .name(format!("spawner-{index}"))
-                    .spawn(move || serve(&receiver))
+                    .spawn(move || serve(&requests))
                     .map_err(ExecError::Thread)
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            requests: Some(requests),
-            threads,
-        })
+        Ok(Self { requests, threads })
     }
 
     /// Starts the command as the leader of a process group of its own that dies with this process.
     pub(super) async fn spawn(&self, asked: Asked) -> io::Result<Spawned> {
-        let ended = || io::Error::other("the spawner threads have ended");
         let (reply, answer) = oneshot::channel();
-        let requests = self.requests.as_ref().ok_or_else(ended)?;
-        let request = Request { asked, reply };
-        requests.send(request).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        self.requests.add(Request { asked, reply });
+        answer
+            .await
+            .map_err(|_| io::Error::other("the spawner threads have ended"))?
     }
 }
 
 impl Drop for Spawners {
     fn drop(&mut self) {
-        self.requests = None;
+        self.requests.close();
         for thread in self.threads.drain(..) {
             // A spawner that panicked has nothing left to tell.
             let _ = thread.join();
@@ -113,17 +106,48 @@ impl Drop for Spawners {
     }
 }
 
-fn serve(receiver: &Mutex<mpsc::Receiver<Request>>) {
-    loop {
-        let next = receiver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .blocking_recv();
-        let Some(Request { asked, reply }) = next else {
-            return;
-        };
+/// What waits for a thread: never more than is executed at once. One thread is woken for each.
+#[derive(Debug, Default)]
+struct Requests {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: VecDeque<Request>,
+    is_closed: bool,
+}
+
+impl Requests {
+    fn add(&self, request: Request) {
+        self.waiting().requests.push_back(request);
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.waiting().is_closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The next one; `None` once there will be none.
+    fn next(&self) -> Option<Request> {
+        let is_idle = |waiting: &mut Waiting| waiting.requests.is_empty() && !waiting.is_closed;
+        let waiting = self.changed.wait_while(self.waiting(), is_idle);
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        waiting.requests.pop_front()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn serve(requests: &Requests) {
+    let mut stack = Stack::default();
+    while let Some(Request { asked, reply }) = requests.next() {
         // Nobody may be waiting any more: then nobody else will end the child.
-        if let Err(Ok(orphan)) = reply.send(asked.start()) {
+        if let Err(Ok(orphan)) = reply.send(asked.start(&mut stack)) {
             child::discard(orphan);
         }
     }

@@ -6,7 +6,7 @@
 //! and the thread that starts it stands still meanwhile (`CLONE_VM | CLONE_VFORK`). What `posix_spawn`
 //! cannot do, and the reason to do it here, is the parent-death signal.
 
-mod into_group;
+mod clone3;
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -16,7 +16,7 @@ use std::{
         fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::process::ExitStatusExt,
     },
-    process::{ChildStderr, ChildStdout, ExitStatus},
+    process::ExitStatus,
     ptr,
     sync::atomic::{AtomicI32, Ordering},
 };
@@ -31,12 +31,22 @@ const STACK: usize = 64 * 1024;
 /// The exit code of a child that could not execute its program; nobody sees it.
 const NOT_EXECUTED: c_int = 127;
 
+/// A stack for children, one after the other.
+#[derive(Debug)]
+pub(super) struct Stack(Box<[u128]>);
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self(vec![0; STACK / size_of::<u128>()].into())
+    }
+}
+
 /// A child that was started and not reaped yet.
 #[derive(Debug)]
 pub(super) struct Spawned {
     pid: Pid,
-    pub(super) stdout: Option<ChildStdout>,
-    pub(super) stderr: Option<ChildStderr>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
     /// The control group that it was started in.
     pub(super) group: Option<Group>,
     ended: Option<ExitStatus>,
@@ -76,13 +86,20 @@ struct Plan<'a> {
     streams: [RawFd; 3],
     parent: libc::pid_t,
     tag: Tag,
+    /// The kernel gives handled signals their default again.
+    clears_handlers: bool,
     /// What went wrong; 0 if the program is being executed.
     error: AtomicI32,
 }
 
 /// Starts the program as the leader of a process group of its own, which the kernel kills when the
 /// calling thread ends, in `group` if there is one. Blocks until the program is being executed.
-pub(super) fn start(prepared: &Prepared, tag: Tag, group: Option<Group>) -> io::Result<Spawned> {
+pub(super) fn start(
+    prepared: &Prepared,
+    tag: Tag,
+    group: Option<Group>,
+    stack: &mut Stack,
+) -> io::Result<Spawned> {
     let (pipes, ends) = match &prepared.outputs {
         Some(_) => (None, None),
         None => {
@@ -97,21 +114,22 @@ pub(super) fn start(prepared: &Prepared, tag: Tag, group: Option<Group>) -> io::
         (None, None) => [-1, -1],
     };
     let (stdout, stderr) = pipes.unzip();
-    let plan = Plan {
+    let mut plan = Plan {
         candidates: &prepared.candidates,
-        arguments: pointers(&prepared.arguments),
-        environment: pointers(&prepared.environment),
+        arguments: pointers(prepared.arguments.iter().map(|text| text.as_c_str())),
+        environment: pointers(prepared.environment.iter().map(AsRef::as_ref)),
         working_dir: prepared.working_dir.as_deref(),
         streams: [prepared.stdin.as_raw_fd(), outputs[0], outputs[1]],
         parent: libc::pid_t::try_from(std::process::id()).unwrap_or(0),
         tag,
+        clears_handlers: false,
         error: AtomicI32::new(0),
     };
-    let pid = clone(&plan, group.as_ref().and_then(Group::descriptor))?;
+    let pid = clone(&mut plan, group.as_ref().and_then(Group::descriptor), stack)?;
     let mut child = Spawned {
         pid,
-        stdout: stdout.map(|pipe| ChildStdout::from(OwnedFd::from(pipe))),
-        stderr: stderr.map(|pipe| ChildStderr::from(OwnedFd::from(pipe))),
+        stdout: stdout.map(OwnedFd::from),
+        stderr: stderr.map(OwnedFd::from),
         group,
         ended: None,
     };
@@ -135,7 +153,7 @@ pub(super) fn may_start_in(group: Group, tag: Tag) -> io::Result<()> {
         stdin: File::open("/dev/null")?,
         outputs: None,
     };
-    match start(&nothing, tag, Some(group)) {
+    match start(&nothing, tag, Some(group), &mut Stack::default()) {
         // There is nothing to execute.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -144,8 +162,8 @@ pub(super) fn may_start_in(group: Group, tag: Tag) -> io::Result<()> {
 }
 
 /// A vector as the kernel wants it: pointers, then null.
-fn pointers(texts: &[CString]) -> Vec<*const c_char> {
-    let texts = texts.iter().map(|text| text.as_ptr());
+fn pointers<'a>(texts: impl Iterator<Item = &'a CStr>) -> Vec<*const c_char> {
+    let texts = texts.map(CStr::as_ptr);
     texts.chain([ptr::null()]).collect()
 }
 
@@ -154,8 +172,11 @@ fn pointers(texts: &[CString]) -> Vec<*const c_char> {
     unsafe_code,
     reason = "the standard library offers no vfork with a parent-death signal"
 )]
-fn clone(plan: &Plan<'_>, group: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
-    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+fn clone(
+    plan: &mut Plan<'_>,
+    group: Option<BorrowedFd<'_>>,
+    Stack(stack): &mut Stack,
+) -> io::Result<Pid> {
     // SAFETY: the child runs on `stack`, which grows downwards from its aligned end and outlives it,
     // because with CLONE_VFORK this call returns only after the child has executed its program or
     // has ended; so does `plan`. All signals are blocked meanwhile, so that no handler of this
@@ -165,22 +186,33 @@ fn clone(plan: &Plan<'_>, group: Option<BorrowedFd<'_>>) -> io::Result<Pid> {
         let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let plan = ptr::from_ref(plan).cast_mut().cast();
-        let started = match group {
-            Some(group) => into_group::clone(&mut stack, group, execute, plan),
-            None => {
+        plan.clears_handlers = true;
+        let shared = ptr::from_mut(plan).cast();
+        let started = match clone3::clone(stack, group, execute, shared) {
+            // An old kernel, or one that a sandbox hides.
+            Err(error) if group.is_none() && is_refused(&error) => {
+                plan.clears_handlers = false;
                 let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
                 let end = stack.as_mut_ptr_range().end.cast();
-                match libc::clone(execute, end, flags, plan) {
+                match libc::clone(execute, end, flags, ptr::from_mut(plan).cast()) {
                     ..0 => Err(io::Error::last_os_error()),
                     started => Ok(started),
                 }
             }
+            started => started,
         };
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         started
     };
     Pid::from_raw(started?).ok_or_else(|| io::Error::other("the kernel gave no process id"))
+}
+
+/// Whether there is no `clone3`, or none that clears handlers (before Linux 5.5).
+fn is_refused(error: &io::Error) -> bool {
+    let refusals = [libc::ENOSYS, libc::EPERM, libc::EINVAL];
+    error
+        .raw_os_error()
+        .is_some_and(|code| refusals.contains(&code))
 }
 
 /// The child, until it executes its program. It shares this process's memory: it must not allocate,
@@ -248,7 +280,7 @@ unsafe fn prepare(plan: &Plan<'_>) -> bool {
             return false;
         }
         mark(plan.tag);
-        default_signals();
+        default_signals(plan.clears_handlers);
         true
     }
 }
@@ -271,16 +303,21 @@ unsafe fn mark(tag: Tag) {
     }
 }
 
-/// Gives every signal that this process handles its default again, then lets signals in.
+/// Gives every signal that this process handles its default again, unless the kernel has done so; and SIGPIPE, which
+/// the runtime of this language ignores. Then lets signals in.
 ///
 /// # Safety
 ///
 /// Only for a child of [`clone`], which has a table of handlers of its own.
 #[allow(unsafe_code, reason = "system calls on plain values")]
-unsafe fn default_signals() {
+unsafe fn default_signals(are_cleared: bool) {
     // SAFETY: zeroed signal sets and actions are valid; the calls change only this child.
     unsafe {
-        for signal in 1..=libc::SIGRTMAX() {
+        let all = match are_cleared {
+            true => libc::SIGPIPE..=libc::SIGPIPE,
+            false => 1..=libc::SIGRTMAX(),
+        };
+        for signal in all {
             let mut action: libc::sigaction = std::mem::zeroed();
             let known = libc::sigaction(signal, ptr::null(), &mut action) == 0;
             let ignored = action.sa_sigaction == libc::SIG_IGN && signal != libc::SIGPIPE;

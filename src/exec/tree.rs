@@ -7,7 +7,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs::{self, File},
+    os::unix::fs::FileExt,
     str::FromStr,
     sync::{
         LazyLock, Mutex, MutexGuard, PoisonError,
@@ -52,6 +53,7 @@ struct Own {
     family: Family,
     runs: AtomicU32,
     live: Mutex<HashSet<Tag>>,
+    helpers: Mutex<HashSet<Pid>>,
 }
 
 impl Own {
@@ -61,8 +63,13 @@ impl Own {
         Self {
             family: Family(MAGIC | instance << COUNTER_BITS),
             runs: AtomicU32::new(0),
-            live: Mutex::new(HashSet::new()),
+            live: Mutex::default(),
+            helpers: Mutex::default(),
         }
+    }
+
+    fn helpers(&self) -> MutexGuard<'_, HashSet<Pid>> {
+        self.helpers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn live(&self) -> MutexGuard<'_, HashSet<Tag>> {
@@ -118,6 +125,23 @@ impl FromStr for Tag {
 impl Tag {
     fn is_one(number: u64) -> bool {
         number >> 56 == MAGIC >> 56
+    }
+}
+
+/// A child of this process that is no job, until it is dropped: it is not looked at.
+#[derive(Debug)]
+pub(super) struct Helper(Pid);
+
+impl Helper {
+    pub(super) fn known(pid: Pid) -> Self {
+        OWN.helpers().insert(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        OWN.helpers().remove(&self.0);
     }
 }
 
@@ -221,7 +245,15 @@ fn is_wanted(
 /// The children of this process that carry a tag, and are neither its own jobs nor ended: those that
 /// have ended are reaped on the way.
 fn orphans() -> impl Iterator<Item = (Pid, Tag)> {
-    adopted().into_iter().filter_map(|pid| {
+    let adopted = adopted();
+    let helpers = match adopted.is_empty() {
+        true => HashSet::new(),
+        false => OWN.helpers().clone(),
+    };
+    let strangers = adopted
+        .into_iter()
+        .filter(move |pid| !helpers.contains(pid));
+    strangers.filter_map(|pid| {
         let tag = tag_of(pid)?;
         let ended = waitpid(Some(pid), WaitOptions::NOHANG);
         matches!(ended, Ok(None)).then_some((pid, tag))
@@ -230,15 +262,20 @@ fn orphans() -> impl Iterator<Item = (Pid, Tag)> {
 
 /// The kernel gives orphans to the main thread; jobs are started by other ones.
 fn adopted() -> Vec<Pid> {
-    static CHILDREN: LazyLock<String> = LazyLock::new(|| {
+    /// Kept open: it is read at the end of each run. A kernel without this file has none.
+    static CHILDREN: LazyLock<Option<File>> = LazyLock::new(|| {
         let own = rustix::process::getpid().as_raw_nonzero();
-        format!("/proc/{own}/task/{own}/children")
+        File::open(format!("/proc/{own}/task/{own}/children")).ok()
     });
-    match fs::read_to_string(&*CHILDREN) {
-        Ok(list) => list.split_ascii_whitespace().filter_map(pid).collect(),
-        // A kernel without this file, or no /proc.
-        Err(_) => Vec::new(),
+    let mut list = Vec::new();
+    let mut part = [0; 512];
+    while let Some(children) = &*CHILDREN
+        && let Ok(count @ 1..) = children.read_at(&mut part, list.len() as u64)
+    {
+        list.extend_from_slice(&part[..count]);
     }
+    let list = String::from_utf8_lossy(&list);
+    list.split_ascii_whitespace().filter_map(pid).collect()
 }
 
 /// Sends a signal to an orphan. It is a child of this process and was not reaped: its id is its own.

@@ -25,7 +25,10 @@ fn assert_measured(report: &Value) {
         assert_eq!(compared["count"], count);
     }
     let delay = |key: &str| report["delay_ms"][key].as_f64().unwrap();
-    assert!(delay("p50") > 0.0 && delay("p50") <= delay("p99"), "{report}");
+    assert!(
+        delay("p50") > 0.0 && delay("p50") <= delay("p99"),
+        "{report}"
+    );
     assert_eq!(report["delay_ms"]["count"], 10);
 }
 

@@ -108,6 +108,36 @@ fn a_lock_has_one_holder(here: &Installation) {
     });
 }
 
+/// Without ever having been started, and without a trace among those that wait.
+fn who_waits_can_be_cancelled(here: &Installation) {
+    let before = here.lines("logins").len();
+    let holder = submit(here, &["run", "login"]);
+    wait_for("the holder", || {
+        (here.lines("logins").len() > before).then_some(())
+    });
+    let waits = submit(here, &["run", "login"]);
+    wait_for("the wait", || {
+        let record = here.try_json(&["show", &waits])?;
+        (record["waiting"]["name"] == "cookie-jar").then_some(())
+    });
+    let cancelled = here.run(&["cancel", &waits]);
+    assert_eq!(cancelled.code, 0, "{}", cancelled.stderr);
+    let record = ended(here, &waits);
+    assert_eq!(record["state"], "cancelled", "{record}");
+    assert_eq!(record["attempts"].as_array().map_or(0, Vec::len), 0);
+    std::fs::write(here.path("go"), "").unwrap();
+    assert_eq!(ended(here, &holder)["state"], "succeeded");
+    wait_for("an empty lock", || {
+        let locks = here.try_json(&["locks"])?;
+        locks.as_array()?.is_empty().then_some(())
+    });
+    assert_eq!(
+        here.lines("logins").len(),
+        before + 2,
+        "one run of two lines"
+    );
+}
+
 fn places_are_limited_by_key(here: &Installation) {
     let page = |host: &str| submit(here, &["run", "page", "--arg", &format!("host={host}")]);
     let runs: Vec<_> = (0..6).map(|_| page("a.example")).collect();
@@ -147,6 +177,8 @@ fn limits_hold_on_the_embedded_broker() {
     here.schedule("a.toml", JOBS);
     let _up = here.up(&["--concurrency", "4"]);
     a_lock_has_one_holder(&here);
+    std::fs::remove_file(here.path("go")).unwrap();
+    who_waits_can_be_cancelled(&here);
     places_are_limited_by_key(&here);
     starts_are_paced(&here);
     a_lock_is_lent(&here);
@@ -166,6 +198,8 @@ fn limits_hold_on_nats_over_workers() {
     };
     let _workers = [worker("a"), worker("b")];
     a_lock_has_one_holder(&here);
+    std::fs::remove_file(here.path("go")).unwrap();
+    who_waits_can_be_cancelled(&here);
     places_are_limited_by_key(&here);
     starts_are_paced(&here);
     a_lock_is_lent(&here);

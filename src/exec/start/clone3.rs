@@ -1,5 +1,6 @@
-//! What `libc::clone` cannot do: `clone3`, which starts a child in a control group. To move it there afterwards
-//! would stop the whole machine for some milliseconds.
+//! `clone3`, which does what `libc::clone` cannot: it starts a child in a control group, and without our handlers of
+//! signals. To move the child afterwards would stop the whole machine for some milliseconds; to ask for each handler
+//! takes more than a hundred system calls.
 
 use std::{
     ffi::{c_int, c_void},
@@ -9,8 +10,11 @@ use std::{
 
 /// `CLONE_INTO_CGROUP`
 const INTO_CGROUP: u64 = 0x2_0000_0000;
+/// `CLONE_CLEAR_SIGHAND`
+const CLEAR_HANDLERS: u64 = 0x1_0000_0000;
 
-/// As `libc::clone` with `CLONE_VM | CLONE_VFORK | SIGCHLD`, in the control group.
+/// As `libc::clone` with `CLONE_VM | CLONE_VFORK | SIGCHLD`, in the control group if there is one, with the default of
+/// every signal that is handled here.
 ///
 /// # Safety
 ///
@@ -23,17 +27,20 @@ const INTO_CGROUP: u64 = 0x2_0000_0000;
 )]
 pub(super) unsafe fn clone(
     stack: &mut [u128],
-    group: BorrowedFd<'_>,
+    group: Option<BorrowedFd<'_>>,
     entry: extern "C" fn(*mut c_void) -> c_int,
     plan: *mut c_void,
 ) -> io::Result<libc::pid_t> {
     // SAFETY: all zeroes are valid arguments.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | INTO_CGROUP;
+    arguments.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLEAR_HANDLERS;
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.stack = stack.as_mut_ptr() as u64;
     arguments.stack_size = size_of_val(stack) as u64;
-    arguments.cgroup = group.as_raw_fd() as u64;
+    if let Some(group) = group {
+        arguments.flags |= INTO_CGROUP;
+        arguments.cgroup = group.as_raw_fd() as u64;
+    }
     let size = size_of::<libc::clone_args>();
     let result: i64;
     // SAFETY: the child goes on after the system call on a stack of its own, of which it knows nothing, and only
