@@ -65,9 +65,26 @@ struct Cluster {
     nats: NatsServer,
     workers: Vec<Option<Service>>,
     started: usize,
+    submitted: usize,
 }
 
 impl Cluster {
+    /// Submits what is missing to `total` runs, and one that needs the lock for every ten of them.
+    fn submit(&mut self, total: usize) {
+        let tenths = total / 10 - self.submitted / 10;
+        for (job, count) in [("work", total - self.submitted), ("alone", tenths)] {
+            if count == 0 {
+                continue;
+            }
+            let file = self.here.path(&format!("{job}.jsonl"));
+            std::fs::write(&file, "{}\n".repeat(count)).unwrap();
+            let file = file.display().to_string();
+            let batch = self.here.run(&["run", job, "--batch", &file]);
+            assert_eq!(batch.code, 0, "{}", batch.stderr);
+        }
+        self.submitted = total;
+    }
+
     fn worker(&mut self, at: usize) {
         self.started += 1;
         let name = format!("worker-{}", self.started);
@@ -139,23 +156,21 @@ fn nothing_overlaps_and_everything_ends_whatever_dies() {
         nats,
         workers: (0..WORKERS).map(|_| None).collect(),
         started: 0,
+        submitted: 0,
     };
     for at in 0..WORKERS {
         cluster.worker(at);
     }
     let count = usize::try_from(runs).unwrap();
-    for (job, count) in [("work", count), ("alone", count / 10)] {
-        let file = cluster.here.path(&format!("{job}.jsonl"));
-        std::fs::write(&file, "{}\n".repeat(count)).unwrap();
-        let batch = cluster
-            .here
-            .run(&["run", job, "--batch", &file.display().to_string()]);
-        assert_eq!(batch.code, 0, "{}", batch.stderr);
-    }
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(length) {
+    // A third at once, so that there is always something to do, the others by and by.
+    let (start, length) = (Instant::now(), Duration::from_secs(length));
+    while start.elapsed() < length {
+        let share = 1.0 / 3.0 + start.elapsed().div_duration_f64(length);
+        let due = (count as f64 * share) as usize;
+        cluster.submit(due.clamp(cluster.submitted, count));
         cluster.trouble(&mut random);
     }
+    cluster.submit(count);
 
     let here = &cluster.here;
     let total = count + count / 10;
