@@ -58,14 +58,16 @@ async fn burst(url: String, namespace: String) -> Duration {
         schedules: sources,
         own: None,
         keep_verdicts: Duration::from_secs(7 * 86_400),
+        leader_lease: None,
     };
     let beat = Beat::start(broker.clone(), beat_options, loaded.set)
         .await
         .unwrap();
     let (tick, _) = beat.upcoming(1)[0].clone();
     let stop = CancellationToken::new();
-    let (_keep, reload) = mpsc::channel(1);
-    let beating = tokio::spawn(beat.run(reload, stop.clone()));
+    let (_keep, mut reload) = mpsc::channel(1);
+    let stopped = stop.clone();
+    let beating = tokio::spawn(async move { beat.run(&mut reload, &stopped).await });
     loop {
         let stored: u64 = broker
             .queues()

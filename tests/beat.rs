@@ -83,12 +83,15 @@ impl World {
             schedules: vec![self.file()],
             own: None,
             keep_verdicts: Duration::from_secs(7 * 86_400),
+            leader_lease: None,
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
-        let (sender, reload) = mpsc::channel(1);
+        let beat = beat.unwrap();
+        let (sender, mut reload) = mpsc::channel(1);
         let stop = CancellationToken::new();
+        let stopped = stop.clone();
         Beating {
-            _ended: tokio::spawn(beat.unwrap().run(reload, stop.clone())),
+            _ended: tokio::spawn(async move { beat.run(&mut reload, &stopped).await }),
             reload: sender,
             stop,
         }

@@ -13,6 +13,8 @@ mod support;
 mod anchor;
 #[path = "e2e/beat_crash.rs"]
 mod beat_crash;
+#[path = "e2e/beats.rs"]
+mod beats;
 #[path = "e2e/bench.rs"]
 mod bench;
 #[path = "e2e/blackout.rs"]

@@ -126,8 +126,10 @@ async fn fire(
             false => Some(note(Verdict::Missed, tick, None)),
         }
     } else {
+        fail::fail_point!("beat-before-publish");
         publish(broker, due, (&run_id, tick, starts_at), now).await?
     };
+    fail::fail_point!("beat-published");
     match &note {
         None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
             late_ms = late.as_millis() as u64, "run published"),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Beat, BeatError, memory::encode};
+use super::{Beat, BeatError, shared::encode};
 use crate::{
     broker::{Bucket, Change, SharedBroker},
     clock,

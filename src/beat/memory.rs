@@ -4,28 +4,27 @@
 //! The shared copy decides. Beat's own copy only replaces one that was lost.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, future, stream};
-use serde::{Serialize, de::DeserializeOwned};
+use futures::{StreamExt, stream};
 use tracing::{info, warn};
 
-use super::{BeatError, BeatOptions, OwnState};
+use super::{
+    BeatError, BeatOptions, OwnState,
+    own::Kept,
+    shared::{encode, read_installation, read_job, read_watermark},
+    states::States,
+};
 use crate::{
-    broker::{
-        self, Broker, Bucket, Cas, Change, Changes, Durability, Entry, Revision, SharedBroker,
-    },
+    broker::{Bucket, Cas, Change, Changes, Durability, Revision, SharedBroker},
     job::JobName,
-    plan::{JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
+    plan::{INSTALLATION_KEY, JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun, Past},
     schedules::JobSet,
 };
-
-/// How many writes are on their way at once.
-const IN_FLIGHT: usize = 256;
 
 /// What a look at the shared copy found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +38,11 @@ pub(super) enum Shared {
 pub(super) struct Memory {
     watermark: Watermark,
     revision: Option<Revision>,
-    states: BTreeMap<JobName, JobState>,
+    states: States,
+    /// The name of the installation; see [`INSTALLATION_KEY`].
+    installation: Option<String>,
     /// Changed since the own copy was written.
-    unsaved: Vec<JobName>,
+    unsaved: BTreeSet<JobName>,
     pasts: HashMap<JobName, Past>,
     pauses: HashMap<JobName, Pause>,
     /// The jobs whose past or pause may differ from what their states say.
@@ -66,41 +67,100 @@ impl Memory {
         options: &BeatOptions,
         now: DateTime<Utc>,
     ) -> Result<Self, BeatError> {
-        let (watermark, revision) = read_watermark(broker.as_ref()).await?.unzip();
-        let states = read_states(broker.as_ref()).await?;
+        let (shared, revision) = read_watermark(broker.as_ref()).await?.unzip();
         let fresh = Watermark {
             at: now,
             next: None,
             beat: options.id.clone(),
         };
         let mut memory = Self {
-            watermark: watermark.clone().unwrap_or(fresh),
+            watermark: shared.clone().unwrap_or(fresh),
             revision,
-            states,
-            unsaved: Vec::new(),
+            states: States::read(broker).await?,
+            installation: None,
+            unsaved: BTreeSet::new(),
             pasts: HashMap::new(),
             pauses: HashMap::new(),
             heard_of: BTreeSet::new(),
             news: None,
         };
-        let own = match &options.own {
-            Some(own) => own.load()?,
-            None => None,
-        };
-        if let Some((kept, kept_states)) = own {
-            if watermark.is_none_or(|shared| shared.at < kept.at) {
-                warn!(target: "orchestrator::beat", watermark = %kept.at,
-                    "the shared state is missing or older than this beat's own: going on from its own");
-                memory.watermark = kept;
+        memory.unsaved = memory.known_jobs().cloned().collect();
+        if let Some(own) = &options.own {
+            memory.installation = own.installation()?;
+            if let Some(kept) = own.load()? {
+                memory.compare_with_own(broker, shared, kept).await?;
             }
-            for (name, state) in kept_states {
-                memory.states.entry(name).or_insert(state);
-            }
+        }
+        memory.settle_installation(broker).await?;
+        if let (Some(own), Some(installation)) = (&options.own, &memory.installation) {
+            own.keep_installation(installation).await?;
         }
         let seeded = memory.watermark.clone();
         memory.move_watermark(broker, seeded).await?;
         memory.watch_news(broker).await?;
         Ok(memory)
+    }
+
+    /// Replaces what the broker lost by what this beat kept.
+    async fn compare_with_own(
+        &mut self,
+        broker: &SharedBroker,
+        shared: Option<Watermark>,
+        (kept, kept_states): Kept,
+    ) -> Result<(), BeatError> {
+        for (name, state) in &kept_states {
+            match self.states.get(name) == Some(state) {
+                true => self.unsaved.remove(name),
+                false => self.unsaved.insert(name.clone()),
+            };
+        }
+        let is_older = shared.as_ref().is_none_or(|shared| shared.at < kept.at);
+        if is_older {
+            warn!(target: "orchestrator::beat", watermark = %kept.at, had = shared.is_some(),
+                "the shared state is missing or older than this beat's own: going on from its own");
+            self.watermark = kept;
+        }
+        if is_older || self.is_another(broker).await? {
+            self.states.restore(broker, kept_states, is_older).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the broker's state is not the one that this beat knew.
+    async fn is_another(&mut self, broker: &SharedBroker) -> Result<bool, BeatError> {
+        let Some(known) = &self.installation else {
+            return Ok(false);
+        };
+        let found = read_installation(broker.as_ref()).await?;
+        let is_another = found.as_ref() != Some(known);
+        if is_another {
+            warn!(target: "orchestrator::beat", known, found,
+                "the broker was wiped, or is another one: what is missing there is restored");
+        }
+        Ok(is_another)
+    }
+
+    /// Names the installation, unless it has a name.
+    async fn settle_installation(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
+        let name = self
+            .installation
+            .take()
+            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let value = name.clone().into_bytes();
+        let named = broker
+            .compare_and_set(
+                Bucket::State,
+                INSTALLATION_KEY,
+                None,
+                value,
+                Durability::Power,
+            )
+            .await?;
+        self.installation = match named {
+            Cas::Done(_) => Some(name),
+            Cas::Conflict => read_installation(broker.as_ref()).await?,
+        };
+        Ok(())
     }
 
     pub(super) fn watermark(&self) -> &Watermark {
@@ -118,7 +178,7 @@ impl Memory {
     }
 
     pub(super) fn known_jobs(&self) -> impl Iterator<Item = &JobName> {
-        self.states.keys()
+        self.states.iter().map(|(name, _)| name)
     }
 
     /// A job with the part of its state that decides when it is due.
@@ -134,38 +194,51 @@ impl Memory {
             .collect()
     }
 
-    /// Reads the watermark again, after an outage or because another beat moved it.
-    pub(super) async fn refresh(
-        &mut self,
-        broker: &SharedBroker,
-        beat: &str,
-    ) -> Result<Shared, BeatError> {
-        let found = match read_watermark(broker.as_ref()).await? {
-            Some((shared, revision)) if shared.at >= self.watermark.at => {
-                if shared.beat != beat {
-                    // It has counted what became of the ticks since.
-                    self.states.extend(read_states(broker.as_ref()).await?);
-                }
+    /// Reads all that is shared again, after an outage or because another beat changed it.
+    pub(super) async fn refresh(&mut self, broker: &SharedBroker) -> Result<Shared, BeatError> {
+        let found = read_watermark(broker.as_ref()).await?;
+        let states = States::read(broker).await?;
+        let before = std::mem::replace(&mut self.states, states);
+        let intact = found.filter(|(shared, _)| shared.at >= self.watermark.at);
+        let is_older = intact.is_none();
+        let is_another = self.is_another(broker).await?;
+        if is_older || is_another {
+            let kept = before
+                .iter()
+                .map(|(name, state)| (name.clone(), state.clone()));
+            let restored = self.states.restore(broker, kept.collect(), is_older).await;
+            if let Err(error) = restored {
+                // To be compared again.
+                self.states = before;
+                return Err(error);
+            }
+            self.settle_installation(broker).await?;
+        }
+        let changed = self.states.iter();
+        let changed = changed.filter(|(name, state)| before.get(name) != Some(state));
+        self.unsaved.extend(changed.map(|(name, _)| name.clone()));
+        match intact {
+            Some((shared, revision)) => {
                 self.watermark = shared;
                 self.revision = Some(revision);
-                Shared::Intact
             }
-            found => {
-                let had = found.is_some();
-                warn!(target: "orchestrator::beat", beat, had,
+            None => {
+                warn!(target: "orchestrator::beat",
                     "the shared watermark was lost or set back: it is restored");
-                self.revision = found.map(|(_, revision)| revision);
+                self.revision = read_watermark(broker.as_ref())
+                    .await?
+                    .map(|(_, revision)| revision);
                 let restored = self.watermark.clone();
                 self.move_watermark(broker, restored).await?;
-                let all = self.states.clone();
-                self.write_states(broker, all.into_iter().collect()).await?;
-                Shared::Restored
             }
-        };
+        }
         if self.news.is_none() {
             self.watch_news(broker).await?;
         }
-        Ok(found)
+        Ok(match is_older || is_another {
+            true => Shared::Restored,
+            false => Shared::Intact,
+        })
     }
 
     /// Moves the shared watermark by compare-and-set.
@@ -200,22 +273,9 @@ impl Memory {
         broker: &SharedBroker,
         states: Vec<(JobName, JobState)>,
     ) -> Result<(), BeatError> {
-        let mut writes = Vec::with_capacity(states.len());
-        for (name, state) in &states {
-            let key = format!("{JOB_STATE_PREFIX}{name}");
-            let value = encode(&key, state)?;
-            let broker = Arc::clone(broker);
-            writes.push(async move { broker.put(Bucket::State, &key, value).await });
-        }
-        stream::iter(writes)
-            .buffer_unordered(IN_FLIGHT)
-            .try_for_each(|_| future::ready(Ok(())))
-            .await?;
-        for (name, state) in states {
-            self.unsaved.push(name.clone());
-            self.states.insert(name, state);
-        }
-        Ok(())
+        self.unsaved
+            .extend(states.iter().map(|(name, _)| name.clone()));
+        self.states.write(broker, states).await
     }
 
     /// Forgets a job that is defined no longer.
@@ -224,14 +284,8 @@ impl Memory {
         broker: &SharedBroker,
         job: &JobName,
     ) -> Result<(), BeatError> {
-        broker
-            .delete(Bucket::State, &format!("{JOB_STATE_PREFIX}{job}"))
-            .await?;
-        broker
-            .delete(Bucket::State, &format!("{PAUSE_PREFIX}{job}"))
-            .await?;
-        self.states.remove(job);
-        self.unsaved.push(job.clone());
+        self.states.forget(broker, job).await?;
+        self.unsaved.insert(job.clone());
         Ok(())
     }
 
@@ -333,44 +387,4 @@ impl Memory {
             Change::Current => {}
         }
     }
-}
-
-async fn read_watermark(broker: &dyn Broker) -> Result<Option<(Watermark, Revision)>, BeatError> {
-    let Some(entry) = broker.get(Bucket::State, WATERMARK_KEY).await? else {
-        return Ok(None);
-    };
-    match serde_json::from_slice(&entry.value) {
-        Ok(watermark) => Ok(Some((watermark, entry.revision))),
-        Err(error) => Err(BeatError::Foreign {
-            key: WATERMARK_KEY.to_owned(),
-            reason: error.to_string(),
-        }),
-    }
-}
-
-async fn read_states(broker: &dyn Broker) -> Result<BTreeMap<JobName, JobState>, BeatError> {
-    let entries = broker::list(broker, Bucket::State, JOB_STATE_PREFIX).await?;
-    let states = entries.iter();
-    Ok(states
-        .filter_map(|entry| read_job(entry, JOB_STATE_PREFIX))
-        .collect())
-}
-
-/// A value under `PREFIX.NAME`; what cannot be read is told and passed over.
-fn read_job<T: DeserializeOwned>(entry: &Entry, prefix: &str) -> Option<(JobName, T)> {
-    let name = entry.key.strip_prefix(prefix)?.parse().ok()?;
-    match serde_json::from_slice(&entry.value) {
-        Ok(value) => Some((name, value)),
-        Err(error) => {
-            warn!(target: "orchestrator::beat", key = entry.key, %error, "a shared value is not understood");
-            None
-        }
-    }
-}
-
-pub(super) fn encode(key: &str, value: &impl Serialize) -> Result<Vec<u8>, BeatError> {
-    serde_json::to_vec(value).map_err(|error| BeatError::Foreign {
-        key: key.to_owned(),
-        reason: error.to_string(),
-    })
 }

@@ -7,9 +7,13 @@
 
 mod carry_out;
 mod definitions;
+mod leader;
 mod memory;
 mod own;
 mod reload;
+mod serve;
+mod shared;
+mod states;
 mod sweep;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -30,10 +34,12 @@ use crate::{
     plan::{JobState, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
+use leader::{Candidate, Term};
 use memory::{Memory, Shared};
 pub use own::{OwnError, OwnState};
 use reload::InForce;
 pub use reload::ReloadCause;
+pub use serve::serve;
 
 /// The longest sleep: timers see neither clock steps nor suspend, so the clock is read again.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
@@ -43,6 +49,10 @@ const IDLE_COMMIT: Duration = Duration::from_secs(60);
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How often stored runs that have ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// A beat that works whoever else does says three times in this that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How many of the next ticks are told at the start.
+const TOLD: usize = 10;
 
 /// What a beat is called and where it reads.
 #[derive(Debug)]
@@ -55,6 +65,9 @@ pub struct BeatOptions {
     pub own: Option<OwnState>,
     /// How long it is remembered of each job which ticks were not run, and why.
     pub keep_verdicts: Duration,
+    /// How long a leader may be silent before another beat takes over; `None`: each beat works, and
+    /// no tick is fired twice all the same.
+    pub leader_lease: Option<Duration>,
 }
 
 /// Why a step could not be finished. The step is repeated.
@@ -85,7 +98,7 @@ pub enum BeatError {
 #[derive(Debug)]
 pub struct Beat {
     broker: SharedBroker,
-    options: BeatOptions,
+    options: Arc<BeatOptions>,
     jobs: JobSet,
     memory: Memory,
     timeline: Timeline,
@@ -107,6 +120,14 @@ impl Beat {
         options: BeatOptions,
         set: JobSet,
     ) -> Result<Self, BeatError> {
+        Self::start_shared(broker, Arc::new(options), set).await
+    }
+
+    async fn start_shared(
+        broker: SharedBroker,
+        options: Arc<BeatOptions>,
+        set: JobSet,
+    ) -> Result<Self, BeatError> {
         let memory = Memory::load(&broker, &options, clock::now()).await?;
         let mut beat = Self {
             broker,
@@ -121,6 +142,10 @@ impl Beat {
             sweep_from: 0,
         };
         beat.bring_into_force().await?;
+        for (tick, job) in beat.upcoming(TOLD) {
+            let at = tick.with_timezone(&job.timezone).to_rfc3339();
+            info!(target: "orchestrator::beat", job = %job.name, at, queue = %job.queue, "next tick");
+        }
         Ok(beat)
     }
 
@@ -136,27 +161,69 @@ impl Beat {
     }
 
     /// Fires ticks until `stop`. Reloads the schedules whenever `reload` says so.
-    pub async fn run(mut self, mut reload: mpsc::Receiver<ReloadCause>, stop: CancellationToken) {
+    pub async fn run(self, reload: &mut mpsc::Receiver<ReloadCause>, stop: &CancellationToken) {
+        let one_of_many = Candidate {
+            broker: Arc::clone(&self.broker),
+            beat: self.options.id.clone(),
+            home: None,
+            lease: HEARTBEAT,
+            is_one_of_many: true,
+        };
+        let term = one_of_many.join();
+        self.run_until(&term, reload, stop).await;
+    }
+
+    /// The same, as long as this beat leads. Returns the jobs that were read last, and what was read
+    /// since with errors.
+    async fn run_for(
+        self,
+        term: &Term,
+        reload: &mut mpsc::Receiver<ReloadCause>,
+        stop: &CancellationToken,
+    ) -> (JobSet, Option<reload::Wanted>) {
+        let beat = self.run_until(term, reload, stop).await;
+        match beat.wanted {
+            Some(wanted) => match wanted.set {
+                Some(set) => (set, None),
+                None => (beat.jobs, Some(wanted)),
+            },
+            None => (beat.jobs, None),
+        }
+    }
+
+    async fn run_until(
+        mut self,
+        term: &Term,
+        reload: &mut mpsc::Receiver<ReloadCause>,
+        stop: &CancellationToken,
+    ) -> Self {
         let mut outage = Outage::default();
-        loop {
+        let over = term.over();
+        while !over.is_cancelled() {
             let pause = match self.turn().await {
                 Ok(pause) => {
                     outage.over();
                     pause
                 }
                 Err(error) => {
+                    if matches!(error, BeatError::Overtaken) {
+                        term.doubt();
+                    }
                     self.must_recover = true;
                     outage.goes_on(&error)
                 }
             };
+            term.turned();
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = over.cancelled() => break,
                 Some(cause) = reload.recv() => self.reload(cause).await,
                 () = self.memory.learn() => {}
                 () = sleep(pause) => {}
             }
         }
         info!(target: "orchestrator::beat", beat = self.options.id, "beat stopped");
+        self
     }
 
     /// Does what is due; returns how long nothing more will be.
@@ -192,6 +259,7 @@ impl Beat {
                 self.line_up();
             }
             Move::Plan if self.timeline.next_due().is_some_and(|due| due <= now) => {
+                fail::fail_point!("beat-due");
                 self.announce(now).await?;
                 self.step(now).await?;
             }
@@ -234,7 +302,7 @@ impl Beat {
 
     /// Makes memory agree with the broker, and finishes a step that was announced.
     async fn recover(&mut self) -> Result<(), BeatError> {
-        if self.memory.refresh(&self.broker, &self.options.id).await? == Shared::Restored {
+        if self.memory.refresh(&self.broker).await? == Shared::Restored {
             let set = self.jobs.clone();
             self.wanted.get_or_insert(reload::Wanted::set(set));
         }
@@ -252,6 +320,7 @@ impl Beat {
     async fn step(&mut self, to: DateTime<Utc>) -> Result<(), BeatError> {
         let step = self.timeline.plan(self.memory.watermark().at, to);
         let states = self.carry_out(&step).await?;
+        fail::fail_point!("beat-before-states");
         self.change(states).await?;
         fail::fail_point!("beat-before-commit");
         self.commit(to).await?;
@@ -279,6 +348,7 @@ impl Beat {
             beat: self.options.id.clone(),
         };
         self.memory.move_watermark(&self.broker, committed).await?;
+        fail::fail_point!("beat-committed");
         self.memory.keep_own(self.options.own.as_ref()).await?;
         Ok(())
     }

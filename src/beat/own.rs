@@ -15,6 +15,8 @@ use crate::{
 const TREE: Tree = Tree::named("beat");
 const WATERMARK: &[u8] = b"watermark";
 const JOB: &[u8] = b"job.";
+const HOME: &[u8] = b"home";
+const INSTALLATION: &[u8] = b"installation";
 
 /// Why the own copy cannot be used.
 #[derive(Debug, Error)]
@@ -48,6 +50,37 @@ impl OwnState {
     pub fn open(directory: &Path) -> Result<Self, OwnError> {
         let store = Store::open(directory)?;
         Ok(Self { store })
+    }
+
+    /// The name of this directory: nobody else holds it now.
+    pub(super) async fn home(&self) -> Result<String, OwnError> {
+        if let Some(home) = self.text(HOME)? {
+            return Ok(home);
+        }
+        let home = uuid::Uuid::new_v4().to_string();
+        self.set(HOME, &home).await?;
+        Ok(home)
+    }
+
+    /// The installation whose state is kept here, if it is known.
+    pub(super) fn installation(&self) -> Result<Option<String>, OwnError> {
+        self.text(INSTALLATION)
+    }
+
+    pub(super) async fn keep_installation(&self, name: &str) -> Result<(), OwnError> {
+        self.set(INSTALLATION, name).await
+    }
+
+    fn text(&self, key: &[u8]) -> Result<Option<String>, OwnError> {
+        let value = self.store.get(TREE, key)?;
+        Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
+    }
+
+    async fn set(&self, key: &[u8], value: &str) -> Result<(), OwnError> {
+        let mut batch = Batch::default();
+        batch.put(TREE, key, value.as_bytes().to_vec());
+        self.store.commit(batch, Durability::Power).await?;
+        Ok(())
     }
 
     /// What was kept last; `None` if nothing was.

@@ -1,9 +1,11 @@
 //! Reads the schedules again: all files are validated first, a broken edit keeps the old set running
 //! and is shown in the log and, through the key `reload`, in `jobs`.
 
+use std::path::PathBuf;
+
 use tracing::{error, info, warn};
 
-use super::{Beat, BeatError, memory::encode};
+use super::{Beat, BeatError, shared::encode};
 use crate::{
     broker::Bucket,
     clock,
@@ -27,7 +29,7 @@ pub enum ReloadCause {
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
     /// The new set; `None` keeps the old one.
-    set: Option<JobSet>,
+    pub(super) set: Option<JobSet>,
     cause: Option<ReloadCause>,
     errors: Vec<String>,
 }
@@ -55,34 +57,8 @@ impl Wanted {
 impl Beat {
     /// Reads the schedules again. They come into force with the next turn.
     pub(super) async fn reload(&mut self, cause: ReloadCause) {
-        let sources = self.options.schedules.clone();
-        let now = clock::now();
-        let read = tokio::task::spawn_blocking(move || schedules::load(&sources, now)).await;
-        match read {
-            Ok(Ok(loaded)) => {
-                for warning in &loaded.warnings {
-                    warn!(target: "orchestrator::beat", place = warning.location(),
-                        "{}", warning.message());
-                }
-                self.wanted = Some(Wanted {
-                    set: Some(loaded.set),
-                    cause: Some(cause),
-                    errors: Vec::new(),
-                });
-            }
-            Ok(Err(errors)) => {
-                let errors: Vec<String> = errors.errors().map(line).collect();
-                error!(target: "orchestrator::beat", ?cause, errors = errors.len(),
-                    first = errors.first(),
-                    "the schedules have errors; the old set stays in force (see `orchestrator check`)");
-                self.wanted = Some(Wanted {
-                    set: None,
-                    cause: Some(cause),
-                    errors: errors.into_iter().take(SHARED_ERRORS).collect(),
-                });
-            }
-            Err(panicked) => error!(target: "orchestrator::beat", %panicked,
-                "the schedules could not be read; the old set stays in force"),
+        if let Some(wanted) = read(&self.options.schedules, cause).await {
+            self.wanted = Some(wanted);
         }
     }
 
@@ -112,6 +88,42 @@ impl Beat {
             info!(target: "orchestrator::beat", ?cause, jobs = status.jobs, "schedules reloaded");
         }
         Ok(in_force)
+    }
+}
+
+/// Reads the schedules again, and tells what is wrong with them. `None`: no reading was possible.
+pub(super) async fn read(sources: &[PathBuf], cause: ReloadCause) -> Option<Wanted> {
+    let sources = sources.to_vec();
+    let now = clock::now();
+    let read = tokio::task::spawn_blocking(move || schedules::load(&sources, now)).await;
+    match read {
+        Ok(Ok(loaded)) => {
+            for warning in &loaded.warnings {
+                warn!(target: "orchestrator::beat", place = warning.location(),
+                    "{}", warning.message());
+            }
+            Some(Wanted {
+                set: Some(loaded.set),
+                cause: Some(cause),
+                errors: Vec::new(),
+            })
+        }
+        Ok(Err(errors)) => {
+            let errors: Vec<String> = errors.errors().map(line).collect();
+            error!(target: "orchestrator::beat", ?cause, errors = errors.len(),
+                first = errors.first(),
+                "the schedules have errors; the old set stays in force (see `orchestrator check`)");
+            Some(Wanted {
+                set: None,
+                cause: Some(cause),
+                errors: errors.into_iter().take(SHARED_ERRORS).collect(),
+            })
+        }
+        Err(panicked) => {
+            error!(target: "orchestrator::beat", %panicked,
+                "the schedules could not be read; the old set stays in force");
+            None
+        }
     }
 }
 

@@ -21,7 +21,7 @@ impl Beat {
             return Ok(());
         }
         if self.memory.is_deaf() {
-            self.memory.refresh(&self.broker, &self.options.id).await?;
+            self.memory.refresh(&self.broker).await?;
         }
         self.swept_at = Some(now);
         let (mut from, mut seen, mut removed) = (self.sweep_from, 0, 0);

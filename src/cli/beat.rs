@@ -1,6 +1,6 @@
 //! `orchestrator beat`
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 use clap::Args;
 use tokio::sync::mpsc;
@@ -8,8 +8,8 @@ use tracing::info;
 
 use super::{CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service};
 use crate::{
-    beat::{Beat, BeatError, BeatOptions, OwnError, OwnState},
-    job::Seconds,
+    beat::{self, BeatError, BeatOptions, OwnError, OwnState},
+    job::{Seconds, SecondsError},
     store::StoreError,
 };
 
@@ -21,6 +21,41 @@ pub struct BeatArgs {
 
     #[command(flatten)]
     keeping: Keeping,
+
+    /// Of several beats one leads and the others stand by: how long the leader may be silent before
+    /// another one takes over, or `off`
+    ///
+    /// Without it all beats work at the same time. No tick is fired twice either way.
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_LEADER_LEASE",
+        value_name = "D|off",
+        default_value = "3s"
+    )]
+    leader_lease: LeaderLease,
+}
+
+/// How long a leader may be silent; `None`: nobody leads.
+#[derive(Debug, Clone, Copy)]
+struct LeaderLease(Option<Duration>);
+
+impl FromStr for LeaderLease {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const RANGE: RangeInclusive<Duration> =
+            Duration::from_millis(300)..=Duration::from_secs(3600);
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let lease: Seconds = text
+            .parse()
+            .map_err(|error: SecondsError| error.to_string())?;
+        match RANGE.contains(&lease.get()) {
+            true => Ok(Self(Some(lease.get()))),
+            false => Err("between 300ms and 1h, or `off`".to_owned()),
+        }
+    }
 }
 
 /// What beat keeps.
@@ -60,27 +95,16 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
         schedules: sources,
         own: Some(own),
         keep_verdicts: args.keeping.verdicts(),
+        leader_lease: args.leader_lease.0,
     };
     info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.len(),
         "beat starts");
-    let beat = Beat::start(broker, options, loaded.set).await?;
-    tell_upcoming(&beat);
-    beat.run(reload, stop.drain.clone()).await;
+    beat::serve(broker, options, loaded.set, reload, stop.drain.clone()).await?;
     stop.at_once.cancel();
     if let Some(watch) = watch {
         watch.abort();
     }
     Ok(())
-}
-
-/// How many of the next ticks are told at the start.
-const TOLD: usize = 10;
-
-pub(super) fn tell_upcoming(beat: &Beat) {
-    for (tick, job) in beat.upcoming(TOLD) {
-        let at = tick.with_timezone(&job.timezone).to_rfc3339();
-        info!(target: "orchestrator::beat", job = %job.name, at, queue = %job.queue, "next tick");
-    }
 }
 
 impl From<BeatError> for CliError {

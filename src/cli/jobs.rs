@@ -20,6 +20,15 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
     if let Some(tag) = &args.tag {
         view.jobs.retain(|job| job.tags.contains(tag));
     }
+    if let Some(beat) = &view.beat {
+        // By the clocks of two machines, perhaps.
+        let silent = (now - beat.renewed_at).to_std().unwrap_or_default();
+        if let Some(stall) = beat.stall(silent) {
+            output::to_stderr(&format!(
+                "warning: {stall}; start `orchestrator beat`, or read the log of the one that runs"
+            ));
+        }
+    }
     if let Some(reload) = view
         .reload
         .as_ref()

@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use super::{
     CliError, Exit, Globals,
-    beat::{Keeping, RELOADS, tell_upcoming},
+    beat::{Keeping, RELOADS},
     events, guardian,
     schedules::SchedulesArgs,
     service,
@@ -53,7 +53,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
-    let (ask, reload) = mpsc::channel(RELOADS);
+    let (ask, mut reload) = mpsc::channel(RELOADS);
     // First of all: without a handler SIGHUP would end the process.
     let stop = service::follow_signals(Some(ask.clone()))?;
     let loaded = args.schedules.load()?;
@@ -80,9 +80,10 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         schedules: sources,
         own: None,
         keep_verdicts: args.keeping.verdicts(),
+        // Nobody else has this broker.
+        leader_lease: None,
     };
     let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
-    tell_upcoming(&beat);
     let queues = match args.queues.is_empty() {
         true => every_queue(beat.queues()),
         false => watch::channel(args.queues).1,
@@ -97,7 +98,8 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         ..WorkerOptions::following(service::instance_id(), queues)
     };
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;
-    let beating = tokio::spawn(beat.run(reload, stop.drain.clone()));
+    let drain = stop.drain.clone();
+    let beating = tokio::spawn(async move { beat.run(&mut reload, &drain).await });
     let working = worker.run(stop.drain.clone(), stop.at_once.clone());
     let broken = until_broken(working, &embedded, &stop).await;
     if let Err(error) = beating.await {

@@ -10,8 +10,8 @@ use crate::{
     broker::{self, Broker, Bucket},
     job::{Job, JobName, QueueName},
     plan::{
-        DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, Ledger, PAUSE_PREFIX, Pause, RELOAD_KEY,
-        ReloadStatus, Scheduled, VerdictNote,
+        DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, LEADER_KEY, Leader, Ledger, PAUSE_PREFIX,
+        Pause, RELOAD_KEY, ReloadStatus, Scheduled, VerdictNote,
     },
     run::{LAST_RUN_PREFIX, LastRun, RunRecord},
 };
@@ -58,6 +58,8 @@ pub struct JobsView {
     pub jobs: Vec<JobView>,
     /// The last reading; `None` if no beat has run yet.
     pub reload: Option<ReloadStatus>,
+    /// What beat said of itself last; `None` if no beat has run yet.
+    pub beat: Option<Leader>,
 }
 
 /// Every job that a beat has shared.
@@ -81,8 +83,10 @@ pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, O
         jobs.push(view(job, states.get(&name), last, pause, now));
     }
     let reload = broker.get(Bucket::State, RELOAD_KEY).await?;
+    let beat = broker.get(Bucket::State, LEADER_KEY).await?;
     Ok(JobsView {
         jobs,
+        beat: beat.and_then(|entry| serde_json::from_slice(&entry.value).ok()),
         reload: reload.and_then(|entry| serde_json::from_slice(&entry.value).ok()),
     })
 }

@@ -5,6 +5,7 @@
 //! `(W, W']`; carrying it out twice is harmless, because run ids are a function of job and tick.
 
 mod catch_up;
+mod leader;
 mod ledger;
 mod load;
 mod pause;
@@ -15,10 +16,13 @@ mod timeline;
 mod watermark;
 
 pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
+pub use leader::{Candidacy, LEADER_KEY, Leader, Stall, Vigil};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
 pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX};
-pub use shared::{DEFINITION_PREFIX, JOB_STATE_PREFIX, RELOAD_KEY, ReloadStatus, WATERMARK_KEY};
+pub use shared::{
+    DEFINITION_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX, RELOAD_KEY, ReloadStatus, WATERMARK_KEY,
+};
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;
 pub use timeline::{JobStep, Scheduled, Step, Timeline};

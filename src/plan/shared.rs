@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub const WATERMARK_KEY: &str = "watermark";
 /// The key of the [`ReloadStatus`].
 pub const RELOAD_KEY: &str = "reload";
+/// The key of the name of this installation, made up by its first beat: another one means that the
+/// broker was wiped meanwhile, or is another one.
+pub const INSTALLATION_KEY: &str = "installation";
 /// The prefix of the keys `def.JOB`, which hold the definitions, as [`crate::job::Job`].
 pub const DEFINITION_PREFIX: &str = "def.";
 /// The prefix of the keys `job.JOB`, which hold [`super::JobState`].

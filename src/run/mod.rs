@@ -19,4 +19,4 @@ pub use outcome::{Disposition, Ending, Exit, Timing, dispose, retry_after};
 pub use permit::{By, Holder, Pace, Places, Wish, grace, is_gone};
 pub use record::{Attempt, AttemptEnd, DeliveryMark, RunRecord, Waiting, WaitingFor};
 pub use state::RunState;
-pub use status::{CANCEL_PREFIX, WorkerStatus};
+pub use status::{BeatSeen, CANCEL_PREFIX, WorkerStatus};

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::RunId;
-use crate::job::QueueName;
+use crate::job::{QueueName, Seconds};
 
 /// The prefix of the keys `cancel.JOB.ID` in the workers bucket: whoever executes that run ends it.
 /// The record decides, and is asked after every outage; the key, forgotten after a minute, only
@@ -35,6 +35,18 @@ pub struct WorkerStatus {
     pub seen_at: DateTime<Utc>,
     /// Whether it takes nothing new.
     pub draining: bool,
+    /// What it knows of beat.
+    #[serde(default)]
+    pub beat: BeatSeen,
+}
+
+/// What a worker knows of beat.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeatSeen {
+    /// How long beat has been stopped, silent or stuck; `None`: it is well, or none was ever seen.
+    pub stalled_for: Option<Seconds>,
+    /// How often it stalled since this worker started.
+    pub stalls: u64,
 }
 
 impl WorkerStatus {

@@ -19,6 +19,7 @@ mod pulse;
 mod registry;
 mod settle;
 mod shares;
+mod watchman;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -40,6 +41,7 @@ use pulse::Pulse;
 use registry::Registry;
 pub use shares::QueueShare;
 use shares::Shares;
+use watchman::Watchman;
 
 /// How long one pull waits for work.
 const PULL_WAIT: Duration = Duration::from_secs(5);
@@ -107,6 +109,7 @@ struct Shared {
     recording: Arc<Semaphore>,
     pauses: watch::Sender<Pauses>,
     pulse: Pulse,
+    watchman: Watchman,
     observer: Observer,
     waiters: Waiters,
     /// Held while a start under a rate is reserved.
@@ -131,6 +134,7 @@ impl Worker {
                 recording: Arc::new(recording),
                 pauses: watch::channel(None).0,
                 pulse,
+                watchman: Watchman::default(),
                 observer: Observer::default(),
                 waiters: Waiters::default(),
                 reserving: Mutex::new(()),
@@ -154,6 +158,7 @@ impl Worker {
         helpers.spawn(cancel::follow(Arc::clone(&shared), beside.clone()));
         helpers.spawn(pauses::follow(Arc::clone(&shared), beside.clone()));
         helpers.spawn(pulse::beat(Arc::clone(&shared), beside.clone()));
+        helpers.spawn(watchman::watch(Arc::clone(&shared), beside.clone()));
         helpers.spawn(tend(Arc::clone(&shared), beside.clone()));
         info!(target: "orchestrator::worker", worker = shared.options.id,
             broker = shared.broker.describe(), concurrency = shared.options.concurrency,

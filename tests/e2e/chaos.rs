@@ -11,7 +11,12 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::support::{Installation, Service, nats::NatsServer, wait_for, within};
+use crate::support::{
+    Installation, Service,
+    nats::NatsServer,
+    random::{Random, number},
+    wait_for, within,
+};
 
 const LEASE: &str = "4s";
 const WORKERS: usize = 3;
@@ -41,24 +46,6 @@ echo "start $ORCHESTRATOR_LOCK_TOKEN" >> alone
 sleep 0.2
 echo "end $ORCHESTRATOR_LOCK_TOKEN" >> alone'''
 "#;
-
-fn number(name: &str, default: u64) -> u64 {
-    let text = std::env::var(name).ok();
-    text.and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
 
 struct Cluster {
     here: Installation,

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod nats;
+pub mod network;
+pub mod random;
 
 use std::{
     fs::{self, File},
@@ -12,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use network::Network;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -154,15 +157,30 @@ impl Installation {
     }
 
     pub fn start_with(&self, name: &str, args: &[&str], env: &[(&str, &str)]) -> Service {
+        self.spawn(self.command(args), name, env)
+    }
+
+    /// Starts a service in a network of its own.
+    pub fn start_in(
+        &self,
+        network: &Network,
+        name: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Service {
+        self.spawn(network.enter(&self.command(args)), name, env)
+    }
+
+    fn spawn(&self, mut command: Command, name: &str, env: &[(&str, &str)]) -> Service {
         let log = self.path(&format!("{name}.log"));
         let out = File::options()
             .create(true)
             .append(true)
             .open(&log)
             .unwrap();
-        let child = self
-            .command(args)
+        let child = command
             .envs(env.iter().copied())
+            .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(out)
             .spawn()

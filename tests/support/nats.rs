@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct NatsServer {
     dir: TempDir,
+    host: Ipv4Addr,
     port: u16,
     child: Option<Child>,
 }
@@ -44,15 +45,29 @@ impl NatsServer {
 
     /// A server with these lines in its configuration.
     pub fn start_with(more: &str) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, more)
+    }
+
+    /// The same, at another address of this machine.
+    pub fn start_at(host: Ipv4Addr, more: &str) -> Self {
         // A free port may be taken by somebody else a moment later: then another is tried.
         for _ in 0..10 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let free = TcpListener::bind((host, 0)).unwrap();
             let port = free.local_addr().unwrap().port();
             drop(free);
             let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join("nats.conf"), config(dir.path(), port, more)).unwrap();
+            fs::write(
+                dir.path().join("nats.conf"),
+                config(dir.path(), (host, port), more),
+            )
+            .unwrap();
             let child = Some(spawn(dir.path()));
-            let mut server = Self { dir, port, child };
+            let mut server = Self {
+                dir,
+                host,
+                port,
+                child,
+            };
             if server.answers() {
                 return server;
             }
@@ -62,10 +77,10 @@ impl NatsServer {
 
     /// Where it is.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}:{}", self.host, self.port)
     }
 
-    /// Its port on loopback.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -93,7 +108,7 @@ impl NatsServer {
 
     /// Publishes bytes as any client could.
     pub fn publish(&self, subject: &str, payload: &[u8]) {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let mut stream = TcpStream::connect((self.host, self.port)).unwrap();
         write!(
             stream,
             "CONNECT {{\"verbose\":false}}\r\nPUB {subject} {}\r\n",
@@ -126,7 +141,7 @@ impl NatsServer {
             if ended {
                 return false;
             }
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
+            if TcpStream::connect((self.host, self.port)).is_ok() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -136,7 +151,7 @@ impl NatsServer {
 }
 
 /// `more` may hold a `jetstream` block of its own.
-fn config(dir: &Path, port: u16, more: &str) -> String {
+fn config(dir: &Path, (host, port): (Ipv4Addr, u16), more: &str) -> String {
     let store = dir.join("store");
     let jetstream = if more.contains("jetstream") {
         ""
@@ -144,7 +159,7 @@ fn config(dir: &Path, port: u16, more: &str) -> String {
         "jetstream {}"
     };
     format!(
-        "listen: \"127.0.0.1:{port}\"\nstore_dir: \"{}\"\n{jetstream}\n{more}\n",
+        "listen: \"{host}:{port}\"\nstore_dir: \"{}\"\n{jetstream}\n{more}\n",
         store.display()
     )
 }

@@ -1,0 +1,276 @@
+//! Leading among several beats: the key `leader` of the state bucket, written anew every third of a
+//! lease. See [`crate::plan::Vigil`] for when another one may take over.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{BeatError, shared::encode};
+use crate::{
+    broker::{Bucket, Cas, Durability, Revision, SharedBroker},
+    clock,
+    job::Seconds,
+    plan::{Candidacy, LEADER_KEY, Leader, Vigil},
+};
+
+/// Looks at the leader in the time of a lease.
+const LOOKS: u32 = 6;
+/// Renewals in the time of a lease.
+const RENEWALS: u32 = 3;
+/// A loop that has not come round for this long leads no more.
+const STALLED: Duration = Duration::from_secs(120);
+
+/// Who stands for leader.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub(super) broker: SharedBroker,
+    pub(super) beat: String,
+    pub(super) home: Option<String>,
+    pub(super) lease: Duration,
+    /// Others may work at the same time: the key only says that a beat is there.
+    pub(super) is_one_of_many: bool,
+}
+
+/// What a candidate found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// It leads.
+    Leading(Term),
+    /// Another one does, if it is known which.
+    StandingBy(Option<String>),
+}
+
+/// The time for which this beat leads. Ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Term {
+    shared: Arc<TermShared>,
+    renewing: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct TermShared {
+    candidate: Candidate,
+    since: DateTime<Utc>,
+    /// Somebody else leads.
+    over: CancellationToken,
+    /// Renew now.
+    ask: Notify,
+    revision: Mutex<Option<Revision>>,
+    turned: Mutex<(Instant, DateTime<Utc>)>,
+}
+
+impl Candidate {
+    /// How long to wait between two looks.
+    pub(super) fn pause(&self) -> Duration {
+        self.lease / LOOKS
+    }
+
+    /// Takes over if nobody leads.
+    pub(super) async fn stand(&self, vigil: &mut Vigil<Revision>) -> Result<Found, BeatError> {
+        let entry = self.broker.get(Bucket::State, LEADER_KEY).await?;
+        let leader = match &entry {
+            Some(entry) => match serde_json::from_slice::<Leader>(&entry.value) {
+                Ok(leader) => Some(leader),
+                Err(error) => {
+                    return Err(BeatError::Foreign {
+                        key: LEADER_KEY.to_owned(),
+                        reason: error.to_string(),
+                    });
+                }
+            },
+            None => None,
+        };
+        let revision = entry.as_ref().map(|entry| entry.revision);
+        let now = clock::monotonic();
+        let home = self.home.as_deref();
+        let found = leader.as_ref().zip(revision);
+        let before = leader.as_ref().and_then(|leader| leader.beat.clone());
+        if vigil.look(found, home, self.lease, now) == Candidacy::StandBy {
+            return Ok(Found::StandingBy(before));
+        }
+        let since = clock::now();
+        let leading = self.leader(Some(&self.beat), since, since);
+        match self.write(revision, &leading).await? {
+            Cas::Done(revision) => {
+                info!(target: "orchestrator::beat", beat = self.beat, before, "leading");
+                Ok(Found::Leading(Term::begin(
+                    self.clone(),
+                    since,
+                    Some(revision),
+                    now,
+                )))
+            }
+            Cas::Conflict => Ok(Found::StandingBy(None)),
+        }
+    }
+
+    /// Works whoever else does.
+    pub(super) fn join(&self) -> Term {
+        Term::begin(self.clone(), clock::now(), None, clock::monotonic())
+    }
+
+    fn leader(&self, beat: Option<&str>, since: DateTime<Utc>, turned_at: DateTime<Utc>) -> Leader {
+        Leader {
+            beat: beat.map(str::to_owned),
+            home: self.home.clone(),
+            since,
+            renewed_at: clock::now(),
+            turned_at,
+            lease: Seconds::new(self.lease),
+        }
+    }
+
+    async fn write(&self, expected: Option<Revision>, leader: &Leader) -> Result<Cas, BeatError> {
+        let value = encode(LEADER_KEY, leader)?;
+        let write = self.broker.compare_and_set(
+            Bucket::State,
+            LEADER_KEY,
+            expected,
+            value,
+            Durability::Crash,
+        );
+        Ok(write.await?)
+    }
+}
+
+impl Term {
+    fn begin(
+        candidate: Candidate,
+        since: DateTime<Utc>,
+        revision: Option<Revision>,
+        now: Instant,
+    ) -> Self {
+        let shared = Arc::new(TermShared {
+            candidate,
+            since,
+            over: CancellationToken::new(),
+            ask: Notify::new(),
+            revision: Mutex::new(revision),
+            turned: Mutex::new((now, since)),
+        });
+        let renewing = tokio::spawn(Arc::clone(&shared).renew_until_over());
+        Self { shared, renewing }
+    }
+
+    /// Cancelled when somebody else leads.
+    pub(super) fn over(&self) -> &CancellationToken {
+        &self.shared.over
+    }
+
+    /// The beat's loop came round.
+    pub(super) fn turned(&self) {
+        let now = (clock::monotonic(), clock::now());
+        *lock(&self.shared.turned) = now;
+    }
+
+    /// Somebody else seems to lead: find out.
+    pub(super) fn doubt(&self) {
+        self.shared.ask.notify_one();
+    }
+
+    /// Gives the lead away, so that another beat need not wait for the end of the lease.
+    pub(super) async fn resign(self) {
+        self.renewing.abort();
+        let shared = &self.shared;
+        if shared.over.is_cancelled() || shared.candidate.is_one_of_many {
+            return;
+        }
+        let (_, turned_at) = *lock(&shared.turned);
+        let candidate = &shared.candidate;
+        let nobody = candidate.leader(None, shared.since, turned_at);
+        let expected = *lock(&shared.revision);
+        let written = timeout(candidate.pause(), candidate.write(expected, &nobody)).await;
+        if let Ok(Err(error)) = written {
+            info!(target: "orchestrator::beat", %error, "the lead ends with its lease");
+        }
+    }
+}
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+impl TermShared {
+    async fn renew_until_over(self: Arc<Self>) {
+        let lease = self.candidate.lease;
+        let mut silent = false;
+        // One that leads has just written itself down.
+        let mut pause = match self.candidate.is_one_of_many {
+            true => Duration::ZERO,
+            false => lease / RENEWALS,
+        };
+        loop {
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.ask.notified() => {}
+            }
+            pause = lease / RENEWALS;
+            let (turned, turned_at) = *lock(&self.turned);
+            if clock::monotonic().saturating_duration_since(turned) > STALLED {
+                if !silent {
+                    warn!(target: "orchestrator::beat", last_turn = %turned_at,
+                        "this beat does not get on: another one may take over");
+                }
+                silent = true;
+                continue;
+            }
+            silent = false;
+            // A broker that is away holds up everybody else too; the watermark is safe anyway.
+            let renewed = timeout(lease, self.renew(turned_at)).await;
+            if let Ok(Ok(Some(leader))) = renewed {
+                warn!(target: "orchestrator::beat", leader,
+                    "another beat leads now: this one stands by");
+                self.over.cancel();
+                return;
+            }
+        }
+    }
+
+    /// Writes the key again; the name of the other one if somebody else did.
+    async fn renew(&self, turned_at: DateTime<Utc>) -> Result<Option<String>, BeatError> {
+        let candidate = &self.candidate;
+        let leader = candidate.leader(Some(&candidate.beat), self.since, turned_at);
+        if candidate.is_one_of_many {
+            let value = encode(LEADER_KEY, &leader)?;
+            candidate
+                .broker
+                .put(Bucket::State, LEADER_KEY, value)
+                .await?;
+            return Ok(None);
+        }
+        let expected = *lock(&self.revision);
+        if let Cas::Done(revision) = candidate.write(expected, &leader).await? {
+            *lock(&self.revision) = Some(revision);
+            return Ok(None);
+        }
+        let entry = candidate.broker.get(Bucket::State, LEADER_KEY).await?;
+        let found = entry.as_ref().map(|entry| entry.revision);
+        let other = entry.and_then(|entry| serde_json::from_slice::<Leader>(&entry.value).ok());
+        let other = other.and_then(|leader| leader.beat);
+        let is_own = found.is_none() || other.as_ref() == Some(&candidate.beat);
+        if !is_own {
+            return Ok(Some(other.unwrap_or_else(|| "nobody".to_owned())));
+        }
+        // An answer was lost, or the broker was wiped.
+        if let Cas::Done(revision) = candidate.write(found, &leader).await? {
+            *lock(&self.revision) = Some(revision);
+        }
+        Ok(None)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

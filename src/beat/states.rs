@@ -1,0 +1,122 @@
+//! The state of each job, with the version under which it is shared. Written by compare-and-set: a
+//! beat that stood still cannot undo what its successor has written.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    BeatError,
+    shared::{encode, read_job},
+};
+use crate::{
+    broker::{self, Bucket, Cas, Durability, Revision, SharedBroker},
+    job::JobName,
+    plan::{JOB_STATE_PREFIX, JobState, PAUSE_PREFIX},
+};
+
+/// How many writes are on their way at once.
+const IN_FLIGHT: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct States(BTreeMap<JobName, Known>);
+
+#[derive(Debug)]
+struct Known {
+    state: JobState,
+    revision: Revision,
+}
+
+impl States {
+    /// What is shared.
+    pub(super) async fn read(broker: &SharedBroker) -> Result<Self, BeatError> {
+        let entries = broker::list(broker.as_ref(), Bucket::State, JOB_STATE_PREFIX).await?;
+        let known = entries.iter().filter_map(|entry| {
+            let (name, state) = read_job(entry, JOB_STATE_PREFIX)?;
+            let revision = entry.revision;
+            Some((name, Known { state, revision }))
+        });
+        Ok(Self(known.collect()))
+    }
+
+    pub(super) fn get(&self, job: &JobName) -> Option<&JobState> {
+        Some(&self.0.get(job)?.state)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&JobName, &JobState)> {
+        self.0.iter().map(|(name, known)| (name, &known.state))
+    }
+
+    /// Shares changed states. [`BeatError::Overtaken`] if somebody else changed one of them.
+    pub(super) async fn write(
+        &mut self,
+        broker: &SharedBroker,
+        states: Vec<(JobName, JobState)>,
+    ) -> Result<(), BeatError> {
+        let mut writes = Vec::with_capacity(states.len());
+        for (name, state) in states {
+            let key = format!("{JOB_STATE_PREFIX}{name}");
+            let value = encode(&key, &state)?;
+            let expected = self.0.get(&name).map(|known| known.revision);
+            let broker = Arc::clone(broker);
+            writes.push(async move {
+                let set = broker
+                    .compare_and_set(Bucket::State, &key, expected, value, Durability::Power)
+                    .await?;
+                match set {
+                    Cas::Done(revision) => Ok((name, Known { state, revision })),
+                    Cas::Conflict => Err(BeatError::Overtaken),
+                }
+            });
+        }
+        let mut written = stream::iter(writes).buffer_unordered(IN_FLIGHT);
+        while let Some((name, known)) = written.try_next().await? {
+            self.0.insert(name, known);
+        }
+        Ok(())
+    }
+
+    /// Removes a job that is defined no longer, with its pause.
+    pub(super) async fn forget(
+        &mut self,
+        broker: &SharedBroker,
+        job: &JobName,
+    ) -> Result<(), BeatError> {
+        for prefix in [JOB_STATE_PREFIX, PAUSE_PREFIX] {
+            broker
+                .delete(Bucket::State, &format!("{prefix}{job}"))
+                .await?;
+        }
+        self.0.remove(job);
+        Ok(())
+    }
+
+    /// Shares again what was lost with a broker's data: all of `kept` where the shared state went back
+    /// (`newer`), else what is missing. Pauses too, which are people's, but kept in the states.
+    pub(super) async fn restore(
+        &mut self,
+        broker: &SharedBroker,
+        kept: Vec<(JobName, JobState)>,
+        newer: bool,
+    ) -> Result<(), BeatError> {
+        let lost = kept.into_iter().filter(|(name, state)| {
+            let shared = self.get(name);
+            shared.is_none_or(|shared| newer && shared != state)
+        });
+        let lost: Vec<_> = lost.collect();
+        for (name, state) in &lost {
+            let Some(pause) = &state.paused else { continue };
+            let key = format!("{PAUSE_PREFIX}{name}");
+            let value = encode(&key, pause)?;
+            // There already: somebody paused it since.
+            broker
+                .compare_and_set(Bucket::State, &key, None, value, Durability::Power)
+                .await?;
+        }
+        self.write(broker, lost).await
+    }
+}
