@@ -46,9 +46,10 @@ pub struct OwnState {
 pub(super) type Kept = (Watermark, Vec<(JobName, JobState)>);
 
 impl OwnState {
-    /// Opens the copy in `directory`, creating it if needed. Nobody else can open it meanwhile.
+    /// Opens the copy in `directory`, creating it if needed. Nobody else can open it meanwhile. A damaged
+    /// one is set aside: what is shared takes its place.
     pub fn open(directory: &Path) -> Result<Self, OwnError> {
-        let store = Store::open(directory)?;
+        let (store, _) = Store::open_or_set_aside(directory)?;
         Ok(Self { store })
     }
 

@@ -21,6 +21,8 @@ use crate::{
     schedules::JobSet,
 };
 
+/// How long to wait before a start is tried again during which another beat was at work.
+const OVERTAKEN: Duration = Duration::from_millis(20);
 /// How often at most a beat that stands by brings its own copy up to date.
 const COPY_EVERY: Duration = Duration::from_secs(1);
 
@@ -37,7 +39,15 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), BeatError> {
     let Some(lease) = options.leader_lease else {
-        let beat = Beat::start(broker, options, set).await?;
+        let options = Arc::new(options);
+        let beat = loop {
+            let start = Beat::start_shared(Arc::clone(&broker), Arc::clone(&options), set.clone());
+            match start.await {
+                // Somebody is at work: begin from where it is now.
+                Err(BeatError::Overtaken) if !stop.is_cancelled() => sleep(OVERTAKEN).await,
+                started => break started?,
+            }
+        };
         beat.run(&mut reload, &stop).await;
         return Ok(());
     };

@@ -12,15 +12,20 @@
 //! applied in the order in which they were submitted. After a crash a write is there as a whole or
 //! not at all, and with it every write submitted before.
 //!
+//! Every value carries a checksum, every group a generation, which is also written beside the store once it is
+//! synced: what is not what was written, or is older than what was confirmed, is not opened.
+//!
 //! An I/O error is final: everything queued and all that comes after is refused with it.
 
 mod batch;
 mod durability;
 mod error;
+mod generation;
 mod lock;
 mod open;
 mod parts;
 mod scan;
+mod set_aside;
 mod writer;
 
 use std::{
@@ -37,6 +42,7 @@ pub use durability::Durability;
 pub use error::StoreError;
 use lock::DirectoryLock;
 pub use scan::Scan;
+pub use set_aside::SetAside;
 use writer::{Request, Shared};
 
 /// How much may be queued, in units of [`UNIT`]: 32 MiB.
@@ -90,10 +96,43 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         open::create_directory(directory)?;
         let lock = DirectoryLock::acquire(directory)?;
-        let database = open::open_database(directory)?;
-        let file = open::sync_created(directory)?;
-        let shared = Arc::new(Shared::new(directory.to_owned()));
-        let (queue, handles) = writer::start(&database, file, &shared)?;
+        Self::open_locked(directory, lock).map_err(|(error, _)| error)
+    }
+
+    /// The same; but files that are damaged are moved to a directory beside them, and an empty store is
+    /// opened. Says so in the log.
+    pub fn open_or_set_aside(directory: &Path) -> Result<(Self, Option<SetAside>), StoreError> {
+        open::create_directory(directory)?;
+        let lock = DirectoryLock::acquire(directory)?;
+        match Self::open_locked(directory, lock) {
+            Ok(store) => Ok((store, None)),
+            Err((error @ StoreError::Damaged { .. }, lock)) => {
+                let aside = set_aside::set_aside(directory, error)?;
+                let store = Self::open_locked(directory, lock).map_err(|(error, _)| error)?;
+                Ok((store, Some(aside)))
+            }
+            Err((error, _)) => Err(error),
+        }
+    }
+
+    fn open_locked(
+        directory: &Path,
+        lock: DirectoryLock,
+    ) -> Result<Self, (StoreError, DirectoryLock)> {
+        let start = || {
+            let generations = open::generation_file(directory)?;
+            let database = open::open_database(directory)?;
+            let generation = open::verify(directory, &database, &generations)?;
+            let file = open::sync_created(directory)?;
+            let shared = Arc::new(Shared::new(directory.to_owned()));
+            let last = (generations, generation);
+            let (queue, handles) = writer::start(&database, file, &shared, last)?;
+            Ok((database, shared, queue, handles))
+        };
+        let (database, shared, queue, handles) = match start() {
+            Ok(started) => started,
+            Err(error) => return Err((error, lock)),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
                 threads: Threads {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::StoreError;
+use super::{StoreError, generation::GenerationFile, parts};
 use crate::clock;
 
 const CACHE_BYTES: u64 = 16 << 20;
@@ -59,6 +59,42 @@ pub(super) fn open_database(directory: &Path) -> Result<sled::Db, StoreError> {
             let panic = opener.join().err();
             Err(damaged(panic.map_or_else(String::new, |p| panic_text(&*p))))
         }
+    }
+}
+
+/// The file that says how far the store had come.
+pub(super) fn generation_file(directory: &Path) -> Result<GenerationFile, StoreError> {
+    GenerationFile::open(directory)
+        .map_err(|error| StoreError::from_io(directory, "opening the generation file", &error))
+}
+
+/// Looks at all that is stored; its generation.
+pub(super) fn verify(
+    directory: &Path,
+    database: &sled::Db,
+    generations: &GenerationFile,
+) -> Result<u64, StoreError> {
+    let operation = "reading the store";
+    let damaged = |reason: String| StoreError::Damaged {
+        directory: directory.display().to_string(),
+        reason,
+    };
+    let failed = |error: sled::Error| StoreError::from_sled(directory, operation, &error);
+    let confirmed = generations
+        .read()
+        .map_err(|error| StoreError::from_io(directory, operation, &error))?;
+    let generation = parts::read_generation(database).map_err(failed)?;
+    if generation < confirmed {
+        return Err(damaged(format!(
+            "it is at generation {generation}, but {confirmed} had been reached: it was set back or emptied"
+        )));
+    }
+    match parts::verify(database).map_err(failed)? {
+        None => Ok(generation),
+        Some(key) => Err(damaged(format!(
+            "the value of {} is not what was written",
+            key.escape_ascii()
+        ))),
     }
 }
 

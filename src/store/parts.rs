@@ -12,6 +12,40 @@ const PART_PREFIX: u8 = u8::MAX;
 
 const WHOLE: u8 = 0;
 const CUT: u8 = 1;
+/// Of a value that is larger than a part.
+const PART: u8 = 2;
+
+/// In front of the key of the generation: no tree's name starts with it.
+const OWN_PREFIX: u8 = PART_PREFIX - 1;
+
+/// How many groups have been written.
+pub(super) const GENERATION: &[u8] = &[OWN_PREFIX, b'g'];
+
+/// What is in front of every payload: what it is, and a CRC-32C over key and payload.
+const HEADER: usize = 1 + size_of::<u32>();
+
+fn sum(key: &[u8], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), payload)
+}
+
+fn sealed(kind: u8, key: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(HEADER + payload.len());
+    raw.push(kind);
+    raw.extend_from_slice(&sum(key, payload).to_le_bytes());
+    raw.extend_from_slice(payload);
+    raw
+}
+
+/// What was sealed, with its kind; `None` if it is something else.
+fn unsealed<'a>(key: &[u8], raw: &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (header, payload) = raw.split_first_chunk::<HEADER>()?;
+    let [kind, stored @ ..] = *header;
+    (u32::from_le_bytes(stored) == sum(key, payload)).then_some((kind, payload))
+}
+
+fn damaged() -> sled::Error {
+    sled::Error::Corruption { at: None, bt: () }
+}
 
 /// How often to look again when a value was replaced while its parts were read.
 const MAX_READS: usize = 100;
@@ -31,17 +65,14 @@ impl Cut {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut raw = vec![CUT];
+        let mut raw = Vec::new();
         raw.extend_from_slice(&self.id.to_be_bytes());
         raw.extend_from_slice(&self.count.to_be_bytes());
         raw
     }
 
-    /// The parts that a stored value refers to, if it is not whole.
-    fn decode(raw: &[u8]) -> Option<Self> {
-        let (tag, rest) = raw.split_first()?;
-        let (id, count) = rest.split_first_chunk::<8>()?;
-        (*tag == CUT).then_some(())?;
+    fn decode(payload: &[u8]) -> Option<Self> {
+        let (id, count) = payload.split_first_chunk::<8>()?;
         Some(Self {
             id: u64::from_be_bytes(*id),
             count: u32::from_be_bytes(count.try_into().ok()?),
@@ -56,7 +87,10 @@ pub(super) fn write(
     key: &[u8],
     value: Option<&[u8]>,
 ) -> sled::Result<()> {
-    if let Some(old) = database.get(key)?.as_deref().and_then(Cut::decode) {
+    if let Some(old) = database.get(key)?
+        && let Some((CUT, old)) = unsealed(key, &old)
+        && let Some(old) = Cut::decode(old)
+    {
         for part in 0..old.count {
             batch.remove(old.key(part));
         }
@@ -66,10 +100,7 @@ pub(super) fn write(
         return Ok(());
     };
     if value.len() <= PART_BYTES {
-        let mut raw = Vec::with_capacity(1 + value.len());
-        raw.push(WHOLE);
-        raw.extend_from_slice(value);
-        batch.insert(key, raw);
+        batch.insert(key, sealed(WHOLE, key, value));
         return Ok(());
     }
     let mut cut = Cut {
@@ -77,10 +108,12 @@ pub(super) fn write(
         count: 0,
     };
     for part in value.chunks(PART_BYTES) {
-        batch.insert(cut.key(cut.count), part);
+        let part_key = cut.key(cut.count);
+        let part = sealed(PART, &part_key, part);
+        batch.insert(part_key, part);
         cut.count += 1;
     }
-    batch.insert(key, cut.encode());
+    batch.insert(key, sealed(CUT, key, &cut.encode()));
     Ok(())
 }
 
@@ -90,27 +123,63 @@ pub(super) fn read(database: &sled::Db, key: &[u8]) -> sled::Result<Option<Vec<u
         let Some(raw) = database.get(key)? else {
             return Ok(None);
         };
-        if let Some(value) = assemble(database, &raw)? {
+        if let Some(value) = assemble(database, key, &raw)? {
             return Ok(Some(value));
         }
     }
-    Err(sled::Error::Corruption { at: None, bt: () })
+    Err(damaged())
 }
 
-/// The value behind what is stored, or `None` if it was replaced meanwhile.
-pub(super) fn assemble(database: &sled::Db, raw: &IVec) -> sled::Result<Option<Vec<u8>>> {
-    let Some(cut) = Cut::decode(raw) else {
-        return match raw.split_first() {
-            Some((&WHOLE, value)) => Ok(Some(value.to_vec())),
-            Some(_) | None => Err(sled::Error::Corruption { at: None, bt: () }),
-        };
+/// The value behind what is stored under `key`, or `None` if it was replaced meanwhile.
+pub(super) fn assemble(
+    database: &sled::Db,
+    key: &[u8],
+    raw: &IVec,
+) -> sled::Result<Option<Vec<u8>>> {
+    let cut = match unsealed(key, raw).ok_or_else(damaged)? {
+        (WHOLE, value) => return Ok(Some(value.to_vec())),
+        (CUT, cut) => Cut::decode(cut).ok_or_else(damaged)?,
+        _ => return Err(damaged()),
     };
     let mut value = Vec::new();
     for part in 0..cut.count {
-        match database.get(cut.key(part))? {
-            Some(bytes) => value.extend_from_slice(&bytes),
-            None => return Ok(None),
+        let key = cut.key(part);
+        let Some(raw) = database.get(&key)? else {
+            return Ok(None);
+        };
+        match unsealed(&key, &raw) {
+            Some((PART, bytes)) => value.extend_from_slice(bytes),
+            _ => return Err(damaged()),
         }
     }
     Ok(Some(value))
+}
+
+/// Sets the generation in a batch.
+pub(super) fn write_generation(batch: &mut sled::Batch, generation: u64) {
+    let payload = generation.to_le_bytes();
+    batch.insert(GENERATION, sealed(WHOLE, GENERATION, &payload));
+}
+
+/// How many groups have been written.
+pub(super) fn read_generation(database: &sled::Db) -> sled::Result<u64> {
+    let Some(raw) = database.get(GENERATION)? else {
+        return Ok(0);
+    };
+    let number = match unsealed(GENERATION, &raw) {
+        Some((WHOLE, payload)) => payload.try_into().map(u64::from_le_bytes).ok(),
+        _ => None,
+    };
+    number.ok_or_else(damaged)
+}
+
+/// Looks at everything that is stored. Returns the first key whose value is not what was written.
+pub(super) fn verify(database: &sled::Db) -> sled::Result<Option<IVec>> {
+    for entry in database.iter() {
+        let (key, raw) = entry?;
+        if unsealed(&key, &raw).is_none() {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }

@@ -46,7 +46,7 @@ impl Scan {
     /// `None`: the key was removed meanwhile.
     fn read(&self, entry: Raw) -> sled::Result<Option<Pair>> {
         let (key, raw) = entry?;
-        let value = match parts::assemble(&self.database, &raw)? {
+        let value = match parts::assemble(&self.database, &key, &raw)? {
             Some(value) => Some(value),
             None => parts::read(&self.database, &key)?,
         };

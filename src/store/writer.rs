@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Batch, Durability, StoreError, parts};
+use super::{Batch, Durability, StoreError, generation::GenerationFile, parts};
 
 /// Most batches, and most bytes, that are applied as one.
 const GROUP_BATCHES: usize = 1_000;
@@ -92,6 +92,7 @@ pub(super) fn start(
     database: &sled::Db,
     file: File,
     shared: &Arc<Shared>,
+    (generations, generation): (GenerationFile, u64),
 ) -> Result<(mpsc::UnboundedSender<Request>, Vec<JoinHandle<()>>), StoreError> {
     // Unbounded channels, but whoever sends holds room in the queue (`Store::reserve`).
     let (queue, requests) = mpsc::unbounded_channel();
@@ -103,11 +104,12 @@ pub(super) fn start(
         file: Arc::clone(&file),
         shared: Arc::clone(shared),
         synced,
+        generation,
     };
     let syncing = Arc::clone(shared);
     let sync = thread::Builder::new()
         .name("store-sync".to_owned())
-        .spawn(move || sync_loop(&file, &syncing, &to_sync))
+        .spawn(move || sync_loop(&file, &generations, &syncing, &to_sync))
         .map_err(fail)?;
     let write = thread::Builder::new()
         .name("store-write".to_owned())
@@ -120,11 +122,15 @@ struct Writer {
     database: sled::Db,
     file: Arc<File>,
     shared: Arc<Shared>,
-    synced: std_mpsc::Sender<Request>,
+    synced: std_mpsc::Sender<Written>,
+    generation: u64,
 }
 
+/// A request that waits for a sync, with the generation that wrote it.
+type Written = (Request, u64);
+
 impl Writer {
-    fn run(self, mut requests: mpsc::UnboundedReceiver<Request>) {
+    fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         while let Some(first) = requests.blocking_recv() {
             let group = collect(first, &mut requests);
             match self.write(&group) {
@@ -140,7 +146,7 @@ impl Writer {
 
     /// Applies a group and hands it to the operating system: from here on it survives the
     /// process, not the machine.
-    fn write(&self, group: &[Request]) -> Result<(), StoreError> {
+    fn write(&mut self, group: &[Request]) -> Result<(), StoreError> {
         self.shared.alive()?;
         let mut last = HashMap::new();
         for request in group {
@@ -149,8 +155,10 @@ impl Writer {
         if last.is_empty() {
             return Ok(());
         }
+        self.generation += 1;
         let apply = || {
             let mut batch = sled::Batch::default();
+            parts::write_generation(&mut batch, self.generation);
             for (key, value) in last {
                 parts::write(&self.database, &mut batch, key, value)?;
             }
@@ -185,8 +193,9 @@ impl Writer {
             match request.durability {
                 Durability::Crash => request.finish(Ok(())),
                 Durability::Power => {
-                    if let Err(unsent) = self.synced.send(request) {
-                        unsent.0.finish(Err(self.shared.closed()));
+                    if let Err(unsent) = self.synced.send((request, self.generation)) {
+                        let (request, _) = unsent.0;
+                        request.finish(Err(self.shared.closed()));
                     }
                 }
             }
@@ -210,15 +219,25 @@ fn collect(first: Request, requests: &mut mpsc::UnboundedReceiver<Request>) -> V
 }
 
 /// Confirms what one sync covers: all that was written before it began.
-fn sync_loop(file: &File, shared: &Shared, requests: &std_mpsc::Receiver<Request>) {
+fn sync_loop(
+    file: &File,
+    generations: &GenerationFile,
+    shared: &Shared,
+    requests: &std_mpsc::Receiver<Written>,
+) {
     while let Ok(first) = requests.recv() {
         let group: Vec<_> = std::iter::once(first).chain(requests.try_iter()).collect();
+        let newest = group.iter().map(|(_, generation)| *generation).max();
         let result = shared.alive().and_then(|()| {
-            file.sync_data().map_err(|error| {
+            let sync = || {
+                file.sync_data()?;
+                newest.map_or(Ok(()), |newest| generations.write(newest))
+            };
+            sync().map_err(|error| {
                 shared.fail(StoreError::from_io(&shared.directory, "syncing", &error))
             })
         });
-        for request in group {
+        for (request, _) in group {
             request.finish(result.clone());
         }
     }

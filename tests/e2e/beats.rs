@@ -302,6 +302,52 @@ fn a_wiped_broker_is_refilled_by_a_standby() {
 }
 
 #[test]
+fn a_damaged_own_copy_is_set_aside_and_made_anew() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", EVERY_SECOND);
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    for damage in ["nothing", "a cut", "zeros", "an empty file"] {
+        let beat = here.start("beat", &["beat"]);
+        let before = here.lines("ticks").len();
+        wait_for("runs", || {
+            (here.lines("ticks").len() > before + 1).then_some(())
+        });
+        let aside = beat
+            .log()
+            .matches("the store is damaged: it was set aside")
+            .count();
+        assert!(beat.stop().success());
+        let database = here.path("data/beat/db");
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&database)
+            .unwrap();
+        let size = file.metadata().unwrap().len();
+        match damage {
+            "nothing" => {
+                assert_eq!(aside, 0, "it is not damaged");
+                file.set_len(size / 3).unwrap();
+            }
+            "a cut" => {
+                assert_eq!(aside, 1, "the log grows");
+                std::fs::write(&database, vec![0; size as usize]).unwrap();
+            }
+            "zeros" => {
+                assert_eq!(aside, 2);
+                file.set_len(0).unwrap();
+            }
+            _ => assert_eq!(aside, 3),
+        }
+    }
+    let kept = std::fs::read_dir(here.path("data/beat")).unwrap();
+    let is_aside = |name: std::ffi::OsString| name.to_string_lossy().starts_with("corrupt-");
+    let kept = kept.filter(|entry| is_aside(entry.as_ref().unwrap().file_name()));
+    assert_eq!(kept.count(), 3, "nothing is deleted");
+    executed_once(&here, 1);
+}
+
+#[test]
 fn a_beat_that_died_is_told_by_workers_and_by_jobs() {
     let nats = NatsServer::start();
     let here = Installation::on_nats(&nats.url());

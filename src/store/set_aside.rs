@@ -1,0 +1,50 @@
+//! Moves damaged files out of the way, and never deletes them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tracing::error;
+
+use super::{StoreError, generation};
+use crate::clock;
+
+/// Where damaged files are now, and what was wrong with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// The directory with them, in that of the store.
+    pub directory: PathBuf,
+    /// What was wrong.
+    pub reason: String,
+}
+
+/// Which files are the store's.
+fn is_of_the_store(name: &str) -> bool {
+    matches!(name, "db" | "conf" | "blobs" | generation::FILE_NAME) || name.starts_with("snap.")
+}
+
+/// Moves the files of the store in `directory` to `corrupt-TIME` there.
+pub(super) fn set_aside(directory: &Path, damage: StoreError) -> Result<SetAside, StoreError> {
+    let at = clock::now().format("%Y%m%dT%H%M%S%.3fZ");
+    let aside = directory.join(format!("corrupt-{at}"));
+    let move_all = || {
+        fs::create_dir(&aside)?;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(is_of_the_store) {
+                fs::rename(entry.path(), aside.join(entry.file_name()))?;
+            }
+        }
+        fs::File::open(&aside)?.sync_all()?;
+        fs::File::open(directory)?.sync_all()
+    };
+    move_all()
+        .map_err(|error| StoreError::from_io(directory, "moving damaged files away", &error))?;
+    error!(target: "orchestrator::store", reason = %damage, moved_to = %aside.display(),
+        "the store is damaged: it was set aside, an empty one takes its place");
+    Ok(SetAside {
+        directory: aside,
+        reason: damage.to_string(),
+    })
+}
