@@ -51,6 +51,8 @@ mod redelivery;
 mod reload;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/state.rs"]
+mod state;
 #[path = "e2e/submit.rs"]
 mod submit;
 #[path = "e2e/up.rs"]

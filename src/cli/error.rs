@@ -132,6 +132,10 @@ impl From<OpsError> for CliError {
                     format!("the next one after it is {next}")
                 }),
             ),
+            OpsError::NotEmpty { .. } => (
+                Exit::Conflict,
+                Some("use another --namespace, or --replace to replace its values".to_owned()),
+            ),
             OpsError::NotHeld(_) => (
                 Exit::NotFound,
                 Some("`orchestrator locks` shows what is held".to_owned()),

@@ -29,6 +29,8 @@ mod schedules;
 mod schema;
 mod service;
 mod simulate;
+mod snapshots;
+mod state;
 mod up;
 mod worker;
 
@@ -81,6 +83,7 @@ enum Command {
     Lock(lock::LockArgs),
     Locks(lock::LocksArgs),
     Dead(dead::DeadArgs),
+    State(state::StateArgs),
     Bench(bench::BenchArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
@@ -130,6 +133,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Lock(args) => ask(lock::lock(args, &globals)),
         Command::Locks(args) => ask(lock::locks(args, &globals)),
         Command::Retry(args) => ask(dead::retry(args, &globals)),
+        Command::State(args) => ask(state::run(args, &globals)),
     }
 }
 

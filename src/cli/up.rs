@@ -11,7 +11,7 @@ use super::{
     beat::{Keeping, RELOADS},
     events, guardian,
     schedules::SchedulesArgs,
-    service,
+    service, snapshots,
     worker::{Limits, credentials, hand_on},
 };
 use crate::{
@@ -46,8 +46,19 @@ pub struct UpArgs {
 
     #[command(flatten)]
     keeping: Keeping,
+
+    /// How often a snapshot of the state is written, from which `up` goes on should its store be damaged
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_SNAPSHOT_EVERY",
+        value_name = "D",
+        default_value = "1m"
+    )]
+    snapshot_every: Seconds,
 }
 
+/// Between two snapshots.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long `up` drains unless told otherwise: somebody is watching.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -62,8 +73,11 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         lease: args.limits.lease.0,
         ..EmbeddedOptions::default()
     };
-    let embedded = EmbeddedBroker::open(&globals.data_dir, options)?;
+    let (embedded, aside) = EmbeddedBroker::open_or_set_aside(&globals.data_dir, options)?;
     let broker: SharedBroker = Arc::clone(&embedded) as SharedBroker;
+    if let Some(aside) = aside {
+        snapshots::take_up(&broker, &globals.data_dir, &aside).await?;
+    }
     let server = socket::serve(&globals.data_dir, Arc::clone(&broker)).map_err(|error| {
         let dir = globals.data_dir.display();
         CliError::new(
@@ -100,6 +114,12 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;
     let drain = stop.drain.clone();
     let beating = tokio::spawn(async move { beat.run(&mut reload, &drain).await });
+    let snapshots = tokio::spawn(snapshots::keep(
+        Arc::clone(&broker),
+        globals.data_dir.as_path().into(),
+        args.snapshot_every.get().max(SHORTEST_PAUSE),
+        stop.at_once.child_token(),
+    ));
     let working = worker.run(stop.drain.clone(), stop.at_once.clone());
     let broken = until_broken(working, &embedded, &stop).await;
     if let Err(error) = beating.await {
@@ -108,9 +128,12 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     if let Some(watching) = watching {
         watching.abort();
     }
+    stop.at_once.cancel();
+    if let Err(error) = snapshots.await {
+        error!(target: "orchestrator::service", %error, "the last snapshot failed");
+    }
     server.shutdown().await;
     embedded.shutdown().await;
-    stop.at_once.cancel();
     info!(target: "orchestrator::service", "down");
     match broken {
         None => Ok(()),

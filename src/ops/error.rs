@@ -25,6 +25,12 @@ pub enum OpsError {
     /// No record, and not waiting either.
     #[error("there is no run `{0}`")]
     UnknownRun(RunId),
+    /// It would be mixed with another installation's.
+    #[error("{broker} has a state already")]
+    NotEmpty {
+        /// Where it was to go.
+        broker: String,
+    },
     /// There is nothing to release.
     #[error("nobody holds `{0}`")]
     NotHeld(String),

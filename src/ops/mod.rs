@@ -11,6 +11,8 @@ mod logs;
 mod pause;
 mod retry;
 mod runs;
+mod snapshot;
+mod state;
 mod submit;
 
 pub use dead::{
@@ -28,6 +30,8 @@ pub use pause::{
 };
 pub use retry::retry;
 pub use runs::{RunFilter, cancel, cancel_tree, find_run, runs, wait_for};
+pub use snapshot::{read_snapshot, write_snapshot};
+pub use state::{Amount, InstallationState, NotAState, export_state, import_state};
 pub use submit::{Same, Submission, Submitted, Submitter, submit};
 
 use chrono::{DateTime, Utc};

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     job::QueueName,
     run::RunId,
-    store::{Store, StoreError},
+    store::{SetAside, Store, StoreError},
 };
 use context::Context;
 use dead::DeadLetters;
@@ -81,7 +81,23 @@ impl EmbeddedBroker {
     /// Opens the broker in `directory`, creating it if needed. To be called within a tokio
     /// runtime; blocks while the stored runs are read.
     pub fn open(directory: &Path, options: EmbeddedOptions) -> Result<Arc<Self>, StoreError> {
-        let store = Store::open(directory)?;
+        Self::load(Store::open(directory)?, directory, options)
+    }
+
+    /// The same; but what is damaged is moved to a directory beside it, and an empty broker is opened.
+    pub fn open_or_set_aside(
+        directory: &Path,
+        options: EmbeddedOptions,
+    ) -> Result<(Arc<Self>, Option<SetAside>), StoreError> {
+        let (store, aside) = Store::open_or_set_aside(directory)?;
+        Ok((Self::load(store, directory, options)?, aside))
+    }
+
+    fn load(
+        store: Store,
+        directory: &Path,
+        options: EmbeddedOptions,
+    ) -> Result<Arc<Self>, StoreError> {
         let context = Arc::new(Context::new(directory));
         let runs = Arc::new(Runs::load(store.clone(), &context, options.lease)?);
         let values = Arc::new(Values::load(store.clone(), &context)?);

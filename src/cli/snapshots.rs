@@ -1,0 +1,68 @@
+//! Snapshots of `up`: written now and then, and taken up again when the store is lost.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::CliError;
+use crate::{broker::SharedBroker, clock, ops, store::SetAside};
+
+/// Below the data directory.
+const DIRECTORY: &str = "snapshots";
+/// Making snapshots takes at most this part of the time.
+const PART: u32 = 50;
+
+/// Fills an empty broker with the newest snapshot.
+pub(super) async fn take_up(
+    broker: &SharedBroker,
+    data_dir: &Path,
+    aside: &SetAside,
+) -> Result<(), CliError> {
+    let found = ops::read_snapshot(&data_dir.join(DIRECTORY))?;
+    let Some((path, state)) = found else {
+        warn!(target: "orchestrator::state", damaged = %aside.directory.display(),
+            "there is no snapshot: the schedule begins anew, what waited is lost");
+        return Ok(());
+    };
+    let amount = ops::import_state(broker.as_ref(), &state, false).await?;
+    warn!(target: "orchestrator::state", snapshot = %path.display(), taken_at = %state.exported_at,
+        damaged = %aside.directory.display(), values = amount.values, runs = amount.runs,
+        "going on from a snapshot: what happened since is forgotten, ticks since then are caught up with");
+    Ok(())
+}
+
+/// Writes one every so often until `stop`, and one at the end.
+pub(super) async fn keep(
+    broker: SharedBroker,
+    data_dir: Arc<Path>,
+    every: Duration,
+    stop: CancellationToken,
+) {
+    let directory = data_dir.join(DIRECTORY);
+    let mut pause = every;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+        let start = clock::monotonic();
+        if let Err(error) = write(&broker, &directory).await {
+            error!(target: "orchestrator::state", directory = %directory.display(), %error,
+                "no snapshot could be written");
+        }
+        pause = every.max(start.elapsed().saturating_mul(PART));
+    }
+}
+
+/// What went wrong, as text: nobody can do anything about it here.
+async fn write(broker: &SharedBroker, directory: &Path) -> Result<(), String> {
+    let state = ops::export_state(broker.as_ref(), clock::now()).await;
+    let state = state.map_err(|error| error.to_string())?;
+    let into = directory.to_owned();
+    let writing = tokio::task::spawn_blocking(move || ops::write_snapshot(&into, &state));
+    let written = writing.await.map_err(|error| error.to_string())?;
+    let path = written.map_err(|error| error.to_string())?;
+    debug!(target: "orchestrator::state", path = %path.display(), "snapshot written");
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! `orchestrator state`
+
+use std::{
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+
+use super::{CliError, Exit, Globals, connect, globals::Format, output};
+use crate::{
+    clock,
+    ops::{self, Amount, InstallationState},
+};
+
+/// What an installation knows, as a file: to move it, or to keep a copy
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Write definitions, watermark, pauses, last runs, waiting runs and dead letters to a file
+    ///
+    /// Without the records and logs of runs that have ended. Arguments of runs are in it: keep it safe.
+    Export {
+        /// The file; `-` is standard output
+        #[arg(value_name = "FILE", default_value = "-")]
+        file: PathBuf,
+    },
+    /// Put what such a file knows into an installation without a state
+    ///
+    /// Stop beat and workers there until it is done. Stop those of the old installation for good before you export, or both
+    /// will execute what waits.
+    Import {
+        /// The file; `-` is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+
+        /// Also into one that has a state: its values are replaced, its runs stay
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliError> {
+    let broker = connect::any_broker(globals).await?;
+    match args.action {
+        Action::Export { file } => {
+            let state = ops::export_state(broker.as_ref(), clock::now()).await?;
+            let bytes = state
+                .encode()
+                .map_err(|error| CliError::new(Exit::Failed, error))?;
+            if file == Path::new("-") {
+                std::io::stdout().lock().write_all(&bytes)?;
+            } else {
+                write_anew(&file, &bytes).map_err(|error| at(&file, &error))?;
+            }
+            output::to_stderr(&told("exported", state.amount()));
+            Ok(())
+        }
+        Action::Import { file, replace } => {
+            let bytes = read(&file).map_err(|error| at(&file, &error))?;
+            let state = InstallationState::decode(&bytes).map_err(|reason| {
+                CliError::new(Exit::Failed, format!("{}: {reason}", file.display()))
+            })?;
+            let amount = ops::import_state(broker.as_ref(), &state, replace).await?;
+            match globals.output {
+                Format::Json => output::json(&amount),
+                Format::Name | Format::Table => {
+                    output::to_stderr(&told("imported", amount));
+                    Ok(())
+                }
+            }
+        }
+    }
+}
+
+fn told(what: &str, amount: Amount) -> String {
+    let Amount { values, runs, dead } = amount;
+    format!("{what} {values} values, {runs} runs, {dead} dead letters")
+}
+
+/// Whole or not at all, and for this user alone.
+fn write_anew(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".partial");
+    let mut writing = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)?;
+    writing.write_all(bytes)?;
+    writing.sync_all()?;
+    fs::rename(&partial, file)
+}
+
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    fs::read(file)
+}
+
+fn at(file: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(Exit::Failed, format!("{}: {error}", file.display()))
+}

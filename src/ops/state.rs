@@ -1,0 +1,309 @@
+//! What an installation knows, in one file: to move it to another broker, and to begin again with it
+//! where the broker lost its data.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::OpsError;
+use crate::{
+    broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Published},
+    job::{Job, JobName, Overlap, QueueName},
+    plan::{DEFINITION_PREFIX, INSTALLATION_KEY, LEADER_KEY, RELOAD_KEY, WATERMARK_KEY},
+    run::RunMessage,
+};
+
+/// The version of the file that this build writes and reads.
+const VERSION: u32 = 1;
+/// In front of every file, before the checksum.
+const MAGIC: &str = "orchestrator-state crc32c=";
+/// How many stored runs or dead letters are asked for at once.
+const PAGE: usize = 500;
+
+/// What an installation knows: definitions, watermark, states, pauses and last runs; the runs that wait or
+/// are being executed; the dead letters. Not the records of runs that have ended, nor their logs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InstallationState {
+    version: u32,
+    /// When it was read.
+    pub exported_at: DateTime<Utc>,
+    /// From which broker.
+    pub exported_from: String,
+    values: Vec<StateValue>,
+    runs: Vec<StoredRun>,
+    dead: Vec<DeadLetter>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StateValue {
+    key: String,
+    value: Box<RawValue>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredRun {
+    queue: QueueName,
+    message: Box<RawValue>,
+    /// What became of it so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    record: Option<Box<RawValue>>,
+}
+
+/// How much was exported or imported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// Values of the state bucket.
+    pub values: usize,
+    /// Runs that wait or are being executed.
+    pub runs: usize,
+    /// Dead letters.
+    pub dead: usize,
+}
+
+/// Why a file is not one.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NotAState {
+    /// Something else.
+    #[error("it does not begin like a file of `orchestrator state export`")]
+    Foreign,
+    /// Cut off or changed.
+    #[error("it is damaged: its checksum is not that of its content")]
+    Damaged,
+    /// From another version.
+    #[error("this version cannot read it: {0}")]
+    Version(String),
+}
+
+impl InstallationState {
+    /// How much it is.
+    pub fn amount(&self) -> Amount {
+        Amount {
+            values: self.values.len(),
+            runs: self.runs.len(),
+            dead: self.dead.len(),
+        }
+    }
+
+    /// As a file: a line with a checksum, and JSON.
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let body = serde_json::to_vec(self)?;
+        let mut file = format!("{MAGIC}{:08x}\n", crc32c::crc32c(&body)).into_bytes();
+        file.extend_from_slice(&body);
+        file.push(b'\n');
+        Ok(file)
+    }
+
+    /// Reads a file.
+    pub fn decode(file: &[u8]) -> Result<Self, NotAState> {
+        let rest = file
+            .strip_prefix(MAGIC.as_bytes())
+            .ok_or(NotAState::Foreign)?;
+        let (sum, rest) = rest.split_first_chunk::<8>().ok_or(NotAState::Damaged)?;
+        let body = rest
+            .strip_prefix(b"\n")
+            .and_then(|rest| rest.strip_suffix(b"\n"));
+        let body = body.ok_or(NotAState::Damaged)?;
+        let sum = std::str::from_utf8(sum).ok();
+        let sum = sum.and_then(|sum| u32::from_str_radix(sum, 16).ok());
+        if sum != Some(crc32c::crc32c(body)) {
+            return Err(NotAState::Damaged);
+        }
+        let state: Self =
+            serde_json::from_slice(body).map_err(|error| NotAState::Version(error.to_string()))?;
+        match state.version {
+            VERSION => Ok(state),
+            other => Err(NotAState::Version(format!("it has version {other}"))),
+        }
+    }
+}
+
+/// Reads what an installation knows, also while it is at work: a run of which it knows too little is
+/// refused as known already when it is published again.
+pub async fn export_state(
+    broker: &dyn Broker,
+    now: DateTime<Utc>,
+) -> Result<InstallationState, OpsError> {
+    // Before the runs: it must not claim more than they show.
+    let watermark = broker.get(Bucket::State, WATERMARK_KEY).await?;
+    let mut values = Vec::new();
+    for entry in broker::list(broker, Bucket::State, "").await? {
+        let is_of_a_process = [LEADER_KEY, RELOAD_KEY, INSTALLATION_KEY, WATERMARK_KEY];
+        if !is_of_a_process.contains(&entry.key.as_str())
+            && let Ok(value) = serde_json::from_slice(&entry.value)
+        {
+            values.push(StateValue {
+                key: entry.key,
+                value,
+            });
+        }
+    }
+    // The last one: whoever finds it finds the others.
+    if let Some(entry) = watermark
+        && let Ok(value) = serde_json::from_slice(&entry.value)
+    {
+        values.push(StateValue {
+            key: entry.key,
+            value,
+        });
+    }
+    Ok(InstallationState {
+        version: VERSION,
+        exported_at: now,
+        exported_from: broker.describe(),
+        values,
+        runs: stored_runs(broker).await?,
+        dead: dead_letters(broker).await?,
+    })
+}
+
+async fn stored_runs(broker: &dyn Broker) -> Result<Vec<StoredRun>, OpsError> {
+    let (mut runs, mut from) = (Vec::new(), 0);
+    loop {
+        let page = broker.pending(from, PAGE).await?;
+        let Some(last) = page.last() else {
+            return Ok(runs);
+        };
+        from = last.sequence + 1;
+        for stored in page {
+            // What nobody understands becomes a dead letter where it is.
+            let Ok(message) = RunMessage::decode(&stored.payload) else {
+                continue;
+            };
+            let record = broker.get(Bucket::Runs, &message.run_id.key()).await?;
+            let Ok(message) = serde_json::from_slice(&stored.payload) else {
+                continue;
+            };
+            runs.push(StoredRun {
+                queue: stored.queue,
+                message,
+                record: record.and_then(|entry| serde_json::from_slice(&entry.value).ok()),
+            });
+        }
+    }
+}
+
+async fn dead_letters(broker: &dyn Broker) -> Result<Vec<DeadLetter>, OpsError> {
+    let (mut letters, mut below) = (Vec::new(), None);
+    loop {
+        let page = broker.dead_letters(below, PAGE).await?;
+        let Some((last, _)) = page.last() else {
+            letters.reverse();
+            return Ok(letters);
+        };
+        below = Some(*last);
+        letters.extend(page.into_iter().map(|(_, letter)| letter));
+    }
+}
+
+/// Puts into a broker what an installation knew. One that has a watermark is refused, unless `replace`
+/// says that its values are to be replaced; runs that it has stay either way.
+pub async fn import_state(
+    broker: &dyn Broker,
+    state: &InstallationState,
+    replace: bool,
+) -> Result<Amount, OpsError> {
+    if !replace && broker.get(Bucket::State, WATERMARK_KEY).await?.is_some() {
+        return Err(OpsError::NotEmpty {
+            broker: broker.describe(),
+        });
+    }
+    let mut amount = Amount::default();
+    let mut overlaps: HashMap<JobName, Overlap> = HashMap::new();
+    for value in &state.values {
+        if value.key.starts_with(DEFINITION_PREFIX)
+            && let Ok(job) = serde_json::from_str::<Job>(value.value.get())
+        {
+            overlaps.insert(job.name, job.policy.overlap);
+        }
+    }
+    for run in &state.runs {
+        amount.runs += usize::from(import_run(broker, run, &overlaps).await?);
+    }
+    for letter in &state.dead {
+        broker.dead_letter(letter.clone()).await?;
+        amount.dead += 1;
+    }
+    for value in &state.values {
+        let bytes = value.value.get().as_bytes().to_vec();
+        broker.put(Bucket::State, &value.key, bytes).await?;
+        amount.values += 1;
+    }
+    Ok(amount)
+}
+
+/// Whether it was not there before.
+async fn import_run(
+    broker: &dyn Broker,
+    run: &StoredRun,
+    overlaps: &HashMap<JobName, Overlap>,
+) -> Result<bool, OpsError> {
+    let payload = run.message.get().as_bytes().to_vec();
+    let Ok(message) = RunMessage::decode(&payload) else {
+        return Ok(false);
+    };
+    if let Some(record) = &run.record {
+        let key = message.run_id.key();
+        let value = record.get().as_bytes().to_vec();
+        let set = broker.compare_and_set(Bucket::Runs, &key, None, value, Durability::Power);
+        if set.await? == Cas::Conflict {
+            // Known there: what became of it is said by its own record.
+            return Ok(false);
+        }
+    }
+    let overlap = overlaps.get(message.run_id.job()).copied();
+    let candidate = Candidate {
+        run_id: message.run_id.clone(),
+        queue: run.queue.clone(),
+        // A run by hand of a job that is defined no longer is in nobody's way. Nothing is cancelled here.
+        overlap: match overlap.unwrap_or(Overlap::Allow) {
+            Overlap::Replace => Overlap::Queue,
+            other => other,
+        },
+        payload,
+    };
+    let published = broker::publish(broker, &candidate, &[], message.published_at).await?;
+    Ok(published == Published::Stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> InstallationState {
+        InstallationState {
+            version: VERSION,
+            exported_at: DateTime::from_timestamp(1_795_401_000, 0).unwrap(),
+            exported_from: "a test".to_owned(),
+            values: vec![StateValue {
+                key: "watermark".to_owned(),
+                value: serde_json::from_str("{\"at\": 1}").unwrap(),
+            }],
+            runs: Vec::new(),
+            dead: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_what_was_written_is_refused() {
+        let file = state().encode().unwrap();
+        assert_eq!(InstallationState::decode(&file).unwrap().amount().values, 1);
+        for at in 0..file.len() {
+            let mut damaged = file.clone();
+            damaged[at] ^= 1;
+            assert!(InstallationState::decode(&damaged).is_err(), "byte {at}");
+            assert!(
+                InstallationState::decode(&file[..at]).is_err(),
+                "cut at {at}"
+            );
+        }
+        let newer = InstallationState {
+            version: 2,
+            ..state()
+        };
+        let error = InstallationState::decode(&newer.encode().unwrap()).unwrap_err();
+        assert_eq!(error, NotAState::Version("it has version 2".to_owned()));
+    }
+}
