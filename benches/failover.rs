@@ -38,8 +38,8 @@ impl Beat {
             .env("ORCHESTRATOR_DATA_DIR", dir.join(format!("data-{count}")))
             .env("ORCHESTRATOR_SCHEDULES", dir.join("schedules"))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
+            .stdout(File::create(&log).unwrap())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         Self { child, log }

@@ -9,6 +9,7 @@
 )]
 
 mod nats {
+    mod cluster;
     mod faults;
     mod harness;
     mod leases;

@@ -20,7 +20,10 @@ use super::{
 };
 
 /// Publishes until told to stop, repeating whatever is not certain; returns what was accepted.
-async fn publishing(broker: Arc<NatsBroker>, stop: CancellationToken) -> BTreeSet<String> {
+pub(super) async fn publishing(
+    broker: Arc<NatsBroker>,
+    stop: CancellationToken,
+) -> BTreeSet<String> {
     let mut accepted = BTreeSet::new();
     let mut n = 0;
     while !stop.is_cancelled() {
@@ -37,10 +40,10 @@ async fn publishing(broker: Arc<NatsBroker>, stop: CancellationToken) -> BTreeSe
 }
 
 /// What was acknowledged, whether or not the confirmation came.
-type Done = Arc<Mutex<BTreeSet<String>>>;
+pub(super) type Done = Arc<Mutex<BTreeSet<String>>>;
 
 /// Takes and acknowledges until told to stop.
-async fn working(broker: Arc<NatsBroker>, stop: CancellationToken, done: Done) {
+pub(super) async fn working(broker: Arc<NatsBroker>, stop: CancellationToken, done: Done) {
     while !stop.is_cancelled() {
         let pulled = broker.pull(request(&["high"], 8, Duration::from_secs(1)), &stop);
         let runs = match pulled.await {

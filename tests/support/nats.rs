@@ -75,6 +75,50 @@ impl NatsServer {
         panic!("nats-server does not start");
     }
 
+    /// Servers that replicate, named `n0`, `n1` and so on. They may need a while to find each other.
+    pub fn cluster(size: usize) -> Vec<Self> {
+        // All at the same time: each port is another one.
+        let free: Vec<_> = (0..2 * size)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
+        let ports: Vec<_> = free
+            .iter()
+            .map(|free| free.local_addr().unwrap().port())
+            .collect();
+        drop(free);
+        let (clients, routes) = ports.split_at(size);
+        let all: Vec<_> = routes
+            .iter()
+            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+            .collect();
+        let start = |at: usize| {
+            let more = format!(
+                "server_name: n{at}\ncluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{}] }}",
+                routes[at],
+                all.join(", ")
+            );
+            let dir = tempfile::tempdir().unwrap();
+            let (host, port) = (Ipv4Addr::LOCALHOST, clients[at]);
+            fs::write(
+                dir.path().join("nats.conf"),
+                config(dir.path(), (host, port), &more),
+            )
+            .unwrap();
+            let child = Some(spawn(dir.path()));
+            Self {
+                dir,
+                host,
+                port,
+                child,
+            }
+        };
+        let mut servers: Vec<_> = (0..size).map(start).collect();
+        for server in &mut servers {
+            assert!(server.answers(), "a server of the cluster does not start");
+        }
+        servers
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         format!("nats://{}:{}", self.host, self.port)
