@@ -59,6 +59,7 @@ async fn burst(url: String, namespace: String) -> Duration {
         own: None,
         keep_verdicts: Duration::from_secs(7 * 86_400),
         leader_lease: None,
+        ping: None,
     };
     let beat = Beat::start(broker.clone(), beat_options, loaded.set)
         .await

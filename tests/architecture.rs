@@ -34,6 +34,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "store",
             "broker",
             "schedules",
+            "exec",
         ],
     ),
     ("worker", &["job", "run", "plan", "clock", "broker", "exec"]),

@@ -84,6 +84,7 @@ impl World {
             own: None,
             keep_verdicts: Duration::from_secs(7 * 86_400),
             leader_lease: None,
+            ping: None,
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
         let beat = beat.unwrap();

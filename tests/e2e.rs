@@ -43,6 +43,8 @@ mod locks;
 mod overlap;
 #[path = "e2e/pause.rs"]
 mod pause;
+#[path = "e2e/pings.rs"]
+mod pings;
 #[path = "e2e/priority.rs"]
 mod priority;
 #[path = "e2e/redelivery.rs"]

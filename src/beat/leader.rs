@@ -91,7 +91,7 @@ impl Candidate {
             None => None,
         };
         let revision = entry.as_ref().map(|entry| entry.revision);
-        let now = clock::monotonic();
+        let now = clock::uptime();
         let home = self.home.as_deref();
         let found = leader.as_ref().zip(revision);
         let before = leader.as_ref().and_then(|leader| leader.beat.clone());
@@ -107,7 +107,7 @@ impl Candidate {
                     self.clone(),
                     since,
                     Some(revision),
-                    now,
+                    clock::monotonic(),
                 )))
             }
             Cas::Conflict => Ok(Found::StandingBy(None)),

@@ -9,6 +9,7 @@ mod carry_out;
 mod definitions;
 mod leader;
 mod memory;
+mod outage;
 mod own;
 mod reload;
 mod serve;
@@ -25,17 +26,19 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     broker::{BrokerError, SharedBroker},
     clock,
+    exec::{PingEvent, Pings},
     job::{Job, JobName, QueueName},
     plan::{JobState, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
 use leader::{Candidate, Term};
 use memory::{Memory, Shared};
+use outage::Outage;
 pub use own::{OwnError, OwnState};
 use reload::InForce;
 pub use reload::ReloadCause;
@@ -45,12 +48,12 @@ pub use serve::serve;
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 /// How far the stored watermark may fall behind while nothing is due.
 const IDLE_COMMIT: Duration = Duration::from_secs(60);
-/// How often it is told that another beat is at work.
-const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How often stored runs that have ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// A beat that works whoever else does says three times in this that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often it is told that this beat is at work.
+const PING_EVERY: Duration = Duration::from_secs(60);
 /// How many of the next ticks are told at the start.
 const TOLD: usize = 10;
 
@@ -68,6 +71,8 @@ pub struct BeatOptions {
     /// How long a leader may be silent before another beat takes over; `None`: each beat works, and
     /// no tick is fired twice all the same.
     pub leader_lease: Option<Duration>,
+    /// Where to tell once a minute that a beat is at work; see [`Pings`].
+    pub ping: Option<String>,
 }
 
 /// Why a step could not be finished. The step is repeated.
@@ -111,6 +116,8 @@ pub struct Beat {
     swept_at: Option<std::time::Instant>,
     /// The sequence at which the next sweep goes on.
     sweep_from: u64,
+    pings: Pings,
+    pinged_at: Option<std::time::Instant>,
 }
 
 impl Beat {
@@ -140,6 +147,8 @@ impl Beat {
             wanted: Some(reload::Wanted::set(set)),
             swept_at: None,
             sweep_from: 0,
+            pings: Pings::new(),
+            pinged_at: None,
         };
         beat.bring_into_force().await?;
         for (tick, job) in beat.upcoming(TOLD) {
@@ -214,6 +223,9 @@ impl Beat {
                 }
             };
             term.turned();
+            if !outage.goes_on_now() {
+                self.ping();
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = over.cancelled() => break,
@@ -224,6 +236,16 @@ impl Beat {
         }
         info!(target: "orchestrator::beat", beat = self.options.id, "beat stopped");
         self
+    }
+
+    /// Tells that this beat gets on.
+    fn ping(&mut self) {
+        let now = clock::monotonic();
+        let is_due = self.pinged_at.is_none_or(|at| now - at >= PING_EVERY);
+        if let (Some(url), true) = (&self.options.ping, is_due) {
+            self.pinged_at = Some(now);
+            self.pings.send(url, PingEvent::Success, None, "");
+        }
     }
 
     /// Does what is due; returns how long nothing more will be.
@@ -356,42 +378,5 @@ impl Beat {
     fn line_up(&mut self) {
         let scheduled = self.memory.schedule(&self.jobs);
         self.timeline = Timeline::new(scheduled, self.memory.watermark().at);
-    }
-}
-
-/// An outage is told once when it begins and once when it is over, whatever its length.
-#[derive(Debug, Default)]
-struct Outage {
-    failures: u32,
-    overtaken_told_at: Option<std::time::Instant>,
-}
-
-impl Outage {
-    fn goes_on(&mut self, error: &BeatError) -> Duration {
-        if let BeatError::Overtaken = error {
-            let now = clock::monotonic();
-            let told = self.overtaken_told_at;
-            if told.is_none_or(|told| now - told >= TELL_AGAIN) {
-                self.overtaken_told_at = Some(now);
-                warn!(target: "orchestrator::beat",
-                    "another beat moved the watermark: following it; no tick is fired twice, but \
-                     one beat is enough");
-            }
-            return Duration::ZERO;
-        }
-        if self.failures == 0 {
-            error!(target: "orchestrator::beat", %error,
-                "beat holds its watermark until this is over; no tick is lost");
-        }
-        self.failures = self.failures.saturating_add(1);
-        let factor = 1_u32 << self.failures.min(6);
-        (Duration::from_millis(50) * factor).min(Duration::from_secs(2))
-    }
-
-    fn over(&mut self) {
-        if self.failures > 0 {
-            info!(target: "orchestrator::beat", tries = self.failures, "beat goes on");
-            self.failures = 0;
-        }
     }
 }

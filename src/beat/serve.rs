@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::{
-    Beat, BeatError, BeatOptions, Outage, OwnState, ReloadCause,
+    Beat, BeatError, BeatOptions, OwnState, ReloadCause,
     leader::{Candidate, Found, Term},
+    outage::Outage,
     reload::{self, Wanted},
     shared::{read_job, read_watermark},
 };

@@ -69,11 +69,30 @@ pub(super) struct Keeping {
         default_value = "7days"
     )]
     keep_verdicts: Seconds,
+
+    /// A URL that is told once a minute that beat gets on, for a service such as healthchecks.io that
+    /// raises the alarm when nothing comes
+    #[arg(long, env = "ORCHESTRATOR_BEAT_PING", value_name = "URL", value_parser = ping_url)]
+    beat_ping: Option<String>,
+}
+
+fn ping_url(text: &str) -> Result<String, String> {
+    let has_scheme = ["http://", "https://"]
+        .iter()
+        .any(|scheme| text.starts_with(scheme));
+    match has_scheme {
+        true => Ok(text.to_owned()),
+        false => Err("write a URL such as https://hc-ping.com/UUID".to_owned()),
+    }
 }
 
 impl Keeping {
     pub(super) fn verdicts(&self) -> Duration {
         self.keep_verdicts.get()
+    }
+
+    pub(super) fn ping(&self) -> Option<String> {
+        self.beat_ping.clone()
     }
 }
 
@@ -96,6 +115,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
         own: Some(own),
         keep_verdicts: args.keeping.verdicts(),
         leader_lease: args.leader_lease.0,
+        ping: args.keeping.ping(),
     };
     info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.len(),
         "beat starts");

@@ -96,6 +96,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         keep_verdicts: args.keeping.verdicts(),
         // Nobody else has this broker.
         leader_lease: None,
+        ping: args.keeping.ping(),
     };
     let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
     let queues = match args.queues.is_empty() {

@@ -137,7 +137,7 @@ fn add(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), String> {
 pub(super) struct Clients(Mutex<Vec<(u8, Client)>>);
 
 impl Clients {
-    fn get(&self, redirects: u8) -> Result<Client, String> {
+    pub(super) fn get(&self, redirects: u8) -> Result<Client, String> {
         /// Chosen once for the process: two libraries with different ones are linked.
         static PROVIDER: LazyLock<()> = LazyLock::new(|| {
             // Somebody else has chosen: that one is as good.
@@ -272,7 +272,7 @@ fn retry_after(value: &HeaderValue) -> Option<Duration> {
 }
 
 /// An error with what led to it, without the URL, which may carry a secret.
-fn causes(error: &reqwest::Error) -> String {
+pub(super) fn causes(error: &reqwest::Error) -> String {
     let kind = match error {
         error if error.is_timeout() => "timed out",
         error if error.is_connect() => "cannot connect",

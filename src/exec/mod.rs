@@ -16,6 +16,7 @@ mod guardian;
 mod http;
 mod memory;
 mod output;
+mod ping;
 mod pump;
 mod result;
 mod ring;
@@ -42,6 +43,7 @@ pub use environment::RunContext;
 pub use guardian::guard;
 pub use http::Prepared as PreparedRequest;
 pub use output::Output;
+pub use ping::{Event as PingEvent, Pings};
 pub use secrets::{Redactor, Secrets};
 pub use tree::Family;
 

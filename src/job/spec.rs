@@ -57,6 +57,9 @@ pub struct RunSpec {
     /// Exit codes that mean success.
     #[serde(default)]
     pub success_exit: SuccessExit,
+    /// Where to tell that an attempt began and how the run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping: Option<Box<str>>,
     /// How many bytes of output are kept of a run; the oldest are dropped beyond it.
     #[serde(default = "RunSpec::default_output_limit")]
     pub output_limit: u64,
@@ -81,6 +84,7 @@ impl RunSpec {
             limits: None,
             lease_loss: LeaseLoss::default(),
             success_exit: SuccessExit::default(),
+            ping: None,
             output_limit: Self::default_output_limit(),
         }
     }

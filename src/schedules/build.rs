@@ -344,6 +344,7 @@ fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {
             .clone()
             .or_else(|| defaults.success_exit.clone())
             .unwrap_or(standard.success_exit),
+        ping: own.ping.clone().or_else(|| defaults.ping.clone()),
         output_limit: own
             .output_limit
             .or(defaults.output_limit)

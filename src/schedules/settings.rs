@@ -52,6 +52,7 @@ pub(super) struct Settings {
     pub(super) limits: Option<Located<ResourceLimits>>,
     pub(super) unique: Option<Unique>,
     pub(super) success_exit: Option<SuccessExit>,
+    pub(super) ping: Option<Box<str>>,
     pub(super) output_limit: Option<u64>,
     pub(super) expires: Option<Seconds>,
     pub(super) first_run: Option<FirstRun>,
@@ -78,7 +79,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 41] = [
+const KEYS: [(&str, Read); 42] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -143,6 +144,7 @@ const KEYS: [(&str, Read); 41] = [
     ("success_exit", |s, r, k, v| {
         s.success_exit = values::success_exit(r, k, v).map(SuccessExit::from);
     }),
+    ("ping", |s, r, k, v| s.ping = values::ping(r, k, v)),
     ("output_limit", |s, r, k, v| {
         s.output_limit = values::size(r, k, v);
     }),

@@ -305,6 +305,25 @@ pub(super) fn env(
     values.into_iter().collect()
 }
 
+/// A URL that is told how a job fares.
+pub(super) fn ping(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Box<str>> {
+    let text = reader.plain_text(key, item)?;
+    let rest = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let is_plain = |c: char| c.is_ascii_graphic();
+    if rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(is_plain)) {
+        return Some(text.into());
+    }
+    let help = "write for example `https://hc-ping.com/UUID`".to_owned();
+    reader.error_with_help(
+        item.span(),
+        format!("`{key}`: `{text}` is not the URL of an http or https server"),
+        Some(help),
+    );
+    None
+}
+
 /// Made absolute: relative to the directory of the file.
 pub(super) fn path(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<PathBuf> {
     let text = reader.plain_text(key, item)?;

@@ -20,7 +20,9 @@ use super::{
 use crate::{
     broker::{self, BrokerError, DeadLetter, Delivery},
     clock,
-    exec::{Ended, Execution, Limits, Output, PreparedRequest, Program, RunContext, Secrets},
+    exec::{
+        Ended, Execution, Limits, Output, PingEvent, PreparedRequest, Program, RunContext, Secrets,
+    },
     job::{Anchor, Execute, LeaseLoss},
     run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
 };
@@ -108,6 +110,10 @@ async fn perform(
             .await;
     }
     tell_start(message, &claimed);
+    if let Some(url) = &message.spec.ping {
+        let run_id = message.run_id.to_string();
+        shared.pings.send(url, PingEvent::Start, Some(&run_id), "");
+    }
     if message.anchor == Some(Anchor::LastStart)
         && let Err(error) = shared.remember(message, &claimed.record).await
     {

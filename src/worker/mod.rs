@@ -33,7 +33,7 @@ use tracing::{error, info, warn};
 use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
     clock,
-    exec::{Cgroup, ExecError, Executor, Secrets},
+    exec::{Cgroup, ExecError, Executor, Pings, Secrets},
 };
 use pauses::Pauses;
 use permits::Waiters;
@@ -45,6 +45,8 @@ use watchman::Watchman;
 
 /// How long one pull waits for work.
 const PULL_WAIT: Duration = Duration::from_secs(5);
+/// How long the last pings may take when a worker ends.
+const PINGS: Duration = Duration::from_secs(5);
 /// How many outcomes may be on their way to the broker, for each slot.
 const RECORDING_PER_SLOT: usize = 4;
 
@@ -110,6 +112,7 @@ struct Shared {
     pauses: watch::Sender<Pauses>,
     pulse: Pulse,
     watchman: Watchman,
+    pings: Pings,
     observer: Observer,
     waiters: Waiters,
     /// Held while a start under a rate is reserved.
@@ -135,6 +138,7 @@ impl Worker {
                 pauses: watch::channel(None).0,
                 pulse,
                 watchman: Watchman::default(),
+                pings: Pings::new(),
                 observer: Observer::default(),
                 waiters: Waiters::default(),
                 reserving: Mutex::new(()),
@@ -168,6 +172,7 @@ impl Worker {
         wind_up(&shared, &at_once, &mut deliveries).await;
         beside.cancel();
         while helpers.join_next().await.is_some() {}
+        shared.pings.finish(PINGS).await;
         info!(target: "orchestrator::worker", worker = shared.options.id, "worker stopped");
     }
 }

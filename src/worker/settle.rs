@@ -12,6 +12,7 @@ use super::{Shared, claim::Claimed, random, registry::Held};
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability},
     clock,
+    exec::PingEvent,
     job::Execute,
     run::{
         AttemptEnd, Disposition, Ending, Exit, LAST_RUN_PREFIX, LastRun, RunId, RunMessage,
@@ -62,6 +63,7 @@ impl Shared {
         };
         tell(message, &record, &disposition);
         if record.state.is_final() {
+            self.ping_end(message, &record);
             self.follow_up(delivery, message, &record, Settling::First)
                 .await?;
         }
@@ -76,6 +78,25 @@ impl Shared {
             Disposition::Retry(delay) => self.broker.release(&receipt, delay).await,
             Disposition::Release => self.broker.release(&receipt, Duration::ZERO).await,
         }
+    }
+
+    fn ping_end(&self, message: &RunMessage, record: &RunRecord) {
+        let Some(url) = &message.spec.ping else {
+            return;
+        };
+        let exit = record.attempts.last().and_then(|last| last.exit.as_ref());
+        let event = match (record.state, exit) {
+            (RunState::Succeeded, _) => PingEvent::Success,
+            (RunState::Cancelled, _) => PingEvent::Log,
+            (_, Some(Exit::Code(code))) => match u8::try_from(*code) {
+                Ok(code) if code > 0 => PingEvent::Exit(code),
+                _ => PingEvent::Fail,
+            },
+            _ => PingEvent::Fail,
+        };
+        let reason = record.reason.as_deref().unwrap_or_default();
+        let run_id = record.run_id.to_string();
+        self.pings.send(url, event, Some(&run_id), reason);
     }
 
     /// What follows from a final record, before its delivery is acknowledged. A crash in between

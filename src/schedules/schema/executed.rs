@@ -186,6 +186,11 @@ pub(super) fn limits() -> Value {
             "description": "Exit codes that mean success, [0] by default",
             "$ref": "#/$defs/exit_codes",
         },
+        "ping": {
+            "description": "A URL that is told when an attempt begins (/start) and how the run ended (/EXIT, /fail), as healthchecks.io has it",
+            "type": "string",
+            "pattern": "^https?://",
+        },
         "output_limit": {
             "description": "How much output is kept of a run: bytes, or a text such as 1 MiB",
             "oneOf": [{ "type": "integer", "minimum": 0, "maximum": 1 << 30 }, { "type": "string" }],

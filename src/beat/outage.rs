@@ -1,0 +1,54 @@
+//! Tells of failures without repeating itself, and says how long to wait.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::BeatError;
+use crate::clock;
+
+/// How often it is told that another beat is at work.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
+
+/// An outage is told once when it begins and once when it is over, whatever its length.
+#[derive(Debug, Default)]
+pub(super) struct Outage {
+    failures: u32,
+    overtaken_told_at: Option<std::time::Instant>,
+}
+
+impl Outage {
+    /// Whether the last try failed.
+    pub(super) fn goes_on_now(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Another try failed; how long to wait.
+    pub(super) fn goes_on(&mut self, error: &BeatError) -> Duration {
+        if let BeatError::Overtaken = error {
+            let now = clock::monotonic();
+            let told = self.overtaken_told_at;
+            if told.is_none_or(|told| now - told >= TELL_AGAIN) {
+                self.overtaken_told_at = Some(now);
+                warn!(target: "orchestrator::beat",
+                    "another beat moved the watermark: following it; no tick is fired twice, but \
+                     one beat is enough");
+            }
+            return Duration::ZERO;
+        }
+        if self.failures == 0 {
+            error!(target: "orchestrator::beat", %error,
+                "beat holds its watermark until this is over; no tick is lost");
+        }
+        self.failures = self.failures.saturating_add(1);
+        let factor = 1_u32 << self.failures.min(6);
+        (Duration::from_millis(50) * factor).min(Duration::from_secs(2))
+    }
+
+    pub(super) fn over(&mut self) {
+        if self.failures > 0 {
+            info!(target: "orchestrator::beat", tries = self.failures, "beat goes on");
+            self.failures = 0;
+        }
+    }
+}
