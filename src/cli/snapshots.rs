@@ -6,7 +6,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::CliError;
-use crate::{broker::SharedBroker, clock, ops, store::SetAside};
+use crate::{
+    broker::SharedBroker,
+    clock,
+    ops::{self, Extent},
+    store::SetAside,
+};
 
 /// Below the data directory.
 const DIRECTORY: &str = "snapshots";
@@ -28,6 +33,7 @@ pub(super) async fn take_up(
     let amount = ops::import_state(broker.as_ref(), &state, false).await?;
     warn!(target: "orchestrator::state", snapshot = %path.display(), taken_at = %state.exported_at,
         damaged = %aside.directory.display(), values = amount.values, runs = amount.runs,
+        runs_left_out = state.runs_left_out,
         "going on from a snapshot: what happened since is forgotten, ticks since then are caught up with");
     Ok(())
 }
@@ -57,7 +63,7 @@ pub(super) async fn keep(
 
 /// What went wrong, as text: nobody can do anything about it here.
 async fn write(broker: &SharedBroker, directory: &Path) -> Result<(), String> {
-    let state = ops::export_state(broker.as_ref(), clock::now()).await;
+    let state = ops::export_state(broker.as_ref(), Extent::Snapshot, clock::now()).await;
     let state = state.map_err(|error| error.to_string())?;
     let into = directory.to_owned();
     let writing = tokio::task::spawn_blocking(move || ops::write_snapshot(&into, &state));

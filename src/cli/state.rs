@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use super::{CliError, Exit, Globals, connect, globals::Format, output};
 use crate::{
     clock,
-    ops::{self, Amount, InstallationState},
+    ops::{self, Amount, Extent, InstallationState},
 };
 
 /// What an installation knows, as a file: to move it, or to keep a copy
@@ -50,7 +50,7 @@ pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliErr
     let broker = connect::any_broker(globals).await?;
     match args.action {
         Action::Export { file } => {
-            let state = ops::export_state(broker.as_ref(), clock::now()).await?;
+            let state = ops::export_state(broker.as_ref(), Extent::Whole, clock::now()).await?;
             let bytes = state
                 .encode()
                 .map_err(|error| CliError::new(Exit::Failed, error))?;

@@ -1,7 +1,7 @@
 //! What an installation knows, in one file: to move it to another broker, and to begin again with it
 //! where the broker lost its data.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -32,9 +32,34 @@ pub struct InstallationState {
     pub exported_at: DateTime<Utc>,
     /// From which broker.
     pub exported_from: String,
+    /// Whether runs were left out because there were too many.
+    #[serde(default)]
+    pub runs_left_out: bool,
     values: Vec<StateValue>,
     runs: Vec<StoredRun>,
     dead: Vec<DeadLetter>,
+}
+
+/// How much is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    Whole,
+    /// What cannot be had from the schedules: definitions of jobs with stored runs only, and of those the first
+    /// [`Extent::RUNS`].
+    Snapshot,
+}
+
+impl Extent {
+    /// How many runs a snapshot holds.
+    pub const RUNS: usize = 10_000;
+
+    fn runs(self) -> usize {
+        match self {
+            Self::Whole => usize::MAX,
+            Self::Snapshot => Self::RUNS,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -124,14 +149,22 @@ impl InstallationState {
 /// refused as known already when it is published again.
 pub async fn export_state(
     broker: &dyn Broker,
+    extent: Extent,
     now: DateTime<Utc>,
 ) -> Result<InstallationState, OpsError> {
     // Before the runs: it must not claim more than they show.
     let watermark = broker.get(Bucket::State, WATERMARK_KEY).await?;
+    let (runs, with_runs) = stored_runs(broker, extent.runs()).await?;
+    let is_wanted = |key: &str| {
+        let is_of_a_process = [LEADER_KEY, RELOAD_KEY, INSTALLATION_KEY, WATERMARK_KEY];
+        match key.strip_prefix(DEFINITION_PREFIX) {
+            Some(job) if extent == Extent::Snapshot => with_runs.contains(job),
+            _ => !is_of_a_process.contains(&key),
+        }
+    };
     let mut values = Vec::new();
     for entry in broker::list(broker, Bucket::State, "").await? {
-        let is_of_a_process = [LEADER_KEY, RELOAD_KEY, INSTALLATION_KEY, WATERMARK_KEY];
-        if !is_of_a_process.contains(&entry.key.as_str())
+        if is_wanted(&entry.key)
             && let Ok(value) = serde_json::from_slice(&entry.value)
         {
             values.push(StateValue {
@@ -154,17 +187,22 @@ pub async fn export_state(
         exported_at: now,
         exported_from: broker.describe(),
         values,
-        runs: stored_runs(broker).await?,
+        runs_left_out: runs.len() >= extent.runs(),
+        runs,
         dead: dead_letters(broker).await?,
     })
 }
 
-async fn stored_runs(broker: &dyn Broker) -> Result<Vec<StoredRun>, OpsError> {
-    let (mut runs, mut from) = (Vec::new(), 0);
+/// The stored runs, at most `limit`, and the names of their jobs.
+async fn stored_runs(
+    broker: &dyn Broker,
+    limit: usize,
+) -> Result<(Vec<StoredRun>, HashSet<String>), OpsError> {
+    let (mut runs, mut jobs, mut from) = (Vec::new(), HashSet::new(), 0);
     loop {
         let page = broker.pending(from, PAGE).await?;
-        let Some(last) = page.last() else {
-            return Ok(runs);
+        let Some(last) = page.last().filter(|_| runs.len() < limit) else {
+            return Ok((runs, jobs));
         };
         from = last.sequence + 1;
         for stored in page {
@@ -172,10 +210,15 @@ async fn stored_runs(broker: &dyn Broker) -> Result<Vec<StoredRun>, OpsError> {
             let Ok(message) = RunMessage::decode(&stored.payload) else {
                 continue;
             };
+            let job = message.run_id.job().to_string();
             let record = broker.get(Bucket::Runs, &message.run_id.key()).await?;
             let Ok(message) = serde_json::from_slice(&stored.payload) else {
                 continue;
             };
+            if runs.len() == limit {
+                break;
+            }
+            jobs.insert(job);
             runs.push(StoredRun {
                 queue: stored.queue,
                 message,
@@ -277,6 +320,7 @@ mod tests {
             version: VERSION,
             exported_at: DateTime::from_timestamp(1_795_401_000, 0).unwrap(),
             exported_from: "a test".to_owned(),
+            runs_left_out: false,
             values: vec![StateValue {
                 key: "watermark".to_owned(),
                 value: serde_json::from_str("{\"at\": 1}").unwrap(),
