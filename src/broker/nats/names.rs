@@ -77,7 +77,8 @@ impl Names {
         match slot {
             Slot::Job => format!("{prefix}.{JOB_SLOT}"),
             Slot::Next => format!("{prefix}.{NEXT_SLOT}"),
-            Slot::Run => format!("{prefix}.{run_id}"),
+            // Not the whole id: servers before 2.11 cut a subject at an `@` on its way through a cluster.
+            Slot::Run => format!("{}.jobs.{queue}.{}", self.lower, run_id.key()),
         }
     }
 
@@ -125,7 +126,7 @@ mod tests {
             "orch.jobs.high.crawl.next"
         );
         let subject = names.run(&queue, &run, Slot::Run);
-        assert_eq!(subject, "orch.jobs.high.crawl.crawl@20261123T023000Z");
+        assert_eq!(subject, "orch.jobs.high.crawl.20261123T023000Z");
         assert_eq!(names.queue_of(&subject), Some(queue));
         assert_eq!(names.queue_of("other.jobs.high.x.slot"), None);
         assert_eq!(names.key(Bucket::Runs, "a.b"), "$KV.ORCH_RUNS.a.b");
