@@ -60,6 +60,7 @@ async fn burst(url: String, namespace: String) -> Duration {
         keep_verdicts: Duration::from_secs(7 * 86_400),
         leader_lease: None,
         ping: None,
+        credentials: None,
     };
     let beat = Beat::start(broker.clone(), beat_options, loaded.set)
         .await

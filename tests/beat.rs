@@ -85,6 +85,7 @@ impl World {
             keep_verdicts: Duration::from_secs(7 * 86_400),
             leader_lease: None,
             ping: None,
+            credentials: None,
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
         let beat = beat.unwrap();

@@ -39,6 +39,8 @@ mod http;
 mod lease_loss;
 #[path = "e2e/locks.rs"]
 mod locks;
+#[path = "e2e/notify.rs"]
+mod notify;
 #[path = "e2e/overlap.rs"]
 mod overlap;
 #[path = "e2e/pause.rs"]

@@ -51,6 +51,7 @@ impl Beat {
         self.line_up();
         let named = self.jobs.iter().map(|job| job.queue.clone()).collect();
         self.queues.send_replace(named);
+        self.in_force.send_replace(self.jobs.clone());
         Ok(())
     }
 }

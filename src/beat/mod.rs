@@ -7,6 +7,7 @@
 
 mod carry_out;
 mod definitions;
+mod herald;
 mod leader;
 mod memory;
 mod outage;
@@ -23,6 +24,7 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,7 @@ use crate::{
     plan::{JobState, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
+use herald::Herald;
 use leader::{Candidate, Term};
 use memory::{Memory, Shared};
 use outage::Outage;
@@ -71,6 +74,8 @@ pub struct BeatOptions {
     /// How long a leader may be silent before another beat takes over; `None`: each beat works, and
     /// no tick is fired twice all the same.
     pub leader_lease: Option<Duration>,
+    /// Where the secrets of webhooks are.
+    pub credentials: Option<PathBuf>,
     /// Where to tell once a minute that a beat is at work; see [`Pings`].
     pub ping: Option<String>,
 }
@@ -109,6 +114,8 @@ pub struct Beat {
     timeline: Timeline,
     /// The queues that the jobs in force name.
     queues: watch::Sender<BTreeSet<QueueName>>,
+    /// The jobs and webhooks in force, for those who tell of them.
+    in_force: watch::Sender<JobSet>,
     /// Set whenever memory and broker may differ: after a start, an outage, an overtaking.
     must_recover: bool,
     /// Read, but not yet in force.
@@ -143,6 +150,7 @@ impl Beat {
             memory,
             timeline: Timeline::default(),
             queues: watch::Sender::default(),
+            in_force: watch::Sender::default(),
             must_recover: true,
             wanted: Some(reload::Wanted::set(set)),
             swept_at: None,
@@ -208,6 +216,7 @@ impl Beat {
     ) -> Self {
         let mut outage = Outage::default();
         let over = term.over();
+        let (recall, herald) = self.send_herald();
         while !over.is_cancelled() {
             let pause = match self.turn().await {
                 Ok(pause) => {
@@ -234,8 +243,24 @@ impl Beat {
                 () = sleep(pause) => {}
             }
         }
+        recall.cancel();
+        if let Err(error) = herald.await {
+            warn!(target: "orchestrator::beat", %error, "the herald ended badly");
+        }
         info!(target: "orchestrator::beat", beat = self.options.id, "beat stopped");
         self
+    }
+
+    /// Starts what tells webhooks.
+    fn send_herald(&self) -> (CancellationToken, JoinHandle<()>) {
+        let herald = Herald {
+            broker: Arc::clone(&self.broker),
+            in_force: self.in_force.subscribe(),
+            credentials: self.options.credentials.clone(),
+        };
+        let recall = CancellationToken::new();
+        let running = tokio::spawn(herald.run(recall.clone()));
+        (recall, running)
     }
 
     /// Tells that this beat gets on.

@@ -1,12 +1,15 @@
 //! `orchestrator beat`
 
-use std::{ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::{CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service};
+use super::{
+    CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service,
+    worker::credentials,
+};
 use crate::{
     beat::{self, BeatError, BeatOptions, OwnError, OwnState},
     job::{Seconds, SecondsError},
@@ -33,6 +36,10 @@ pub struct BeatArgs {
         default_value = "3s"
     )]
     leader_lease: LeaderLease,
+
+    /// Where the credentials that webhooks name are: a file each [default: systemd's `CREDENTIALS_DIRECTORY`]
+    #[arg(long, env = "ORCHESTRATOR_CREDENTIALS_DIR", value_name = "DIR")]
+    credentials_dir: Option<PathBuf>,
 }
 
 /// How long a leader may be silent; `None`: nobody leads.
@@ -116,6 +123,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
         keep_verdicts: args.keeping.verdicts(),
         leader_lease: args.leader_lease.0,
         ping: args.keeping.ping(),
+        credentials: credentials(args.credentials_dir),
     };
     info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.len(),
         "beat starts");

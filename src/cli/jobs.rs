@@ -29,6 +29,15 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
             ));
         }
     }
+    for job in &view.jobs {
+        if let Some(since) = job.overdue_since {
+            let since = output::relative(since, now);
+            output::to_stderr(&format!(
+                "warning: `{}` should have succeeded by {since}; `orchestrator runs --job {}` shows its runs",
+                job.name, job.name
+            ));
+        }
+    }
     if let Some(reload) = view
         .reload
         .as_ref()

@@ -89,6 +89,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
 
     info!(target: "orchestrator::service", data_dir = %globals.data_dir.display(),
         jobs = loaded.set.len(), "up");
+    let credentials = credentials(args.limits.credentials_dir);
     let beat_options = BeatOptions {
         id: service::instance_id(),
         schedules: sources,
@@ -97,6 +98,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         // Nobody else has this broker.
         leader_lease: None,
         ping: args.keeping.ping(),
+        credentials: credentials.clone(),
     };
     let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
     let queues = match args.queues.is_empty() {
@@ -109,7 +111,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
         cgroup: args.limits.cgroup,
-        credentials: credentials(args.limits.credentials_dir),
+        credentials,
         ..WorkerOptions::following(service::instance_id(), queues)
     };
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;

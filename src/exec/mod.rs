@@ -24,6 +24,7 @@ mod secrets;
 mod spawn;
 mod start;
 mod tree;
+mod webhook;
 
 use std::{
     convert::Infallible,
@@ -46,6 +47,7 @@ pub use output::Output;
 pub use ping::{Event as PingEvent, Pings};
 pub use secrets::{Redactor, Secrets};
 pub use tree::Family;
+pub use webhook::{WebhookError, WebhookSender};
 
 use crate::{
     job::{Kill, ResourceLimits, Seconds},

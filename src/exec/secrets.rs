@@ -183,7 +183,10 @@ impl Redactor {
     }
 }
 
-fn credential(name: &CredentialName, directory: Option<&Path>) -> Result<String, String> {
+pub(super) fn credential(
+    name: &CredentialName,
+    directory: Option<&Path>,
+) -> Result<String, String> {
     let Some(directory) = directory else {
         return Err(format!(
             "the credential `{name}` cannot be read: this worker has no directory of credentials; start it with --credentials-dir, or with LoadCredential={name}:PATH in its unit"

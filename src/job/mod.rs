@@ -19,6 +19,7 @@ mod template;
 mod ticks;
 pub mod trigger;
 mod unique;
+mod webhook;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ pub use duration::{Seconds, SecondsError};
 pub use http::{Body, HttpRequest, Json, Method};
 pub use interval::Anchor;
 pub use limits::{Concurrency, Lock, PerTime, Rate};
-pub use name::{BlackoutName, CredentialName, JobName, NameError, QueueName};
+pub use name::{BlackoutName, CredentialName, JobName, NameError, QueueName, WebhookName};
 pub use policy::{CatchUp, FirstRun, Overlap, Policy};
 pub use resources::{Cpus, ResourceLimits};
 pub use retry::{Backoff, Failure, RetryPolicy};
@@ -36,6 +37,7 @@ pub use template::{Template, TemplateError, Values};
 pub use ticks::Active;
 pub use trigger::Trigger;
 pub use unique::{Holds, Unique};
+pub use webhook::{About, Event, Webhook};
 
 /// One `[job.NAME]`, with `[defaults]` applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -112,6 +112,11 @@ name_type! {
 }
 
 name_type! {
+    /// The name of a webhook, unique over all schedule files.
+    WebhookName
+}
+
+name_type! {
     /// The name of a blackout, unique over all schedule files.
     BlackoutName
 }

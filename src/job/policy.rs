@@ -20,6 +20,9 @@ pub struct Policy {
     /// A run that was not started by so long after its tick, jitter included, ends as expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Seconds>,
+    /// The job is overdue if it has not succeeded for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert_if_no_success_for: Option<Seconds>,
     /// Runs start up to so long after their ticks, each job and tick by its own delay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jitter: Option<Seconds>,
@@ -40,6 +43,7 @@ impl Default for Policy {
             max_catch_up: 100,
             overlap: Overlap::Skip,
             expires: None,
+            alert_if_no_success_for: None,
             jitter: None,
             active: Active::default(),
             blackouts: Vec::new(),

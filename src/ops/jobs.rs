@@ -11,7 +11,7 @@ use crate::{
     job::{Job, JobName, QueueName},
     plan::{
         DEFINITION_PREFIX, JOB_STATE_PREFIX, JobState, LEADER_KEY, Leader, Ledger, PAUSE_PREFIX,
-        Pause, RELOAD_KEY, ReloadStatus, Scheduled, VerdictNote,
+        Pause, RELOAD_KEY, ReloadStatus, Scheduled, Standing, VerdictNote,
     },
     run::{LAST_RUN_PREFIX, LastRun, RunRecord},
 };
@@ -37,6 +37,9 @@ pub struct JobView {
     /// The pause that is in force now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
+    /// Since when it has gone without a success for longer than `alert_if_no_success_for`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overdue_since: Option<DateTime<Utc>>,
     /// Its next tick that is not paused, in its zone.
     pub next: Option<DateTime<chrono_tz::Tz>>,
     /// Its last run that has ended or is running.
@@ -146,6 +149,13 @@ fn view(
     pause: Option<Pause>,
     now: DateTime<Utc>,
 ) -> JobView {
+    let standing = Standing {
+        job: &job,
+        last: last.as_ref(),
+        state,
+        pause: pause.as_ref(),
+    };
+    let overdue_since = standing.overdue_since(now);
     let paused = pause.filter(|pause| pause.covers(now));
     // Without an end nothing is due until somebody resumes it.
     let due_after = match &paused {
@@ -166,6 +176,7 @@ fn view(
         queue,
         enabled,
         paused,
+        overdue_since,
         next: next.map(|at| at.with_timezone(&timezone)),
         last,
         missed: ledger.missed,

@@ -4,6 +4,7 @@
 //! Beat keeps one watermark W: every tick at or before W has its verdict. A [`Step`] covers
 //! `(W, W']`; carrying it out twice is harmless, because run ids are a function of job and tick.
 
+mod alerts;
 mod catch_up;
 mod leader;
 mod ledger;
@@ -15,6 +16,7 @@ mod state;
 mod timeline;
 mod watermark;
 
+pub use alerts::{Alert, Briefing, Standing, TOLD_PREFIX, Told};
 pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
 pub use leader::{Candidacy, LEADER_KEY, Leader, Stall, Vigil};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};

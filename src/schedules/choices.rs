@@ -1,7 +1,7 @@
 //! The words that keys with a choice take.
 
 use crate::job::{
-    Anchor, CatchUp, FirstRun, Holds, LeaseLoss, Overlap,
+    Anchor, CatchUp, Event, FirstRun, Holds, LeaseLoss, Overlap,
     cron::{DstGap, DstRepeat},
 };
 
@@ -28,6 +28,14 @@ pub(super) const HOLDS: [(&str, Holds); 3] = [
     ("queued", Holds::Queued),
     ("running", Holds::Running),
     ("finished", Holds::Finished),
+];
+pub(super) const EVENT: [(&str, Event); 6] = [
+    ("failed", Event::Failed),
+    ("dead", Event::Dead),
+    ("missed", Event::Missed),
+    ("paused", Event::Paused),
+    ("overdue", Event::Overdue),
+    ("recovered", Event::Recovered),
 ];
 pub(super) const ANCHOR: [(&str, Anchor); 3] = [
     ("epoch", Anchor::Epoch),

@@ -1,4 +1,4 @@
-//! One file: `[defaults]`, `[job.NAME]` for each job, `[blackout.NAME]`.
+//! One file: `[defaults]`, `[job.NAME]` for each job, `[blackout.NAME]`, `[notify.NAME]`.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -13,6 +13,7 @@ use super::{
     blackout::Blackouts,
     build::{Builder, CronCache, Table},
     diagnostic::Findings,
+    notify::Webhooks,
     reader::{Item, Reader, narrow},
     settings::{Scope, Settings, dotted_name},
     source::Source,
@@ -30,6 +31,7 @@ pub(super) struct Collected {
     first_use: BTreeMap<JobName, FirstUse>,
     cron_cache: CronCache,
     pub(super) blackouts: Blackouts,
+    pub(super) webhooks: Webhooks,
 }
 
 impl Collected {
@@ -44,9 +46,14 @@ impl Collected {
     pub(super) fn finish(mut self, now: DateTime<Utc>) -> Result<Loaded, LoadError> {
         self.blackouts
             .resolve(&mut self.jobs, &mut self.findings, now);
+        let is_complete = self.jobs.len() == self.first_use.len();
+        let webhooks = self
+            .webhooks
+            .resolve(&self.jobs, is_complete, &mut self.findings);
         let warnings = self.findings.finish()?;
         let set = JobSet {
             jobs: Arc::new(self.jobs),
+            webhooks: Arc::new(webhooks),
         };
         Ok(Loaded {
             set,
@@ -72,6 +79,7 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
         files,
         cron_cache,
         blackouts,
+        webhooks,
     } = collected;
     files.push(Arc::clone(&source.name));
     let (document, errors) = DeTable::parse_recoverable(&source.text);
@@ -87,6 +95,9 @@ pub(super) fn read(collected: &mut Collected, source: &Source, now: DateTime<Utc
     };
     if let Some(table) = sections.blackouts {
         blackouts.read(&mut reader, table, defaults.timezone, now);
+    }
+    if let Some(table) = sections.webhooks {
+        webhooks.read(&mut reader, table);
     }
     let mut builder = Builder {
         defaults: &defaults,
@@ -127,6 +138,7 @@ struct Sections<'d, 'i> {
     defaults: Option<&'d DeTable<'i>>,
     jobs: Option<&'d DeTable<'i>>,
     blackouts: Option<&'d DeTable<'i>>,
+    webhooks: Option<&'d DeTable<'i>>,
 }
 
 fn sections<'d, 'i>(reader: &mut Reader<'_>, document: &'d DeTable<'i>) -> Sections<'d, 'i> {
@@ -151,6 +163,14 @@ fn sections<'d, 'i>(reader: &mut Reader<'_>, document: &'d DeTable<'i>) -> Secti
                     reader.error_with_help(key.span(), message, Some(help.to_owned()));
                 }
             },
+            "notify" => match item.get_ref() {
+                DeValue::Table(webhooks) => sections.webhooks = Some(webhooks),
+                _ => {
+                    let message = "`notify` takes tables with a name each";
+                    let help = "write [notify.NAME]".to_owned();
+                    reader.error_with_help(key.span(), message, Some(help));
+                }
+            },
             _ => unknown_section(reader, name, key.span()),
         }
     }
@@ -166,8 +186,13 @@ fn unknown_section(reader: &mut Reader<'_>, name: &str, span: Range<usize>) {
     let help = match known_key {
         true => Some(format!("`{name}` belongs below [defaults] or [job.NAME]")),
         false => reader
-            .did_you_mean(name, ["defaults", "job", "blackout"])
-            .or_else(|| Some("a file has [defaults], [job.NAME] and [blackout.NAME]".to_owned())),
+            .did_you_mean(name, ["defaults", "job", "blackout", "notify"])
+            .or_else(|| {
+                Some(
+                    "a file has [defaults], [job.NAME], [blackout.NAME] and [notify.NAME]"
+                        .to_owned(),
+                )
+            }),
     };
     reader.error_with_help(
         span,

@@ -9,7 +9,7 @@
 //! - `[defaults]` counts for the jobs of its own file. A job's own value wins as a whole; `args` and
 //!   `env` are laid over the defaults key by key; a job with a trigger or a program of its own takes
 //!   nothing of the kind from the defaults.
-//! - A blackout may be named by the jobs of any file.
+//! - A blackout may be named by the jobs of any file, and a webhook name the jobs of any file.
 //! - A relative `working_dir` counts from the directory of its file.
 //! - Without `timezone` a job is read in UTC, without `queue` it goes to `default`.
 
@@ -25,6 +25,7 @@ pub mod import;
 mod limits;
 mod moment;
 mod nearest;
+mod notify;
 mod policy;
 mod reader;
 mod resources;
@@ -41,7 +42,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
-use crate::job::{Job, JobName};
+use crate::job::{Job, JobName, Webhook, WebhookName};
 use diagnostic::Findings;
 use document::Collected;
 
@@ -53,11 +54,13 @@ pub use schema::schema;
 pub use source::Source;
 pub use watch::{Watch, WatchError, fingerprint, watch};
 
-/// All jobs of all files, by name. Cheap to clone.
+/// All jobs of all files, by name, and the webhooks. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobSet {
     /// The jobs.
     pub jobs: Arc<BTreeMap<JobName, Arc<Job>>>,
+    /// Who is told what happens to them.
+    pub webhooks: Arc<BTreeMap<WebhookName, Webhook>>,
 }
 
 /// Valid schedules.
@@ -79,6 +82,7 @@ impl JobSet {
             .map(|job| (job.name.clone(), Arc::new(job)));
         Self {
             jobs: Arc::new(named.collect()),
+            webhooks: Arc::default(),
         }
     }
 

@@ -26,7 +26,9 @@ pub(super) fn policy(
     let standard = Policy::default();
     let jitter = jitter(reader, own, defaults, trigger);
     let active = active(reader, own, defaults, timezone, now);
+    let alert = alert(reader, own, defaults, trigger);
     Some(Policy {
+        alert_if_no_success_for: alert?,
         jitter: jitter?,
         active: active?,
         first_run: own
@@ -50,6 +52,31 @@ pub(super) fn policy(
         // Known when all files are read.
         blackouts: Vec::new(),
     })
+}
+
+/// After how long without a success the job is overdue. What `[defaults]` say concerns jobs with ticks.
+fn alert(
+    reader: &mut Reader<'_>,
+    own: &Settings,
+    defaults: &Settings,
+    trigger: Option<&Trigger>,
+) -> Option<Option<Seconds>> {
+    let is_on_demand = matches!(trigger, Some(Trigger::OnDemand));
+    match (
+        &own.alert_if_no_success_for,
+        &defaults.alert_if_no_success_for,
+    ) {
+        (Some(Located { span, .. }), _) if is_on_demand => {
+            let help =
+                "give the job a trigger, or a `ping` whose service watches over it".to_owned();
+            let message = "`alert_if_no_success_for` is for jobs with a trigger";
+            reader.error_with_help(span.clone(), message, Some(help));
+            None
+        }
+        (None, _) if is_on_demand => Some(None),
+        (Some(limit), _) | (None, Some(limit)) => Some(Some(limit.value)),
+        (None, None) => Some(None),
+    }
 }
 
 /// The jitter, if there is one.

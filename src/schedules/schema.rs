@@ -4,6 +4,7 @@ mod executed;
 
 use serde_json::{Map, Value, json};
 
+use crate::job::Event;
 use executed::{executed, limits};
 
 const DURATION: &str = r"^\s*(\d+\s*[a-zµ]+\s*)+$";
@@ -36,6 +37,12 @@ pub fn schema() -> Value {
                 "type": "object",
                 "propertyNames": { "pattern": NAME },
                 "additionalProperties": blackout(),
+            },
+            "notify": {
+                "description": "Webhooks by name: who is told what happens to jobs",
+                "type": "object",
+                "propertyNames": { "pattern": NAME },
+                "additionalProperties": webhook(),
             },
         },
         "$defs": {
@@ -149,6 +156,37 @@ fn blackout() -> Value {
     })
 }
 
+/// `[notify.NAME]`
+fn webhook() -> Value {
+    let events = json!({ "enum": Event::ALL.map(Event::name) });
+    let some = |items: Value| json!({ "oneOf": [items, { "type": "array", "items": items, "minItems": 1 }] });
+    let mut properties = json!({
+        "description": { "description": "For people; never interpreted", "type": "string" },
+        "url": {
+            "description": "Where messages are sent with POST; may contain {credential.NAME}",
+            "type": "string",
+        },
+        "secret": {
+            "description": "The credential that messages are signed with",
+            "type": "string", "pattern": NAME,
+        },
+        "repeat": duration("A job that goes on failing is not told again for so long, 1h by default"),
+    });
+    properties["on"] = some(events);
+    properties["jobs"] = some(json!({ "type": "string", "pattern": NAME }));
+    properties["tags"] = some(json!({ "type": "string" }));
+    properties["on"]["description"] = "What is told; everything by default".into();
+    properties["jobs"]["description"] =
+        "Of which jobs; with `tags`, of those too; of all by default".into();
+    properties["tags"]["description"] = "Of jobs with which tags".into();
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+        "required": ["url"],
+    })
+}
+
 fn due() -> Value {
     let moment = moment("RFC 3339, or local time in the job's zone: 2026-12-24T18:00:00");
     json!({
@@ -219,6 +257,8 @@ fn policies() -> Value {
                 },
             },
         },
+        "alert_if_no_success_for": duration(
+            "The job is overdue if it has not succeeded for so long: logged, shown, told to webhooks"),
         "expires": duration("A run not started by so long after its tick ends as expired"),
         "catch_up": choice(
             "Which of several overdue ticks are run", &["skip", "latest", "all"], "latest"),
@@ -253,6 +293,7 @@ mod tests {
         blackout::BLACKOUT_KEYS,
         http::HTTP_KEYS,
         limits::{CONCURRENCY_KEYS, LOCK_KEYS, RATE_KEYS},
+        notify::NOTIFY_KEYS,
         resources::RESOURCE_KEYS,
         retry::RETRY_KEYS,
         settings,
@@ -287,6 +328,8 @@ mod tests {
         assert_eq!(inner("http"), set(HTTP_KEYS));
         let lock = "/$defs/job/properties/lock/oneOf/1/properties";
         assert_eq!(keys_at(lock), set(LOCK_KEYS));
+        let webhook = "/properties/notify/additionalProperties/properties";
+        assert_eq!(keys_at(webhook), set(NOTIFY_KEYS));
         let blackout = "/properties/blackout/additionalProperties/properties";
         assert_eq!(keys_at(blackout), set(BLACKOUT_KEYS));
     }

@@ -55,6 +55,7 @@ pub(super) struct Settings {
     pub(super) ping: Option<Box<str>>,
     pub(super) output_limit: Option<u64>,
     pub(super) expires: Option<Seconds>,
+    pub(super) alert_if_no_success_for: Option<Located<Seconds>>,
     pub(super) first_run: Option<FirstRun>,
     pub(super) catch_up: Option<CatchUp>,
     pub(super) catch_up_window: Option<Seconds>,
@@ -79,7 +80,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 42] = [
+const KEYS: [(&str, Read); 43] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -147,6 +148,9 @@ const KEYS: [(&str, Read); 42] = [
     ("ping", |s, r, k, v| s.ping = values::ping(r, k, v)),
     ("output_limit", |s, r, k, v| {
         s.output_limit = values::size(r, k, v);
+    }),
+    ("alert_if_no_success_for", |s, r, k, v| {
+        s.alert_if_no_success_for = r.positive(k, v).map(|value| located(value, v));
     }),
     ("expires", |s, r, k, v| s.expires = r.positive(k, v)),
     ("first_run", |s, r, k, v| {

@@ -17,6 +17,8 @@ pub(super) use super::{
     unique::unique,
 };
 
+/// How the key of a webhook is told from others.
+pub(super) const NOTIFY_URL: &str = "notify.url";
 pub(super) const KILL_KEYS: [&str; 2] = ["signal", "grace"];
 
 pub(super) fn located(
@@ -135,7 +137,7 @@ pub(super) fn template(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> O
 
 fn with_placeholders(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Template> {
     // Names and arguments are seen by others.
-    let allows_secrets = key.starts_with("http.");
+    let allows_secrets = key.starts_with("http.") || key == NOTIFY_URL;
     let text = reader.plain_text(key, item)?;
     match text.parse::<Template>() {
         Ok(template) if !allows_secrets && template.credentials().next().is_some() => {

@@ -1,69 +1,25 @@
 //! Somebody else is told how jobs and beat fare.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+use crate::support::{
+    Installation,
+    listener::{Heard, Listener},
+    wait_for,
 };
 
-use crate::support::{Installation, wait_for};
-
-/// Each request: its path, and its body.
-type Seen = Arc<Mutex<Vec<(String, String)>>>;
-
-/// Answers 200, but 503 to the first request for a path with `flaky` in it. Ends with the test process.
-fn server() -> (u16, Seen) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let seen = Seen::default();
-    let noted = Arc::clone(&seen);
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            answer(stream, &noted);
-        }
-    });
-    (port, seen)
-}
-
-fn answer(mut stream: TcpStream, seen: &Seen) -> Option<()> {
-    let mut lines = BufReader::new(stream.try_clone().ok()?);
-    let mut first = String::new();
-    lines.read_line(&mut first).ok()?;
-    let path = first.split(' ').nth(1)?.to_owned();
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        lines.read_line(&mut line).ok()?;
-        let line = line.trim().to_ascii_lowercase();
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-        if line.is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    lines.read_exact(&mut body).ok()?;
-    let mut seen = seen.lock().unwrap();
-    let is_first = seen.iter().all(|(before, _)| *before != path);
-    let status = match path.contains("flaky") && is_first {
+/// Answers 200, but 503 to the first request for a path with `flaky` in it.
+fn flaky(request: &Heard, before: &[Heard]) -> &'static str {
+    let is_first = before.iter().all(|before| before.path != request.path);
+    match request.path.contains("flaky") && is_first {
         true => "503 Service Unavailable",
         false => "200 OK",
-    };
-    seen.push((path, String::from_utf8_lossy(&body).into_owned()));
-    drop(seen);
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-    )
-    .ok()
+    }
 }
 
 #[test]
 fn jobs_and_beat_tell_how_they_fare() {
-    let (port, seen) = server();
+    let listener = Listener::start(flaky);
     let here = Installation::new();
-    let url = format!("http://127.0.0.1:{port}");
+    let url = &listener.url;
     here.schedule(
         "a.toml",
         &format!(
@@ -93,10 +49,9 @@ ping = "http://127.0.0.1:1/nobody"
     let beat_ping = format!("{url}/beat");
     let up = here.up(&["--beat-ping", &beat_ping]);
     let paths = || -> Vec<String> {
-        let seen = seen.lock().unwrap();
-        seen.iter()
-            .map(|(path, _)| path.split('?').next().unwrap().to_owned())
-            .collect()
+        let heard = listener.heard();
+        let path = |heard: &Heard| heard.path.split('?').next().unwrap().to_owned();
+        heard.iter().map(path).collect()
     };
     wait_for("beat's ping", || {
         paths().contains(&"/beat".to_owned()).then_some(())
@@ -131,16 +86,14 @@ ping = "http://127.0.0.1:1/nobody"
     wait_for("a second try", || {
         (paths().iter().filter(|path| *path == "/flaky").count() == 2).then_some(())
     });
-    let seen = seen.lock().unwrap().clone();
+    let seen = listener.heard();
     let about = |path: &str| {
-        let (whole, body) = seen
+        let mut with_path = seen
             .iter()
-            .find(|(whole, _)| whole.split('?').next() == Some(path))
-            .unwrap();
-        (
-            whole.split_once("?rid=").unwrap().1.to_owned(),
-            body.clone(),
-        )
+            .filter(|heard| heard.path.split('?').next() == Some(path));
+        let Heard { path, body, .. } = with_path.next().unwrap();
+        let (_, rid) = path.split_once("?rid=").unwrap();
+        (rid.to_owned(), body.clone())
     };
     assert_eq!(about("/good/start").0, about("/good").0);
     assert_ne!(about("/good").0, about("/bad/3").0);

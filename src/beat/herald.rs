@@ -1,0 +1,106 @@
+//! Tells webhooks what happens to jobs, beside beat's loop and only as long as this beat leads.
+//!
+//! What is to be told follows from what is shared (see [`Standing::news`](crate::plan::Standing::news)), so
+//! nothing waits in a queue: a webhook that cannot be reached is tried again with growing pauses, and is
+//! told then how things stand. What was told is written down after it was sent: it may be sent twice,
+//! under the same id.
+
+mod courier;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    broker::{self, BrokerError, Bucket, SharedBroker},
+    exec::WebhookSender,
+    job::{About, Event, Webhook, WebhookName},
+    plan::TOLD_PREFIX,
+    schedules::JobSet,
+};
+use courier::{Courier, Destination};
+
+/// How long a herald may take to end: a message may be on its way.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+pub(super) struct Herald {
+    pub(super) broker: SharedBroker,
+    /// The jobs and webhooks in force.
+    pub(super) in_force: watch::Receiver<JobSet>,
+    /// Where secrets are.
+    pub(super) credentials: Option<PathBuf>,
+}
+
+impl Herald {
+    /// Sends one courier to each webhook, and others when the schedules are read again, until `stop`.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let sender = Arc::new(WebhookSender::new(self.credentials.take()));
+        while !stop.is_cancelled() {
+            let set = self.in_force.borrow_and_update().clone();
+            if let Err(error) = forget_others(&self.broker, &set).await {
+                debug!(target: "orchestrator::notify", %error, "what others were told is not forgotten yet");
+            }
+            let recalled = stop.child_token();
+            let mut couriers = JoinSet::new();
+            for destination in destinations(&set, &sender) {
+                let courier = Courier::new(Arc::clone(&self.broker), set.clone(), destination);
+                couriers.spawn(courier.run(recalled.clone()));
+            }
+            let is_over = tokio::select! {
+                changed = self.in_force.changed() => changed.is_err(),
+                () = stop.cancelled() => true,
+            };
+            recalled.cancel();
+            let all = async { while couriers.join_next().await.is_some() {} };
+            // Whoever is in the middle of a message is cut off: it is told again.
+            let _ = tokio::time::timeout(FAREWELL, all).await;
+            if is_over {
+                return;
+            }
+        }
+    }
+}
+
+/// Removes what webhooks were told that are defined no longer: should they come back, they begin anew.
+async fn forget_others(broker: &SharedBroker, set: &JobSet) -> Result<(), BrokerError> {
+    for entry in broker::list(broker.as_ref(), Bucket::State, TOLD_PREFIX).await? {
+        let rest = entry.key.strip_prefix(TOLD_PREFIX).unwrap_or_default();
+        let webhook = rest.split('.').next().unwrap_or_default();
+        let is_defined = |name: WebhookName| set.webhooks.contains_key(&name);
+        if !webhook.parse().is_ok_and(is_defined) {
+            broker.delete(Bucket::State, &entry.key).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The webhooks, and the log for jobs that are to succeed now and then.
+fn destinations(set: &JobSet, sender: &Arc<WebhookSender>) -> Vec<Destination> {
+    let mut destinations: Vec<_> = set
+        .webhooks
+        .values()
+        .map(|webhook| Destination::Webhook(webhook.clone(), Arc::clone(sender)))
+        .collect();
+    let limited: Vec<_> = set
+        .iter()
+        .filter(|job| job.policy.alert_if_no_success_for.is_some())
+        .collect();
+    if !limited.is_empty() {
+        let jobs = limited.iter().map(|job| job.name.clone()).collect();
+        let on = [Event::Overdue, Event::Recovered].into();
+        let (jobs, tags) = (jobs, Default::default());
+        destinations.push(Destination::Log(About { jobs, tags }, on));
+    }
+    destinations
+}
+
+impl Destination {
+    fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::Webhook(webhook, _) => Some(webhook),
+            Self::Log(..) => None,
+        }
+    }
+}

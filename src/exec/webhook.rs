@@ -1,0 +1,149 @@
+//! Sends what happened to a webhook, signed as <https://www.standardwebhooks.com> has it: `webhook-id`,
+//! `webhook-timestamp` and `webhook-signature`, an HMAC-SHA256 over both and the body.
+
+use std::{path::PathBuf, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, Utc};
+use hmac::{Hmac, Mac};
+use reqwest::header::CONTENT_TYPE;
+use sha2::Sha256;
+use thiserror::Error;
+
+use super::{
+    http::{Clients, causes},
+    secrets::credential,
+};
+use crate::job::{CredentialName, Values, Webhook};
+
+/// How long one message may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How an encoded secret begins.
+const ENCODED: &str = "whsec_";
+
+/// Why a webhook did not take a message.
+#[derive(Debug, Error)]
+pub enum WebhookError {
+    /// It may take it later.
+    #[error("{0}")]
+    NotNow(String),
+    /// It will not take it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Sends messages to webhooks.
+#[derive(Debug, Default)]
+pub struct WebhookSender {
+    clients: Clients,
+    credentials: Option<PathBuf>,
+}
+
+struct Credentials<'a>(Option<&'a std::path::Path>);
+
+impl Values for Credentials<'_> {
+    fn built_in(&self, _name: &str) -> Option<String> {
+        None
+    }
+
+    fn argument(&self, _name: &str) -> Option<String> {
+        None
+    }
+
+    fn credential(&self, name: &str) -> Option<String> {
+        let name = name.parse::<CredentialName>().ok()?;
+        credential(&name, self.0).ok()
+    }
+}
+
+impl WebhookSender {
+    /// Reads secrets from files in `credentials`.
+    pub fn new(credentials: Option<PathBuf>) -> Self {
+        Self {
+            clients: Clients::default(),
+            credentials,
+        }
+    }
+
+    /// Sends a message. `id` is the same however often it is sent.
+    ///
+    /// # Errors
+    /// What the webhook, or the way to it, said; neither its URL nor its secret is named.
+    pub async fn send(
+        &self,
+        webhook: &Webhook,
+        id: &str,
+        body: Vec<u8>,
+        now: DateTime<Utc>,
+    ) -> Result<(), WebhookError> {
+        let directory = self.credentials.as_deref();
+        for name in webhook.url.credentials() {
+            let name = name.parse::<CredentialName>();
+            let name = name.map_err(|error| WebhookError::NotNow(error.to_string()))?;
+            credential(&name, directory).map_err(WebhookError::NotNow)?;
+        }
+        let url = webhook.url.render(&Credentials(directory));
+        let url = url.map_err(|error| WebhookError::Refused(error.to_string()))?;
+        let client = self.clients.get(0).map_err(WebhookError::NotNow)?;
+        let timestamp = now.timestamp();
+        let mut request = client
+            .post(url)
+            .timeout(TIMEOUT)
+            .header(CONTENT_TYPE, "application/json")
+            .header("webhook-id", id)
+            .header("webhook-timestamp", timestamp);
+        if let Some(secret) = &webhook.secret {
+            let secret = credential(secret, directory).map_err(WebhookError::NotNow)?;
+            let signature = sign(&secret, id, timestamp, &body);
+            request = request.header("webhook-signature", signature);
+        }
+        let answer = request.body(body).send().await;
+        let answer = answer.map_err(|error| match error.is_builder() {
+            true => WebhookError::Refused("its URL is not one".to_owned()),
+            false => WebhookError::NotNow(causes(&error)),
+        })?;
+        let status = answer.status();
+        let told = || format!("status {}", status.as_u16());
+        match status.as_u16() {
+            200..=299 => Ok(()),
+            408 | 425 | 429 | 500.. => Err(WebhookError::NotNow(told())),
+            _ => Err(WebhookError::Refused(told())),
+        }
+    }
+}
+
+/// `v1,` and the HMAC-SHA256 of `ID.TIMESTAMP.BODY` in base64. A secret that begins with `whsec_` is base64
+/// itself, every other one is taken as it is.
+fn sign(secret: &str, id: &str, timestamp: i64, body: &[u8]) -> String {
+    let encoded = secret.strip_prefix(ENCODED);
+    let decoded = encoded.and_then(|encoded| STANDARD.decode(encoded).ok());
+    let key = decoded.unwrap_or_else(|| secret.as_bytes().to_vec());
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&key) else {
+        // A key of any length will do.
+        return String::new();
+    };
+    mac.update(format!("{id}.{timestamp}.").as_bytes());
+    mac.update(body);
+    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of the specification's own libraries.
+    #[test]
+    fn the_signature_is_that_of_the_standard() {
+        let signed = sign(
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            br#"{"test": 2432232314}"#,
+        );
+        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert_ne!(
+            signed,
+            sign("other", "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b"")
+        );
+    }
+}

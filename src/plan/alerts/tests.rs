@@ -1,0 +1,184 @@
+use super::*;
+use crate::{
+    job::{Execute, Policy, RunSpec, Trigger},
+    plan::VerdictNote,
+    run::LastSuccess,
+};
+
+fn at(minute: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_401_000 + 60 * minute, 0).unwrap()
+}
+
+fn job() -> Job {
+    Job {
+        name: "crawl".parse().unwrap(),
+        description: None,
+        tags: Vec::new(),
+        enabled: true,
+        trigger: Trigger::OnDemand,
+        timezone: chrono_tz::UTC,
+        queue: "high".parse().unwrap(),
+        policy: Policy {
+            alert_if_no_success_for: Some(Seconds::from_secs(3600)),
+            ..Policy::default()
+        },
+        unique: None,
+        spec: RunSpec::new(Execute::Shell("true".to_owned())),
+    }
+}
+
+/// A webhook, and a job whose standing changes.
+struct World {
+    job: Job,
+    last: Option<LastRun>,
+    state: JobState,
+    pause: Option<Pause>,
+    told: Told,
+}
+
+impl World {
+    fn new() -> Self {
+        let job = job();
+        Self {
+            state: JobState::first_seen(&job, at(0), at(0)),
+            job,
+            last: None,
+            pause: None,
+            told: Told::default(),
+        }
+    }
+
+    fn ends(&mut self, minute: i64, state: RunState) {
+        let run_id = RunId::for_tick(self.job.name.clone(), at(minute));
+        let before = self.last.take().and_then(|last| last.last_success);
+        let success = (state == RunState::Succeeded).then(|| LastSuccess {
+            run_id: run_id.clone(),
+            started_at: at(minute),
+            finished_at: at(minute),
+        });
+        self.last = Some(LastRun {
+            run_id,
+            state,
+            scheduled_for: at(minute),
+            started_at: Some(at(minute)),
+            finished_at: Some(at(minute)),
+            exit: Some("exit 1".to_owned()),
+            last_success: success.or(before),
+        });
+    }
+
+    /// Everything that is told now, with its time in minutes.
+    fn told(&mut self, minute: i64) -> Vec<(Event, i64)> {
+        let mut events = Vec::new();
+        for _ in 0..10 {
+            let standing = Standing {
+                job: &self.job,
+                last: self.last.as_ref(),
+                state: Some(&self.state),
+                pause: self.pause.as_ref(),
+            };
+            let repeat = Seconds::from_secs(600);
+            let Some((alert, next)) = standing.news(&self.told, at(0), repeat, at(minute)) else {
+                return events;
+            };
+            assert_ne!(next, self.told, "it would go on for ever");
+            self.told = next;
+            events.extend(alert.map(|alert| (alert.event, (alert.at - at(0)).num_minutes())));
+        }
+        panic!("it goes on for ever: {events:?}");
+    }
+}
+
+#[test]
+fn a_failure_is_told_at_once_and_again_only_after_a_while_until_it_is_over() {
+    let mut world = World::new();
+    world.ends(1, RunState::Succeeded);
+    assert_eq!(world.told(1), []);
+    world.ends(2, RunState::Failed);
+    assert_eq!(world.told(2), [(Event::Failed, 2)]);
+    assert_eq!(world.told(3), []);
+    world.ends(4, RunState::Failed);
+    assert_eq!(world.told(4), [], "told two minutes ago");
+    world.ends(12, RunState::Expired);
+    assert_eq!(world.told(12), [(Event::Failed, 12)]);
+    world.ends(13, RunState::Cancelled);
+    assert_eq!(world.told(13), []);
+    world.ends(14, RunState::Succeeded);
+    assert_eq!(world.told(14), [(Event::Recovered, 14)]);
+    world.ends(15, RunState::Succeeded);
+    assert_eq!(world.told(15), []);
+    world.ends(16, RunState::Failed);
+    assert_eq!(world.told(16), [(Event::Failed, 16)], "it had recovered");
+}
+
+#[test]
+fn what_happened_before_the_webhook_was_there_is_not_told() {
+    let mut world = World::new();
+    world.ends(0, RunState::Failed);
+    assert_eq!(world.told(1), []);
+    world.ends(2, RunState::Succeeded);
+    assert_eq!(world.told(2), [], "nobody was told that it failed");
+}
+
+#[test]
+fn a_dead_run_is_told_by_its_letter_but_recovers_like_others() {
+    let mut world = World::new();
+    world.ends(1, RunState::Dead);
+    assert_eq!(world.told(1), []);
+    world.ends(2, RunState::Succeeded);
+    assert_eq!(world.told(2), [(Event::Recovered, 2)]);
+}
+
+#[test]
+fn missed_ticks_are_told_once_however_many() {
+    let mut world = World::new();
+    let miss = |first: i64, noticed: i64| VerdictNote {
+        down_to: Some(at(noticed)),
+        ..VerdictNote::on(Verdict::Missed, None, at(first))
+    };
+    world.state.ledger.notes = vec![miss(-5, 0)];
+    assert_eq!(world.told(1), [], "noticed before");
+    world.state.ledger.notes.push(miss(1, 5));
+    world.state.ledger.notes.push(miss(3, 5));
+    assert_eq!(world.told(5), [(Event::Missed, 5)]);
+    assert_eq!(world.told(6), []);
+    world.state.ledger.notes.push(miss(7, 8));
+    assert_eq!(world.told(9), [(Event::Missed, 8)]);
+}
+
+#[test]
+fn a_pause_is_told_once_and_excuses_a_missing_success() {
+    let mut world = World::new();
+    world.ends(1, RunState::Succeeded);
+    world.pause = Some(Pause {
+        since: at(2),
+        until: None,
+        reason: Some("the site is down".to_owned()),
+        catch_up: false,
+    });
+    assert_eq!(world.told(3), [(Event::Paused, 2)]);
+    assert_eq!(world.told(300), []);
+    world.pause = world.pause.map(|pause| Pause {
+        until: Some(at(300)),
+        ..pause
+    });
+    assert_eq!(world.told(359), [], "counted from the end of the pause");
+    assert_eq!(world.told(360), [(Event::Overdue, 360)]);
+}
+
+#[test]
+fn an_overdue_success_is_told_again_and_again_until_it_comes() {
+    let mut world = World::new();
+    assert_eq!(world.told(59), []);
+    assert_eq!(world.told(60), [(Event::Overdue, 60)]);
+    assert_eq!(world.told(65), []);
+    assert_eq!(world.told(70), [(Event::Overdue, 70)]);
+    world.ends(71, RunState::Failed);
+    assert_eq!(world.told(71), [(Event::Failed, 71)]);
+    world.ends(72, RunState::Succeeded);
+    assert_eq!(world.told(72), [(Event::Recovered, 72)]);
+    assert_eq!(world.told(131), []);
+    assert_eq!(world.told(132), [(Event::Overdue, 132)]);
+    world.job.enabled = false;
+    assert_eq!(world.told(200), []);
+}
