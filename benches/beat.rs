@@ -61,6 +61,7 @@ async fn burst(url: String, namespace: String) -> Duration {
         leader_lease: None,
         ping: None,
         credentials: None,
+        pulse: orchestrator::health::Pulse::unwatched("beat"),
     };
     let beat = Beat::start(broker.clone(), beat_options, loaded.set)
         .await

@@ -10,6 +10,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod exec;
+pub mod health;
 pub mod job;
 pub mod ops;
 pub mod plan;

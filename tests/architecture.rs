@@ -15,11 +15,12 @@ use std::{
 };
 
 /// What each module may use of the crate, itself aside.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("job", &[]),
     ("run", &["job"]),
     ("plan", &["job", "run"]),
     ("clock", &[]),
+    ("health", &["clock"]),
     ("store", &["clock"]),
     ("broker", &["job", "run", "clock", "store"]),
     ("schedules", &["job", "run", "plan", "clock"]),
@@ -35,9 +36,13 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "broker",
             "schedules",
             "exec",
+            "health",
         ],
     ),
-    ("worker", &["job", "run", "plan", "clock", "broker", "exec"]),
+    (
+        "worker",
+        &["job", "run", "plan", "clock", "broker", "exec", "health"],
+    ),
     (
         "bench",
         &["job", "run", "clock", "broker", "exec", "worker"],
@@ -61,6 +66,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "worker",
             "ops",
             "bench",
+            "health",
         ],
     ),
 ];

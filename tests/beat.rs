@@ -86,6 +86,7 @@ impl World {
             leader_lease: None,
             ping: None,
             credentials: None,
+            pulse: orchestrator::health::Pulse::unwatched("beat"),
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
         let beat = beat.unwrap();

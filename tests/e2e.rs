@@ -29,6 +29,8 @@ mod commands;
 mod crawler;
 #[path = "e2e/dead.rs"]
 mod dead;
+#[path = "e2e/doctor.rs"]
+mod doctor;
 #[path = "e2e/explain.rs"]
 mod explain;
 #[path = "e2e/faults.rs"]

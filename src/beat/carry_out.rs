@@ -48,6 +48,7 @@ impl Beat {
         let fates: Vec<Fate> = stream::iter(due)
             .map(|due| fire_all(Arc::clone(&broker), due))
             .buffer_unordered(IN_FLIGHT)
+            .inspect(|_| self.options.pulse.beats())
             .try_collect()
             .await?;
         let mut notes: BTreeMap<&JobName, Vec<VerdictNote>> = BTreeMap::new();

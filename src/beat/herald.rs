@@ -9,10 +9,14 @@ mod courier;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
+use super::Beat;
 use crate::{
     broker::{self, BrokerError, Bucket, SharedBroker},
     exec::WebhookSender,
@@ -25,17 +29,47 @@ use courier::{Courier, Destination};
 /// How long a herald may take to end: a message may be on its way.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-pub(super) struct Herald {
-    pub(super) broker: SharedBroker,
+struct Herald {
+    broker: SharedBroker,
     /// The jobs and webhooks in force.
-    pub(super) in_force: watch::Receiver<JobSet>,
+    in_force: watch::Receiver<JobSet>,
     /// Where secrets are.
-    pub(super) credentials: Option<PathBuf>,
+    credentials: Option<PathBuf>,
+}
+
+/// A herald at work.
+pub(super) struct Sent {
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Beat {
+    /// Sends the herald out.
+    pub(super) fn send_herald(&self) -> Sent {
+        let herald = Herald {
+            broker: Arc::clone(&self.broker),
+            in_force: self.in_force.subscribe(),
+            credentials: self.options.credentials.clone(),
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(herald.run(stop.clone()));
+        Sent { stop, running }
+    }
+}
+
+impl Sent {
+    /// Has it end, and waits for that.
+    pub(super) async fn recall(self) {
+        self.stop.cancel();
+        if let Err(error) = self.running.await {
+            error!(target: "orchestrator::notify", %error, "the herald ended badly");
+        }
+    }
 }
 
 impl Herald {
     /// Sends one courier to each webhook, and others when the schedules are read again, until `stop`.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    async fn run(mut self, stop: CancellationToken) {
         let sender = Arc::new(WebhookSender::new(self.credentials.take()));
         while !stop.is_cancelled() {
             let set = self.in_force.borrow_and_update().clone();

@@ -19,6 +19,7 @@ use super::{BeatError, shared::encode};
 use crate::{
     broker::{Bucket, Cas, Durability, Revision, SharedBroker},
     clock,
+    health::Pulse,
     job::Seconds,
     plan::{Candidacy, LEADER_KEY, Leader, Vigil},
 };
@@ -30,6 +31,9 @@ const RENEWALS: u32 = 3;
 /// A loop that has not come round for this long leads no more.
 const STALLED: Duration = Duration::from_secs(120);
 
+/// What a beat does that leads.
+const AT_WORK: &str = "firing ticks";
+
 /// Who stands for leader.
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
@@ -39,6 +43,8 @@ pub(super) struct Candidate {
     pub(super) lease: Duration,
     /// Others may work at the same time: the key only says that a beat is there.
     pub(super) is_one_of_many: bool,
+    /// Where the beat says that it gets on.
+    pub(super) pulse: Pulse,
 }
 
 /// What a candidate found.
@@ -67,6 +73,8 @@ struct TermShared {
     ask: Notify,
     revision: Mutex<Option<Revision>>,
     turned: Mutex<(Instant, DateTime<Utc>)>,
+    /// Why the lead could not be renewed the last time.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Candidate {
@@ -157,6 +165,7 @@ impl Term {
             ask: Notify::new(),
             revision: Mutex::new(revision),
             turned: Mutex::new((now, since)),
+            trouble: Mutex::new(None),
         });
         let renewing = tokio::spawn(Arc::clone(&shared).renew_until_over());
         Self { shared, renewing }
@@ -171,6 +180,16 @@ impl Term {
     pub(super) fn turned(&self) {
         let now = (clock::monotonic(), clock::now());
         *lock(&self.shared.turned) = now;
+    }
+
+    /// Its work was done.
+    pub(super) fn succeeded(&self) {
+        let pulse = &self.shared.candidate.pulse;
+        match lock(&self.shared.trouble).clone() {
+            // Nothing may have been due.
+            Some(reason) => pulse.fails(reason),
+            None => pulse.is_well(AT_WORK),
+        }
     }
 
     /// Somebody else seems to lead: find out.
@@ -218,7 +237,12 @@ impl TermShared {
             }
             pause = lease / RENEWALS;
             let (turned, turned_at) = *lock(&self.turned);
-            if clock::monotonic().saturating_duration_since(turned) > STALLED {
+            let now = clock::monotonic();
+            // A turn may take long, if very many runs are due at once.
+            let silent_for = now
+                .saturating_duration_since(turned)
+                .min(self.candidate.pulse.silent_for(now));
+            if silent_for > STALLED {
                 if !silent {
                     warn!(target: "orchestrator::beat", last_turn = %turned_at,
                         "this beat does not get on: another one may take over");
@@ -229,13 +253,29 @@ impl TermShared {
             silent = false;
             // A broker that is away holds up everybody else too; the watermark is safe anyway.
             let renewed = timeout(lease, self.renew(turned_at)).await;
-            if let Ok(Ok(Some(leader))) = renewed {
-                warn!(target: "orchestrator::beat", leader,
-                    "another beat leads now: this one stands by");
-                self.over.cancel();
-                return;
+            match renewed {
+                Ok(Ok(None)) => self.is_reached(),
+                Ok(Ok(Some(leader))) => {
+                    warn!(target: "orchestrator::beat", leader,
+                        "another beat leads now: this one stands by");
+                    self.over.cancel();
+                    return;
+                }
+                Ok(Err(error)) => self.is_cut_off(error.to_string()),
+                Err(_) => self.is_cut_off("the broker does not answer".to_owned()),
             }
         }
+    }
+
+    fn is_reached(&self) {
+        if lock(&self.trouble).take().is_some() {
+            self.candidate.pulse.is_well(AT_WORK);
+        }
+    }
+
+    fn is_cut_off(&self, reason: String) {
+        self.candidate.pulse.fails(reason.clone());
+        *lock(&self.trouble) = Some(reason);
     }
 
     /// Writes the key again; the name of the other one if somebody else did.

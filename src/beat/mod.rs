@@ -24,7 +24,6 @@ use chrono::{DateTime, Utc};
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,11 +33,11 @@ use crate::{
     broker::{BrokerError, SharedBroker},
     clock,
     exec::{PingEvent, Pings},
+    health::Pulse,
     job::{Job, JobName, QueueName},
     plan::{JobState, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
-use herald::Herald;
 use leader::{Candidate, Term};
 use memory::{Memory, Shared};
 use outage::Outage;
@@ -76,6 +75,8 @@ pub struct BeatOptions {
     pub leader_lease: Option<Duration>,
     /// Where the secrets of webhooks are.
     pub credentials: Option<PathBuf>,
+    /// Where it says how it is.
+    pub pulse: Pulse,
     /// Where to tell once a minute that a beat is at work; see [`Pings`].
     pub ping: Option<String>,
 }
@@ -185,6 +186,7 @@ impl Beat {
             home: None,
             lease: HEARTBEAT,
             is_one_of_many: true,
+            pulse: self.options.pulse.clone(),
         };
         let term = one_of_many.join();
         self.run_until(&term, reload, stop).await;
@@ -216,10 +218,11 @@ impl Beat {
     ) -> Self {
         let mut outage = Outage::default();
         let over = term.over();
-        let (recall, herald) = self.send_herald();
+        let herald = self.send_herald();
         while !over.is_cancelled() {
             let pause = match self.turn().await {
                 Ok(pause) => {
+                    term.succeeded();
                     outage.over();
                     pause
                 }
@@ -228,6 +231,7 @@ impl Beat {
                         term.doubt();
                     }
                     self.must_recover = true;
+                    self.options.pulse.fails(error.to_string());
                     outage.goes_on(&error)
                 }
             };
@@ -243,24 +247,9 @@ impl Beat {
                 () = sleep(pause) => {}
             }
         }
-        recall.cancel();
-        if let Err(error) = herald.await {
-            warn!(target: "orchestrator::beat", %error, "the herald ended badly");
-        }
+        herald.recall().await;
         info!(target: "orchestrator::beat", beat = self.options.id, "beat stopped");
         self
-    }
-
-    /// Starts what tells webhooks.
-    fn send_herald(&self) -> (CancellationToken, JoinHandle<()>) {
-        let herald = Herald {
-            broker: Arc::clone(&self.broker),
-            in_force: self.in_force.subscribe(),
-            credentials: self.options.credentials.clone(),
-        };
-        let recall = CancellationToken::new();
-        let running = tokio::spawn(herald.run(recall.clone()));
-        (recall, running)
     }
 
     /// Tells that this beat gets on.

@@ -62,6 +62,7 @@ pub async fn serve(
         home,
         lease,
         is_one_of_many: false,
+        pulse: options.pulse.clone(),
     };
     let mut server = Server {
         candidate,
@@ -103,6 +104,7 @@ impl Server {
             let pause = match self.look(&mut vigil, &mut copy).await {
                 Ok(Found::Leading(term)) => return Ok(Some(term)),
                 Ok(Found::StandingBy(leader)) => {
+                    self.options.pulse.is_well("standing by");
                     self.outage.over();
                     if leader.is_some() && told != leader {
                         info!(target: "orchestrator::beat", leader, "standing by");
@@ -111,7 +113,10 @@ impl Server {
                     self.candidate.pause()
                 }
                 Err(error) if !self.has_worked => return Err(error),
-                Err(error) => self.outage.goes_on(&error).max(self.candidate.pause()),
+                Err(error) => {
+                    self.options.pulse.fails(error.to_string());
+                    self.outage.goes_on(&error).max(self.candidate.pause())
+                }
             };
             self.has_worked = true;
             tokio::select! {

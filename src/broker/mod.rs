@@ -45,7 +45,8 @@ pub use permits::{
 pub use publish::{Candidate, older_run, publish, remove_if_ended, request_cancel};
 pub use types::{
     Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, Lifetime, LogChunk, LogStream,
-    Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Revision, Slot,
+    Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Remark, RemarkKind, Revision,
+    Slot,
 };
 pub use unique::{Claimed, claim_key, give_key_back};
 
@@ -69,6 +70,11 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// long the leases are that it had given, and take them for over at once.
     fn undisturbed_for(&self) -> Duration {
         Duration::MAX
+    }
+
+    /// What there is to say about the broker itself: its version, its room, its settings.
+    async fn remarks(&self) -> Result<Vec<Remark>, BrokerError> {
+        Ok(Vec::new())
     }
 
     /// Stores a run. What was stored survives the death of every process involved.

@@ -258,6 +258,31 @@ pub struct DeadLetter {
     pub payload: Vec<u8>,
 }
 
+/// Something to say about a broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How it is.
+    pub kind: RemarkKind,
+    /// What was found.
+    pub message: String,
+    /// How to mend it.
+    pub help: Option<String>,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemarkKind {
+    /// It is well.
+    Ok,
+    /// It works, but should be looked at.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
 /// Bytes as base64 text, for JSON.
 mod base64_bytes {
     use base64::{Engine, engine::general_purpose::STANDARD};

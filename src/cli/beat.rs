@@ -25,6 +25,9 @@ pub struct BeatArgs {
     #[command(flatten)]
     keeping: Keeping,
 
+    #[command(flatten)]
+    listen: service::Listen,
+
     /// Of several beats one leads and the others stand by: how long the leader may be silent before
     /// another one takes over, or `off`
     ///
@@ -113,6 +116,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
     let stop = service::follow_signals(Some(ask.clone()))?;
     let loaded = args.schedules.load()?;
     let sources = vec![args.schedules.schedules];
+    let [pulse] = args.listen.start(["beat"], &stop).await?;
     let own = OwnState::open(&globals.data_dir.join("beat"))?;
     let broker = connect::service_broker(globals, connect::DEFAULT_LEASE).await?;
     let watch = service::watch_schedules(&sources, ask, stop.drain.clone());
@@ -123,6 +127,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
         keep_verdicts: args.keeping.verdicts(),
         leader_lease: args.leader_lease.0,
         ping: args.keeping.ping(),
+        pulse,
         credentials: credentials(args.credentials_dir),
     };
     info!(target: "orchestrator::beat", broker = broker.describe(), jobs = loaded.set.len(),

@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod dead;
 pub mod diff;
+pub mod doctor;
 mod error;
 mod events;
 mod explain;
@@ -66,6 +67,7 @@ enum Command {
     Import(import::ImportArgs),
     Simulate(simulate::SimulateArgs),
     Diff(diff::DiffArgs),
+    Doctor(doctor::DoctorArgs),
     Jobs(jobs::JobsArgs),
     Run(run::RunArgs),
     Runs(runs::RunsArgs),
@@ -123,6 +125,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Show(args) => ask(runs::show(args, &globals)),
         Command::Logs(args) => ask(logs::run(args, &globals)),
         Command::Cancel(args) => ask(runs::cancel(args, &globals)),
+        Command::Doctor(args) => ask(doctor::run(args, &globals)),
         Command::Diff(args) => ask(diff::run(args, &globals)),
         Command::Explain(args) => ask(explain::run(args, &globals)),
         Command::Pause(args) => ask(pause::pause(args, &globals)),

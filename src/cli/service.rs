@@ -1,7 +1,8 @@
 //! What the services share: signals, schedules at the start, the watch on the files.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
+use clap::Args;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -10,8 +11,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::CliError;
-use crate::{beat::ReloadCause, schedules};
+use super::{CliError, Exit};
+use crate::{
+    beat::ReloadCause,
+    health::{self, Health, Pulse},
+    schedules,
+};
 
 /// How a service is asked to end.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +94,40 @@ pub(super) fn watch_schedules(
             }
         }
     }))
+}
+
+/// Where `/livez` and `/readyz` are answered.
+#[derive(Debug, Args)]
+pub(super) struct Listen {
+    /// Answer `/livez` and `/readyz` over HTTP here, for probes
+    #[arg(long, env = "ORCHESTRATOR_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+impl Listen {
+    /// Starts answering for these loops, if that is wanted, until everything is to end.
+    pub(super) async fn start<const N: usize>(
+        &self,
+        loops: [&'static str; N],
+        stop: &Stop,
+    ) -> Result<[Pulse; N], CliError> {
+        let health = Health::default();
+        let pulses = loops.map(|name| health.part(name));
+        if let Some(address) = self.listen {
+            let listening = health::listen(address, health.clone(), stop.at_once.clone());
+            let bound = listening.await.map_err(|error| {
+                let message = format!("cannot listen at {address}: {error}");
+                CliError::new(Exit::Failed, message).with_help("choose another with --listen")
+            })?;
+            info!(target: "orchestrator::service", %bound, "answering /livez and /readyz");
+        }
+        let drain = stop.drain.clone();
+        tokio::spawn(async move {
+            drain.cancelled().await;
+            health.drains();
+        });
+        Ok(pulses)
+    }
 }
 
 /// Distinguishes this process from every other one, on any machine: `HOST-PID-RANDOM`.

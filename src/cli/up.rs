@@ -47,6 +47,9 @@ pub struct UpArgs {
     #[command(flatten)]
     keeping: Keeping,
 
+    #[command(flatten)]
+    listen: service::Listen,
+
     /// How often a snapshot of the state is written, from which `up` goes on should its store be damaged
     #[arg(
         long,
@@ -69,6 +72,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     let stop = service::follow_signals(Some(ask.clone()))?;
     let loaded = args.schedules.load()?;
     let sources = vec![args.schedules.schedules];
+    let [beat_pulse, worker_pulse] = args.listen.start(["beat", "worker"], &stop).await?;
     let options = EmbeddedOptions {
         lease: args.limits.lease.0,
         ..EmbeddedOptions::default()
@@ -98,6 +102,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         // Nobody else has this broker.
         leader_lease: None,
         ping: args.keeping.ping(),
+        pulse: beat_pulse,
         credentials: credentials.clone(),
     };
     let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
@@ -111,6 +116,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
         cgroup: args.limits.cgroup,
+        pulse: worker_pulse,
         credentials,
         ..WorkerOptions::following(service::instance_id(), queues)
     };

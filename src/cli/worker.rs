@@ -26,6 +26,9 @@ pub struct WorkerArgs {
 
     #[command(flatten)]
     limits: Limits,
+
+    #[command(flatten)]
+    listen: service::Listen,
 }
 
 /// How much a worker takes, and how long it holds it.
@@ -94,6 +97,7 @@ impl std::str::FromStr for Lease {
 pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
     let stop = service::follow_signals(None)?;
+    let [pulse] = args.listen.start(["worker"], &stop).await?;
     let broker = connect::service_broker(globals, args.limits.lease.0).await?;
     let options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
@@ -101,6 +105,7 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
         cgroup: args.limits.cgroup,
+        pulse,
         credentials: credentials(args.limits.credentials_dir),
         ..WorkerOptions::new(service::instance_id(), args.queues)
     };

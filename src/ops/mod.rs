@@ -3,6 +3,7 @@
 
 mod dead;
 mod diff;
+mod doctor;
 mod error;
 mod explain;
 mod jobs;
@@ -20,6 +21,7 @@ pub use dead::{
     retry_dead,
 };
 pub use diff::{JobChange, JobDiff, ValueChange, diff};
+pub use doctor::{Finding, doctor, room_on_disk};
 pub use error::OpsError;
 pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs, ledgers};

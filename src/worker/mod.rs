@@ -13,6 +13,7 @@ mod claim;
 mod heartbeat;
 mod lease;
 mod log;
+mod outage;
 mod pauses;
 mod permits;
 mod pulse;
@@ -28,13 +29,15 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
     clock,
     exec::{Cgroup, ExecError, Executor, Pings, Secrets},
+    health,
 };
+use outage::Outage;
 use pauses::Pauses;
 use permits::Waiters;
 use pulse::Pulse;
@@ -69,6 +72,8 @@ pub struct WorkerOptions {
     pub guardian: Option<PathBuf>,
     /// Whether and where jobs have control groups.
     pub cgroup: Cgroup,
+    /// Where it says how it is.
+    pub pulse: health::Pulse,
     /// Execute nothing: every attempt succeeds at once. To measure all the rest.
     pub nothing: bool,
 }
@@ -90,6 +95,7 @@ impl WorkerOptions {
             credentials: None,
             guardian: None,
             cgroup: Cgroup::Auto,
+            pulse: health::Pulse::unwatched("worker"),
             nothing: false,
         }
     }
@@ -196,9 +202,12 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
     let mut served = Vec::new();
     let mut outage = Outage::default();
     loop {
+        // Every slot may be taken for hours.
+        shared.options.pulse.rests();
         let Some(free) = free_slots(&slots, drain).await else {
             return;
         };
+        shared.options.pulse.beats();
         join_ended(deliveries);
         let open = serving.open();
         if open != served {
@@ -206,6 +215,7 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
             served = open;
         }
         if served.is_empty() {
+            shared.options.pulse.is_well("nothing to serve");
             // A pause may end by itself.
             tokio::select! {
                 () = serving.changed() => {}
@@ -225,6 +235,7 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
         let pulling = shared.broker.pull(request, &stop);
         match stopped_by_change(pulling, &mut serving, &stop).await {
             Ok(taken) => {
+                shared.options.pulse.is_well("taking runs");
                 outage.over();
                 shares.taken(taken.iter().map(|delivery| &delivery.queue));
                 let since = shared.pulse.held_since(asked);
@@ -236,6 +247,7 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
                 }
             }
             Err(error) => {
+                shared.options.pulse.fails(error.to_string());
                 let pause = outage.goes_on(&error);
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
@@ -352,33 +364,6 @@ fn tell_panic(ended: Option<Result<(), tokio::task::JoinError>>) {
     if let Some(Err(panicked)) = ended {
         error!(target: "orchestrator::worker", %panicked,
             "a run was abandoned by a defect of this program; its lease brings it back");
-    }
-}
-
-/// An outage is told once when it begins and once when it is over.
-#[derive(Debug, Default)]
-struct Outage {
-    failures: u32,
-}
-
-impl Outage {
-    fn goes_on(&mut self, error: &BrokerError) -> Duration {
-        if self.failures == 0 {
-            warn!(target: "orchestrator::worker", %error,
-                "no runs can be taken; trying again until it is over");
-        }
-        self.failures = self.failures.saturating_add(1);
-        let nominal = Duration::from_millis(50 << self.failures.min(6));
-        nominal
-            .min(Duration::from_secs(2))
-            .mul_f64(1.0 - random() / 2.0)
-    }
-
-    fn over(&mut self) {
-        if self.failures > 0 {
-            info!(target: "orchestrator::worker", tries = self.failures, "taking runs again");
-            self.failures = 0;
-        }
     }
 }
 

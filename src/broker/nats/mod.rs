@@ -13,6 +13,7 @@ mod consumer;
 mod names;
 mod publish;
 mod pull;
+mod remarks;
 mod setup;
 mod stored;
 mod streams;
@@ -31,7 +32,7 @@ use setup::Setup;
 
 use super::{
     Broker, BrokerError, Bucket, Cas, Changes, DeadLetter, Delivery, Durability, Entry, LogChunk,
-    Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Revision, Slot,
+    Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Remark, Revision, Slot,
 };
 use crate::{job::QueueName, run::RunId};
 
@@ -62,6 +63,10 @@ impl Broker for NatsBroker {
 
     fn undisturbed_for(&self) -> Duration {
         self.disturbed.ago()
+    }
+
+    async fn remarks(&self) -> Result<Vec<Remark>, BrokerError> {
+        remarks::remarks(self).await
     }
 
     async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError> {

@@ -54,6 +54,11 @@ impl Setup {
         }
     }
 
+    /// How many copies streams are made with.
+    pub(super) fn replicas(&self) -> usize {
+        self.replicas
+    }
+
     pub(super) fn knows(&self, name: &str) -> bool {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.contains(name)

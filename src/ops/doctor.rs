@@ -1,0 +1,255 @@
+//! What is wrong with an installation, and how to mend it.
+
+use std::{collections::BTreeSet, path::Path};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{JobView, JobsView, OpsError, QueueView, jobs, queues, workers};
+use crate::{
+    broker::{Broker, BrokerError, Bucket, Remark, RemarkKind},
+    job::QueueName,
+    plan::{WATERMARK_KEY, Watermark},
+    run::WorkerStatus,
+};
+
+/// How far the watermark may be behind while beat is well: it is moved once a minute at least.
+const WATERMARK: chrono::Duration = chrono::Duration::minutes(3);
+/// How far ahead of this machine's clock beat's may be.
+const CLOCKS: chrono::Duration = chrono::Duration::seconds(2);
+/// Dead letters are counted up to here.
+const LETTERS: usize = 1000;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How it is.
+    pub state: RemarkKind,
+    /// What was found.
+    pub message: String,
+    /// How to mend it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
+impl Finding {
+    fn new(check: &'static str, state: RemarkKind, message: impl Into<String>) -> Self {
+        Self {
+            check,
+            state,
+            message: message.into(),
+            help: None,
+        }
+    }
+
+    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+        Self::new(check, RemarkKind::Ok, message)
+    }
+
+    fn warning(check: &'static str, message: impl Into<String>) -> Self {
+        Self::new(check, RemarkKind::Warning, message)
+    }
+
+    fn failed(check: &'static str, message: impl Into<String>) -> Self {
+        Self::new(check, RemarkKind::Failed, message)
+    }
+
+    fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl From<Remark> for Finding {
+    fn from(remark: Remark) -> Self {
+        Self {
+            check: remark.check,
+            state: remark.kind,
+            message: remark.message,
+            help: remark.help,
+        }
+    }
+}
+
+/// How much room is left in a data directory; `None` if there is none.
+pub fn room_on_disk(data_dir: &Path) -> Option<Finding> {
+    const MB: u64 = 1 << 20;
+    let disk = rustix::fs::statvfs(data_dir).ok()?;
+    let (free, whole) = (
+        disk.f_bavail.saturating_mul(disk.f_frsize) / MB,
+        disk.f_blocks.saturating_mul(disk.f_frsize) / MB,
+    );
+    let message = format!("{free} MB of {whole} MB are free in {}", data_dir.display());
+    let is_little = free < 100 || free.saturating_mul(20) < whole;
+    Some(match is_little {
+        false => Finding::ok("disk", message),
+        true => Finding::warning("disk", message)
+            .with_help("make room: what cannot be written down is not run"),
+    })
+}
+
+/// Looks at the broker, at beat, the schedules, the workers and the jobs.
+///
+/// # Errors
+/// The broker cannot be reached.
+pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Finding>, OpsError> {
+    let mut findings = vec![Finding::ok("broker", broker.describe())];
+    findings.extend(broker.remarks().await?.into_iter().map(Finding::from));
+    let jobs = jobs(broker, now).await?;
+    let workers = workers(broker).await?;
+    findings.push(beat(&jobs, now));
+    findings.extend(clocks(&jobs, now));
+    findings.push(watermark(broker, now).await?);
+    findings.push(schedules(&jobs));
+    findings.extend(serving(&jobs, &queues(broker, now).await?, &workers));
+    findings.extend(fates(&jobs.jobs));
+    findings.extend(dead(broker).await?);
+    Ok(findings)
+}
+
+fn beat(jobs: &JobsView, now: DateTime<Utc>) -> Finding {
+    const START: &str = "start `orchestrator beat`, or read the log of the one that runs";
+    let Some(leader) = &jobs.beat else {
+        let never = "no beat has been at work here yet: no tick becomes a run";
+        return Finding::failed("beat", never).with_help(START);
+    };
+    // By the clocks of two machines, perhaps.
+    let silent = (now - leader.renewed_at).to_std().unwrap_or_default();
+    match (leader.stall(silent), &leader.beat) {
+        (Some(stall), _) => Finding::failed("beat", stall.to_string()).with_help(START),
+        (None, Some(beat)) => Finding::ok("beat", format!("{beat} is at work")),
+        (None, None) => Finding::warning("beat", "it has just been stopped").with_help(START),
+    }
+}
+
+fn clocks(jobs: &JobsView, now: DateTime<Utc>) -> Option<Finding> {
+    let ahead = jobs.beat.as_ref()?.renewed_at - now;
+    if ahead < CLOCKS {
+        return None;
+    }
+    let ahead = humantime::format_duration(ahead.to_std().ok()?);
+    let message = format!("beat's clock is {ahead} ahead of this machine's");
+    let help = "keep all machines on NTP: ticks and expiries go by their clocks";
+    Some(Finding::warning("clock", message).with_help(help))
+}
+
+async fn watermark(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Finding, BrokerError> {
+    let entry = broker.get(Bucket::State, WATERMARK_KEY).await?;
+    let known = entry.and_then(|entry| serde_json::from_slice::<Watermark>(&entry.value).ok());
+    Ok(match known {
+        None => Finding::warning("ticks", "nothing is known yet of any tick"),
+        Some(watermark) if now - watermark.at > WATERMARK => {
+            let at = watermark
+                .at
+                .to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+            Finding::failed("ticks", format!("those after {at} have no verdict yet"))
+                .with_help("beat is down, or cannot publish: its log says why")
+        }
+        Some(_) => Finding::ok("ticks", "all have their verdicts"),
+    })
+}
+
+fn schedules(jobs: &JobsView) -> Finding {
+    let errors = jobs
+        .reload
+        .as_ref()
+        .map_or(&[][..], |reload| &reload.errors);
+    match errors.first() {
+        None => Finding::ok("schedules", format!("{} jobs", jobs.jobs.len())),
+        Some(first) => {
+            let message = format!("they have errors; the set read before is in force: {first}");
+            Finding::warning("schedules", message)
+                .with_help("`orchestrator check` shows all errors with their places")
+        }
+    }
+}
+
+/// Whether somebody serves the queues that jobs are sent to.
+fn serving(jobs: &JobsView, queues: &[QueueView], workers: &[WorkerStatus]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let live = workers.iter().filter(|worker| !worker.draining);
+    let served: BTreeSet<QueueName> = live.flat_map(WorkerStatus::served).collect();
+    let enabled = jobs.jobs.iter().filter(|job| job.enabled);
+    let named: BTreeSet<&QueueName> = enabled.map(|job| &job.queue).collect();
+    let waiting = |queue: &QueueName| {
+        let view = queues.iter().find(|view| view.queue == *queue);
+        view.map_or(0, |view| view.waiting)
+    };
+    for queue in named.into_iter().filter(|queue| !served.contains(queue)) {
+        let help = format!("start `orchestrator worker --queue {queue}`");
+        findings.push(match waiting(queue) {
+            0 => {
+                let message = format!("no worker serves `{queue}`, to which jobs are sent");
+                Finding::warning("workers", message).with_help(help)
+            }
+            waiting => {
+                let message = format!("no worker serves `{queue}`, where {waiting} runs wait");
+                Finding::failed("workers", message).with_help(help)
+            }
+        });
+    }
+    if findings.is_empty() {
+        let message = format!("{} serve every queue that jobs name", workers.len());
+        findings.push(Finding::ok("workers", message));
+    }
+    let blind = workers
+        .iter()
+        .filter(|worker| worker.beat.stalled_for.is_some());
+    for worker in blind {
+        let message = format!("{} has not seen beat get on for a while", worker.id);
+        let help = "the worker and beat may use different servers or namespaces";
+        findings.push(Finding::warning("workers", message).with_help(help));
+    }
+    let paused = queues.iter().filter(|view| view.pause.is_some());
+    findings.extend(paused.map(|view| {
+        Finding::warning("queues", format!("`{}` is paused", view.queue)).with_help(format!(
+            "`orchestrator resume --queue {}` ends it",
+            view.queue
+        ))
+    }));
+    findings
+}
+
+/// How the jobs fare.
+fn fates(jobs: &[JobView]) -> Vec<Finding> {
+    let late = jobs
+        .iter()
+        .filter_map(|job| Some((job, job.overdue_since?)));
+    let overdue: Vec<_> = late
+        .map(|(job, since)| {
+            let since = since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+            Finding::failed(
+                "jobs",
+                format!("`{}` should have succeeded by {since}", job.name),
+            )
+            .with_help(format!(
+                "`orchestrator runs --job {}` shows its runs",
+                job.name
+            ))
+        })
+        .collect();
+    if !overdue.is_empty() {
+        return overdue;
+    }
+    let paused = jobs.iter().filter(|job| job.paused.is_some()).count();
+    vec![Finding::ok(
+        "jobs",
+        format!("none is overdue, {paused} are paused"),
+    )]
+}
+
+async fn dead(broker: &dyn Broker) -> Result<Option<Finding>, BrokerError> {
+    let letters = broker.dead_letters(None, LETTERS).await?.len();
+    if letters == 0 {
+        return Ok(None);
+    }
+    let many = if letters == LETTERS { " or more" } else { "" };
+    let message = format!("{letters}{many} wait for a decision");
+    let help =
+        "`orchestrator dead list --group` shows them; `dead retry` and `dead discard` decide";
+    Ok(Some(
+        Finding::warning("dead letters", message).with_help(help),
+    ))
+}

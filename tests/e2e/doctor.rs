@@ -1,0 +1,180 @@
+//! What is wrong is said: by `doctor`, and by `/livez` and `/readyz`.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+use serde_json::Value;
+
+use crate::support::{Installation, nats::NatsServer, wait_for};
+
+/// A port that is free now.
+fn port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Asks for a path; the status and the body.
+fn ask(port: u16, request: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+/// Both statuses.
+fn health(port: u16) -> Option<(u16, u16)> {
+    Some((ask(port, "GET /livez")?.0, ask(port, "GET /readyz")?.0))
+}
+
+fn wait_for_health(what: &str, port: u16, expected: (u16, u16)) {
+    wait_for(what, || (health(port)? == expected).then_some(()));
+}
+
+#[test]
+fn probes_tell_who_works_who_waits_and_who_is_stuck() {
+    let mut server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    here.schedule(
+        "a.toml",
+        "[job.a]\nshell = \"sleep 600\"\nkill = { grace = \"600s\" }\n",
+    );
+    let (leading, standing, working) = (port(), port(), port());
+    let at = |port: u16| format!("127.0.0.1:{port}");
+    let beat = here.start(
+        "first",
+        &["beat", "--data-dir", "1", "--listen", &at(leading)],
+    );
+    wait_for_health("the beat", leading, (200, 200));
+    let _second = here.start(
+        "second",
+        &["beat", "--data-dir", "2", "--listen", &at(standing)],
+    );
+    wait_for_health("the standby", standing, (200, 200));
+    let (_, body) = ask(standing, "GET /readyz").unwrap();
+    let report: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(report["parts"][0]["detail"], "standing by", "{report}");
+    let worker = here.start(
+        "worker",
+        &[
+            "worker",
+            "--queue",
+            "default",
+            "--concurrency",
+            "1",
+            "--listen",
+            &at(working),
+        ],
+    );
+    wait_for_health("the worker", working, (200, 200));
+    assert_eq!(ask(working, "GET /").unwrap().0, 404);
+    assert_eq!(ask(working, "POST /livez").unwrap().0, 405);
+
+    server.kill9();
+    for (name, port) in [
+        ("beat", leading),
+        ("standby", standing),
+        ("worker", working),
+    ] {
+        wait_for_health(&format!("{name} without a broker"), port, (200, 503));
+    }
+    server.restart();
+    for (name, port) in [
+        ("beat", leading),
+        ("standby", standing),
+        ("worker", working),
+    ] {
+        wait_for_health(&format!("{name} with its broker"), port, (200, 200));
+    }
+
+    // A full worker is no less well; a draining one takes nothing.
+    assert_eq!(here.run(&["run", "a"]).code, 0);
+    wait_for("a running run", || {
+        here.runs("a")
+            .iter()
+            .any(|run| run["state"] == "running")
+            .then_some(())
+    });
+    assert_eq!(health(working), Some((200, 200)));
+    worker.signal(rustix::process::Signal::TERM);
+    wait_for_health("draining", working, (200, 503));
+    worker.kill9();
+    beat.kill9();
+    let taken = here.run(&["worker", "--queue", "x", "--listen", &at(standing)]);
+    assert_eq!(taken.code, 1);
+    assert!(
+        taken.stderr.contains("cannot listen at"),
+        "{}",
+        taken.stderr
+    );
+}
+
+/// The findings: check and state.
+fn findings(here: &Installation) -> (i32, Vec<(String, String)>) {
+    let ended = here.run(&["doctor", "-o", "json"]);
+    let found: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let found = found.as_array().into_iter().flatten();
+    let found = found.map(|finding| (text(finding, "check"), text(finding, "state")));
+    (ended.code, found.collect())
+}
+
+fn has(found: &(i32, Vec<(String, String)>), check: &str, state: &str) -> bool {
+    let is = |(name, how): &(String, String)| name == check && how == state;
+    found.1.iter().any(is)
+}
+
+#[test]
+fn the_doctor_finds_what_does_not_work() {
+    let server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    let ended = here.run(&["doctor"]);
+    assert_eq!(ended.code, 1);
+    for expected in ["FAILED   beat", "start `orchestrator beat`", "nats-server"] {
+        assert!(
+            ended.stdout.contains(expected),
+            "{expected}: {}",
+            ended.stdout
+        );
+    }
+    let job = "[job.a]\nevery = \"1s\"\nshell = \"exit 1\"\nqueue = \"lonely\"\n";
+    here.schedule(
+        "a.toml",
+        &format!("{job}alert_if_no_success_for = \"2s\"\n"),
+    );
+    let beat = here.start("beat", &["beat"]);
+    wait_for("runs without a worker", || {
+        has(&findings(&here), "workers", "failed").then_some(())
+    });
+    let worker = here.start("worker", &["worker", "--queue", "lonely"]);
+    wait_for("an overdue job, served", || {
+        let found = findings(&here);
+        let is_served = !has(&found, "workers", "failed");
+        (found.0 == 1 && has(&found, "jobs", "failed") && is_served).then_some(())
+    });
+    here.schedule(
+        "a.toml",
+        "[job.a]\nevery = \"1s\"\nshell = \"true\"\nqueue = \"lonely\"\n",
+    );
+    wait_for("a healthy installation", || {
+        let found = findings(&here);
+        (found.0 == 0 && has(&found, "jobs", "ok") && has(&found, "beat", "ok")).then_some(())
+    });
+    here.schedule("b.toml", "[job.b]\nevery = 1\n");
+    server.publish("orch.jobs.lonely.x.slot", b"nonsense");
+    wait_for("a broken file, and a dead letter", || {
+        let found = findings(&here);
+        let both = has(&found, "schedules", "warning") && has(&found, "dead letters", "warning");
+        (found.0 == 0 && both).then_some(())
+    });
+    assert!(worker.stop().success());
+    beat.kill9();
+    wait_for("a dead beat", || {
+        has(&findings(&here), "beat", "failed").then_some(())
+    });
+}
