@@ -153,11 +153,11 @@ async fn perform(
 }
 
 /// Whether the guardian ended the job while this worker was frozen, or it was not started because its lease
-/// was over.
+/// was over. It may have been renewed since.
 fn was_killed_for_its_lease(message: &RunMessage, held: &Held, exit: &Exit) -> bool {
     message.spec.lease_loss() == LeaseLoss::Stop
         && matches!(exit, Exit::Signal(SIGKILL) | Exit::NotStarted(_))
-        && !held.lease.is_good()
+        && held.lease.has_lapsed()
 }
 
 /// How long a run that was asked for later has to wait.

@@ -44,6 +44,14 @@ pub(super) struct Lease {
 struct Hold {
     confirmed: Instant,
     receipt: Receipt,
+    /// A job that must not outlive its lease had to end once, whatever was confirmed after that.
+    lapsed: bool,
+}
+
+impl Hold {
+    fn age(&self) -> Duration {
+        clock::monotonic().saturating_duration_since(self.confirmed)
+    }
 }
 
 impl Lease {
@@ -52,7 +60,11 @@ impl Lease {
         Self {
             length,
             fence: AtomicU64::new(0),
-            hold: Mutex::new(Hold { confirmed, receipt }),
+            hold: Mutex::new(Hold {
+                confirmed,
+                receipt,
+                lapsed: false,
+            }),
             renewed: Notify::new(),
         }
     }
@@ -80,8 +92,11 @@ impl Lease {
 
     /// The run was delivered to this worker again: it is held by that delivery from now on.
     pub(super) fn adopt(&self, receipt: Receipt) {
-        let confirmed = clock::monotonic();
-        *self.hold() = Hold { confirmed, receipt };
+        let mut hold = self.hold();
+        hold.lapsed |= hold.age() >= self.killing();
+        hold.confirmed = clock::monotonic();
+        hold.receipt = receipt;
+        drop(hold);
         self.renewed.notify_one();
     }
 
@@ -89,6 +104,7 @@ impl Lease {
     fn confirm(&self, asked: Instant, receipt: &Receipt) {
         let mut hold = self.hold();
         if hold.receipt == *receipt {
+            hold.lapsed |= hold.age() >= self.killing();
             hold.confirmed = hold.confirmed.max(asked);
             self.renewed.notify_one();
         }
@@ -97,6 +113,13 @@ impl Lease {
     /// Whether a job that must not outlive its lease may still run.
     pub(super) fn is_good(&self) -> bool {
         self.age() < self.killing()
+    }
+
+    /// Whether a job that must not outlive its lease had to end at any time. The guardian and the threads that spawn
+    /// have done their part then, even if the lease was confirmed again before anybody looked.
+    pub(super) fn has_lapsed(&self) -> bool {
+        let hold = self.hold();
+        hold.lapsed || hold.age() >= self.killing()
     }
 
     /// At which age a job that must not outlive its lease is asked to end: two tries to renew
@@ -118,7 +141,7 @@ impl Lease {
     }
 
     fn age(&self) -> Duration {
-        clock::monotonic().saturating_duration_since(self.hold().confirmed)
+        self.hold().age()
     }
 
     fn hold(&self) -> MutexGuard<'_, Hold> {
@@ -232,5 +255,43 @@ impl Shared {
             held.ending.ask(Cause::Cancelled);
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(4);
+
+    fn receipt(name: &str) -> Receipt {
+        serde_json::from_value(name.into()).unwrap()
+    }
+
+    fn granted(ago: Duration) -> Lease {
+        let now = clock::monotonic();
+        Lease::new(LENGTH, receipt("first"), now.checked_sub(ago).unwrap())
+    }
+
+    #[test]
+    fn a_lapse_is_remembered_whatever_confirms_the_lease_again() {
+        let ages = [Duration::from_secs(3), LENGTH, 2 * LENGTH];
+        for age in ages {
+            let adopted = granted(age);
+            adopted.adopt(receipt("second"));
+            assert!(adopted.is_good() && adopted.has_lapsed(), "{age:?}");
+            let renewed = granted(age);
+            renewed.confirm(clock::monotonic(), &receipt("first"));
+            assert!(renewed.is_good() && renewed.has_lapsed(), "{age:?}");
+            assert!(granted(age).has_lapsed(), "{age:?}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_is_renewed_in_time_has_not_lapsed() {
+        let lease = granted(Duration::from_secs(1));
+        lease.confirm(clock::monotonic(), &receipt("first"));
+        lease.adopt(receipt("second"));
+        assert!(lease.is_good() && !lease.has_lapsed());
     }
 }
