@@ -17,9 +17,9 @@ lint:
 demo:
     cargo run --release -- up
 
-# ten minutes of killed, frozen and restarted workers and servers, in another order each time
-chaos:
-    CHAOS_SEED=$(date +%s) CHAOS_SECONDS=600 CHAOS_RUNS=2000 cargo test --test e2e chaos -- --nocapture
+# the fault matrix for hours, in another order each time
+chaos HOURS="1":
+    tests/chaos/for-hours {{HOURS}}
 
 # throughput, beat and footprint; results go to docs/benchmarks.md
 bench *ARGS:

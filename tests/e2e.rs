@@ -11,18 +11,12 @@ mod support;
 
 #[path = "e2e/anchor.rs"]
 mod anchor;
-#[path = "e2e/beat_crash.rs"]
-mod beat_crash;
 #[path = "e2e/beats.rs"]
 mod beats;
 #[path = "e2e/bench.rs"]
 mod bench;
 #[path = "e2e/blackout.rs"]
 mod blackout;
-#[path = "e2e/chaos.rs"]
-mod chaos;
-#[path = "e2e/clock.rs"]
-mod clock;
 #[path = "e2e/commands.rs"]
 mod commands;
 #[path = "e2e/crawler.rs"]
@@ -51,8 +45,6 @@ mod pause;
 mod pings;
 #[path = "e2e/priority.rs"]
 mod priority;
-#[path = "e2e/redelivery.rs"]
-mod redelivery;
 #[path = "e2e/reload.rs"]
 mod reload;
 #[path = "e2e/secrets.rs"]

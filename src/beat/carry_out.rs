@@ -173,10 +173,12 @@ async fn publish(
     match broker::publish(broker, &candidate, &due.left_queues, now).await {
         Ok(Published::Stored | Published::Duplicate) => Ok(None),
         // A step that is repeated late may find its own run gone, and the next one in its place.
-        Ok(Published::Occupied(live)) => match was_published(broker, &due.job, run_id).await? {
-            true => Ok(None),
-            false => Ok(Some(note(Verdict::Skipped, tick, Some(live)))),
-        },
+        Ok(Published::Occupied(live)) => {
+            fail::fail_point!("beat-occupied");
+            let was_published = was_published(broker, &due.job, run_id).await?;
+            fail::fail_point!("beat-looked-up");
+            Ok((!was_published).then(|| note(Verdict::Skipped, tick, Some(live))))
+        }
         Err(error @ BrokerError::Failed { .. }) => {
             warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
             Ok(Some(note(Verdict::Missed, tick, None)))

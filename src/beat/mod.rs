@@ -386,6 +386,7 @@ impl Beat {
         self.memory.move_watermark(&self.broker, committed).await?;
         fail::fail_point!("beat-committed");
         self.memory.keep_own(self.options.own.as_ref()).await?;
+        fail::fail_point!("beat-own-kept");
         Ok(())
     }
 

@@ -76,6 +76,7 @@ impl States {
         let mut written = stream::iter(writes).buffer_unordered(IN_FLIGHT);
         while let Some((name, known)) = written.try_next().await? {
             self.0.insert(name, known);
+            fail::fail_point!("beat-state-written");
         }
         Ok(())
     }

@@ -57,7 +57,9 @@ pub struct RunMessage {
 #[derive(Debug, Error)]
 pub enum Malformed {
     /// More than 1 MiB.
-    #[error("the message has {0} bytes, more than {MAX_BYTES}")]
+    #[error(
+        "the message has {0} bytes, more than {MAX_BYTES}: let its arguments name a file or a URL in place of what is large"
+    )]
     Oversize(usize),
     /// Not JSON, or not of the contract's form.
     #[error("the message is not understood: {0}")]

@@ -3,7 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod checker;
 pub mod listener;
+pub mod mounts;
 pub mod nats;
 pub mod network;
 pub mod random;

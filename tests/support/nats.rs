@@ -194,7 +194,7 @@ impl NatsServer {
     }
 }
 
-/// `more` may hold a `jetstream` block of its own.
+/// `more` may hold a `jetstream` block of its own, with another place for the store.
 fn config(dir: &Path, (host, port): (Ipv4Addr, u16), more: &str) -> String {
     let store = dir.join("store");
     let jetstream = if more.contains("jetstream") {
@@ -202,10 +202,11 @@ fn config(dir: &Path, (host, port): (Ipv4Addr, u16), more: &str) -> String {
     } else {
         "jetstream {}"
     };
-    format!(
-        "listen: \"{host}:{port}\"\nstore_dir: \"{}\"\n{jetstream}\n{more}\n",
-        store.display()
-    )
+    let store = match more.contains("store_dir") {
+        true => String::new(),
+        false => format!("store_dir: \"{}\"", store.display()),
+    };
+    format!("listen: \"{host}:{port}\"\n{store}\n{jetstream}\n{more}\n")
 }
 
 fn spawn(dir: &Path) -> Child {

@@ -9,11 +9,17 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// How late a slow line is with each piece.
+const SLOW: Duration = Duration::from_millis(25);
+
 /// What the proxy does with connections.
+#[allow(dead_code, reason = "each test binary uses its part")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
     /// Passes everything.
     Whole,
+    /// Passes what the server says late, and little at a time.
+    Slow,
     /// Drops what the server says: requests arrive, answers do not.
     Mute,
     /// Closes connections, and new ones at once.
@@ -78,8 +84,12 @@ async fn carry(client: TcpStream, port: u16, mut line: watch::Receiver<Line>) {
     let answering = async {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
-            let whole = *told.borrow() == Line::Whole;
-            if whole && to_client.write_all(&buffer[..read]).await.is_err() {
+            let line = *told.borrow();
+            if line == Line::Slow {
+                tokio::time::sleep(SLOW).await;
+            }
+            let passes = matches!(line, Line::Whole | Line::Slow);
+            if passes && to_client.write_all(&buffer[..read]).await.is_err() {
                 break;
             }
         }

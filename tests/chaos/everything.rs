@@ -1,21 +1,20 @@
 //! Workers and NATS are killed, frozen, drained and restarted at random, while runs write down what they
 //! do. Every run ends, no attempt goes on beside a later one, and nothing is left over.
 //!
-//! The order of events is always the same one unless `CHAOS_SEED` gives another; `CHAOS_SECONDS` and `CHAOS_RUNS`
-//! make it longer.
+//! `CHAOS_SECONDS` and `CHAOS_RUNS` make it longer.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{
-    Installation, Service,
-    nats::NatsServer,
-    random::{Random, number},
-    wait_for, within,
+use crate::{
+    seed,
+    support::{
+        Installation, Service, checker,
+        nats::NatsServer,
+        random::{Random, number},
+        wait_for, within,
+    },
 };
 
 const LEASE: &str = "4s";
@@ -129,10 +128,8 @@ impl Cluster {
     reason = "its length is given in real time"
 )]
 fn nothing_overlaps_and_everything_ends_whatever_dies() {
-    let seed = number("CHAOS_SEED", 14_655);
+    let mut random = seed();
     let (runs, length) = (number("CHAOS_RUNS", 150), number("CHAOS_SECONDS", 25));
-    println!("CHAOS_SEED={seed} CHAOS_RUNS={runs} CHAOS_SECONDS={length}");
-    let mut random = Random(seed);
     let nats = NatsServer::start();
     let here = Installation::on_nats(&nats.url());
     here.schedule("a.toml", JOBS);
@@ -172,7 +169,7 @@ fn nothing_overlaps_and_everything_ends_whatever_dies() {
         .iter()
         .filter(|run| run["state"] != "succeeded")
         .collect();
-    assert!(odd.is_empty(), "seed {seed}: {odd:#?}");
+    assert!(odd.is_empty(), "{odd:#?}");
     let attempts: usize = states
         .iter()
         .map(|run| run["attempts"].as_array().unwrap().len())
@@ -182,31 +179,17 @@ fn nothing_overlaps_and_everything_ends_whatever_dies() {
         cluster.started
     );
 
-    let mut newest: HashMap<&str, u64> = HashMap::new();
     let said = here.lines("said");
-    for line in &said {
-        let mut words = line.split(' ');
-        let (run, fence) = (
-            words.next().unwrap(),
-            words.next().unwrap().parse().unwrap(),
-        );
-        let known = newest.entry(run).or_insert(fence);
-        assert!(
-            fence >= *known,
-            "seed {seed}: {line}: after fence {known} had started\n{:#}",
-            here.json(&["show", run])
-        );
-        *known = fence;
-    }
+    checker::no_fence_speaks_after_a_later_one(said.iter().map(String::as_str));
     let mut last: Option<(u64, bool)> = None;
     for line in here.lines("alone") {
         let (what, token) = line.split_once(' ').unwrap();
         let token: u64 = token.parse().unwrap();
         match (what, last) {
-            ("end", Some((open, false))) => assert_eq!(open, token, "seed {seed}"),
-            ("end", _) => panic!("seed {seed}: {token} ended after its successor had started"),
+            ("end", Some((open, false))) => assert_eq!(open, token),
+            ("end", _) => panic!("{token} ended after its successor had started"),
             (_, Some((before, _))) => {
-                assert!(token > before, "seed {seed}: {token} after {before}")
+                assert!(token > before, "{token} after {before}")
             }
             (_, None) => {}
         }

@@ -1,10 +1,10 @@
-//! The clock of the machine is set forward and back while `up` runs.
+//! The clock of the machine is set forward and back while `up` runs, and daylight saving ends.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
 
-use crate::support::{Installation, Service, wait_for};
+use crate::support::{Installation, Service, checker, wait_for};
 
 const JOBS: &str = "
 [job.second]
@@ -103,4 +103,42 @@ fn a_step_forward_is_a_gap_and_a_step_back_fires_nothing_twice() {
     let ran = here.lines("ran");
     let distinct: BTreeSet<_> = ran.iter().collect();
     assert_eq!(distinct.len(), ran.len(), "a tick was run twice");
+}
+
+/// The last ten seconds before three o'clock in Berlin, the first time of two in that night.
+const BEFORE_THE_REPEATED_HOUR: &str = "@2026-10-25 00:59:50";
+
+const NIGHT: &str = r#"
+[defaults]
+timezone = "Europe/Berlin"
+overlap = "allow"
+working_dir = ".."
+
+[job.second]
+every = "1s"
+shell = "echo $ORCHESTRATOR_RUN_ID >> ran"
+
+[job.fixed]
+cron = "*/2 0,59 2 * * *"
+shell = "echo $ORCHESTRATOR_RUN_ID >> fixed"
+"#;
+
+#[test]
+fn an_hour_that_is_repeated_repeats_no_tick() {
+    let mut here = Installation::new();
+    here.set("TZ", "UTC");
+    here.schedule("a.toml", NIGHT);
+    set_clock(&here, BEFORE_THE_REPEATED_HOUR);
+    let up = started(&here);
+    wait_for("the second time of two o'clock", || {
+        let last = here.lines("ran").pop()?;
+        (last.as_str() > "second@20261025T010006Z").then_some(())
+    });
+    checker::every_second_once(&here.lines("ran"));
+    let fixed = here.lines("fixed");
+    assert!(
+        !fixed.is_empty() && fixed.iter().all(|id| id.contains("T0059")),
+        "only the first time: {fixed:?}"
+    );
+    drop(up);
 }
