@@ -120,9 +120,9 @@ impl Store {
         lock: DirectoryLock,
     ) -> Result<Self, (StoreError, DirectoryLock)> {
         let start = || {
+            open::remove_unfinished(directory)?;
             let generations = open::generation_file(directory)?;
-            let database = open::open_database(directory)?;
-            let generation = open::verify(directory, &database, &generations)?;
+            let (database, generation) = open::open_database(directory, &generations)?;
             let file = open::sync_created(directory)?;
             let shared = Arc::new(Shared::new(directory.to_owned()));
             let last = (generations, generation);

@@ -4,7 +4,9 @@
 use std::{
     collections::HashMap,
     fs::File,
+    io,
     os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, OnceLock, mpsc as std_mpsc},
     thread::{self, JoinHandle},
@@ -12,7 +14,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Batch, Durability, StoreError, generation::GenerationFile, parts};
+use super::{Batch, Durability, StoreError, generation::GenerationFile, open, parts};
 
 /// Most batches, and most bytes, that are applied as one.
 const GROUP_BATCHES: usize = 1_000;
@@ -97,7 +99,6 @@ pub(super) fn start(
     // Unbounded channels, but whoever sends holds room in the queue (`Store::reserve`).
     let (queue, requests) = mpsc::unbounded_channel();
     let (synced, to_sync) = std_mpsc::channel();
-    let fail = |error| StoreError::from_io(&shared.directory, "starting a thread", &error);
     let file = Arc::new(file);
     let writer = Writer {
         database: database.clone(),
@@ -107,15 +108,32 @@ pub(super) fn start(
         generation,
     };
     let syncing = Arc::clone(shared);
-    let sync = thread::Builder::new()
-        .name("store-sync".to_owned())
-        .spawn(move || sync_loop(&file, &generations, &syncing, &to_sync))
-        .map_err(fail)?;
-    let write = thread::Builder::new()
-        .name("store-write".to_owned())
-        .spawn(move || writer.run(requests))
-        .map_err(fail)?;
+    let sync = spawn("store-sync", shared, move || {
+        sync_loop(&file, &generations, &syncing, &to_sync);
+    })?;
+    let write = spawn("store-write", shared, move || writer.run(requests))?;
     Ok((queue, vec![write, sync]))
+}
+
+/// A writing thread. Should it panic, that is the end of the handle like any other failure.
+fn spawn(
+    name: &'static str,
+    shared: &Arc<Shared>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StoreError> {
+    let owned = Arc::clone(shared);
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                owned.fail(StoreError::Io {
+                    directory: owned.directory.display().to_string(),
+                    operation: name,
+                    reason: open::panic_text(&*panic),
+                });
+            }
+        })
+        .map_err(|error| StoreError::from_io(&shared.directory, "starting a thread", &error))
 }
 
 struct Writer {
@@ -166,7 +184,7 @@ impl Writer {
             self.database.flush()
         };
         match apply() {
-            Ok(_) => self.check_linked(),
+            Ok(_) => self.check_in_place(),
             Err(error) => {
                 let directory = &self.shared.directory;
                 let error = StoreError::from_sled(directory, "writing", &error);
@@ -175,15 +193,21 @@ impl Writer {
         }
     }
 
-    /// A deleted file goes on taking writes that nobody will ever read.
-    fn check_linked(&self) -> Result<(), StoreError> {
+    /// A file that was deleted, or moved away, goes on taking writes that nobody will ever find.
+    fn check_in_place(&self) -> Result<(), StoreError> {
         let directory = &self.shared.directory;
-        let error = match self.file.metadata() {
-            Ok(metadata) if metadata.nlink() > 0 => return Ok(()),
-            Ok(_) => StoreError::Deleted {
+        let is_in_place = || -> io::Result<bool> {
+            let (ours, found) = (self.file.metadata()?, directory.join("db").metadata()?);
+            Ok((ours.dev(), ours.ino()) == (found.dev(), found.ino()))
+        };
+        let error = match is_in_place() {
+            Ok(true) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                StoreError::from_io(directory, "looking at the data file", &error)
+            }
+            Ok(false) | Err(_) => StoreError::Deleted {
                 directory: directory.display().to_string(),
             },
-            Err(error) => StoreError::from_io(directory, "looking at the data file", &error),
         };
         Err(self.shared.fail(error))
     }
