@@ -27,6 +27,8 @@ mod clock;
 mod commands;
 #[path = "e2e/crawler.rs"]
 mod crawler;
+#[path = "e2e/damage.rs"]
+mod damage;
 #[path = "e2e/dead.rs"]
 mod dead;
 #[path = "e2e/doctor.rs"]

@@ -68,7 +68,7 @@ pub enum StoreError {
     /// Somebody took the files of an open store away.
     #[error(
         "{directory} was deleted, moved or replaced while it was in use: nothing more is accepted; \
-         put it back if you can, and start again"
+         start again"
     )]
     Deleted {
         /// The directory of the store.

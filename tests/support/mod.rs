@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod listener;
+pub mod mounts;
 pub mod nats;
 pub mod network;
 pub mod random;

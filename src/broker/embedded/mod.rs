@@ -127,6 +127,11 @@ impl EmbeddedBroker {
         }
     }
 
+    /// The first failure of the store, if it has failed.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.store.check()
+    }
+
     /// Ends the tasks and watches, writes what is queued and ends the writing threads. Calls that
     /// come later are refused. The directory is free when the last handle is dropped.
     pub async fn shutdown(&self) {
