@@ -30,6 +30,11 @@ command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
 [job.paused]
 every = "1s"
 shell = "echo no >> paused"
+
+[job.bulk]
+queue = "bulk"
+overlap = "allow"
+shell = "true"
 "#;
 
 /// Whose data directory it is.
@@ -217,6 +222,8 @@ impl Patient {
     fn live(&self) {
         let running = self.start();
         self.ticks_go_on("the first ticks");
+        let bulk = self.here.run(&["pause", "--queue", "bulk"]);
+        assert_eq!(bulk.code, 0, "{}", bulk.stderr);
         let paused = self.here.run(&["pause", "paused", "--reason", "a test"]);
         assert_eq!(paused.code, 0, "{}", paused.stderr);
         wait_for("beat to hear of the pause", || {
@@ -232,6 +239,35 @@ impl Patient {
         wait_for(&format!("{what}: {}", self.log()), || {
             (self.here.lines("ticks").len() > before + 1).then_some(())
         });
+    }
+
+    /// Submits runs that nobody executes until nothing more is stored; those that were accepted.
+    fn submit_until_it_ends(&self, service: &mut Service) -> Vec<String> {
+        let lines = format!("{{\"text\": \"{}\"}}\n", "x".repeat(2_000)).repeat(500);
+        fs::write(self.here.path("lines"), lines).unwrap();
+        let lines = self.here.path("lines").display().to_string();
+        let mut accepted = Vec::new();
+        wait_for("the end of room", || {
+            if service.ended().is_none() {
+                let ended = self.here.run(&["run", "bulk", "--batch", &lines]);
+                accepted.extend(ended.stdout.lines().map(str::to_owned));
+            }
+            service.ended()
+        });
+        accepted
+    }
+
+    fn has_stored(&self, accepted: &[String]) {
+        let runs = self.here.runs("bulk");
+        let stored: BTreeSet<_> = runs
+            .iter()
+            .map(|run| run["run_id"].as_str().unwrap())
+            .collect();
+        let lost: Vec<_> = accepted
+            .iter()
+            .filter(|id| !stored.contains(id.as_str()))
+            .collect();
+        assert!(lost.is_empty(), "accepted and lost: {lost:?}");
     }
 
     /// It goes on where it was, and remembers.
@@ -277,7 +313,7 @@ fn contains_all(text: &str, place: &Path, words: &[&str]) -> bool {
 fn befallen_by_everything(whose: Whose) {
     let mut patient = Patient::new(whose, "64m");
     patient.live();
-    for Misfortune { name, befall, then } in MISFORTUNES {
+    for Misfortune { name, befall, then } in &MISFORTUNES {
         let asides = patient.aside().len();
         if let Err(reason) = befall(&mut patient) {
             skipped(&format!("{name} for {whose:?}"), &reason);
@@ -286,7 +322,7 @@ fn befallen_by_everything(whose: Whose) {
         let told = patient.log().len();
         let log = |patient: &Patient| patient.log().split_off(told);
         let mut service = patient.start();
-        match then {
+        match *then {
             Then::SetAside => {
                 patient.is_well(name);
                 let words = ["the store is damaged", "it was set aside", "corrupt-"];
@@ -322,6 +358,10 @@ fn befallen_by_everything(whose: Whose) {
                 assert_eq!(patient.aside().len(), asides, "{name}: nothing was bad");
             }
             Then::Refused(code, words, mend) | Then::Missed(code, words, mend) => {
+                let accepted = match then {
+                    Then::Missed(..) => patient.submit_until_it_ends(&mut service),
+                    _ => Vec::new(),
+                };
                 let ended = service.wait();
                 let before = log(&patient);
                 assert_eq!(ended.code(), Some(code), "{name}: {before}");
@@ -335,6 +375,7 @@ fn befallen_by_everything(whose: Whose) {
                 assert_eq!(patient.aside().len(), asides, "{name}: nothing was bad");
                 let after = log(&patient);
                 assert!(!after.contains("the store is damaged"), "{name}: {after}");
+                patient.has_stored(&accepted);
             }
         }
         assert!(service.stop().success(), "{name}");
@@ -400,4 +441,63 @@ fn the_copy_is_whole(patient: &mut Patient) {
     nats.wipe();
     nats.restart();
     patient.is_well("the loss of NATS");
+}
+
+/// A file system of 20 MB fills up while `up` is at work, and is enlarged.
+#[test]
+fn up_ends_when_the_disk_fills_up_and_goes_on_when_it_is_enlarged() {
+    let mut patient = Patient::new(Whose::Up, "20m");
+    if patient.mounts.is_none() {
+        return;
+    }
+    patient.live();
+    let mut service = patient.start();
+    patient.is_well("a start");
+    let accepted = patient.submit_until_it_ends(&mut service);
+    assert!(accepted.len() > 1_000, "{}", accepted.len());
+    println!("{} runs were accepted", accepted.len());
+    let log = patient.log();
+    assert_eq!(service.wait().code(), Some(1), "{log}");
+    let words = ["the disk of", "is full", "make room"];
+    assert!(contains_all(&log, &patient.store(), &words), "{log}");
+    patient.remount("size=60m").unwrap();
+    let service = patient.start();
+    patient.is_well("more room");
+    assert!(patient.aside().is_empty(), "nothing was bad");
+    patient.has_stored(&accepted);
+    assert!(service.stop().success());
+    patient.each_tick_ran_once();
+}
+
+/// The same for the own copy of `beat`, which keeps on firing.
+#[test]
+fn beat_goes_on_when_the_disk_fills_up_and_when_it_is_enlarged() {
+    let mut patient = Patient::new(Whose::Beat, "20m");
+    if patient.mounts.is_none() {
+        return;
+    }
+    // Their states change with every run, and fill the copy quickly.
+    let anchored = |n: u32| {
+        format!("[job.anchored-{n}]\nevery = \"1s\"\nanchor = \"last_start\"\nshell = \"true\"\n")
+    };
+    let anchored: String = (0..20).map(anchored).collect();
+    patient.here.schedule("b.toml", &anchored);
+    patient.live();
+    let service = patient.start();
+    patient.is_well("a start");
+    fill(&patient.here.path("data/ballast"));
+    wait_for("what it says", || {
+        let words = ["the disk of", "is full", "make room", "beat goes on"];
+        contains_all(&patient.log(), &patient.store(), &words).then_some(())
+    });
+    patient.is_well("the end of room");
+    let again = || patient.log().contains("own copy is written again");
+    assert!(!again(), "there is no room yet");
+    patient.remount("size=60m").unwrap();
+    wait_for("the copy", || again().then_some(()));
+    patient.is_well("more room");
+    assert!(patient.aside().is_empty(), "nothing was bad");
+    the_copy_is_whole(&mut patient);
+    assert!(service.stop().success());
+    patient.each_tick_ran_once();
 }
