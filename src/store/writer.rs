@@ -1,5 +1,9 @@
-//! The two writing threads: one applies what is queued in groups, one syncs behind it, so that
-//! who needs no sync does not wait for one.
+//! The writing thread: applies what is queued in groups, and syncs each group before the next one is applied.
+//!
+//! Who asked for no sync does not wait for that of its own group. But the next group does: sled uses parts of its
+//! file again as soon as what replaced them is handed to the operating system. Were a second group applied on
+//! top of one that is not synced, a loss of power could keep the overwriting and lose the replacement, and
+//! the store would not open any more.
 
 use std::{
     collections::HashMap,
@@ -8,7 +12,7 @@ use std::{
     os::unix::fs::MetadataExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, OnceLock, mpsc as std_mpsc},
+    sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
 };
 
@@ -16,9 +20,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{Batch, Durability, StoreError, generation::GenerationFile, open, parts};
 
-/// Most batches, and most bytes, that are applied as one.
+/// Most batches, and most bytes, that are applied as one: less than one of sled's segments (512 KiB), so that
+/// what a group makes free is not used again by itself.
 const GROUP_BATCHES: usize = 1_000;
-const GROUP_BYTES: usize = 4 << 20;
+const GROUP_BYTES: usize = 256 << 10;
 
 /// What the handle and its threads share.
 #[derive(Debug)]
@@ -89,33 +94,27 @@ impl Request {
     }
 }
 
-/// Starts both threads. They end when the sender is dropped and all that was queued is done.
+/// Starts the thread. It ends when the sender is dropped and all that was queued is done.
 pub(super) fn start(
     database: &sled::Db,
     file: File,
     shared: &Arc<Shared>,
     (generations, generation): (GenerationFile, u64),
-) -> Result<(mpsc::UnboundedSender<Request>, Vec<JoinHandle<()>>), StoreError> {
-    // Unbounded channels, but whoever sends holds room in the queue (`Store::reserve`).
+) -> Result<(mpsc::UnboundedSender<Request>, JoinHandle<()>), StoreError> {
+    // An unbounded channel, but whoever sends holds room in the queue (`Store::reserve`).
     let (queue, requests) = mpsc::unbounded_channel();
-    let (synced, to_sync) = std_mpsc::channel();
-    let file = Arc::new(file);
     let writer = Writer {
         database: database.clone(),
-        file: Arc::clone(&file),
+        file,
         shared: Arc::clone(shared),
-        synced,
+        generations,
         generation,
     };
-    let syncing = Arc::clone(shared);
-    let sync = spawn("store-sync", shared, move || {
-        sync_loop(&file, &generations, &syncing, &to_sync);
-    })?;
-    let write = spawn("store-write", shared, move || writer.run(requests))?;
-    Ok((queue, vec![write, sync]))
+    let thread = spawn("store-write", shared, move || writer.run(requests))?;
+    Ok((queue, thread))
 }
 
-/// A writing thread. Should it panic, that is the end of the handle like any other failure.
+/// The thread. Should it panic, that is the end of the handle like any other failure.
 fn spawn(
     name: &'static str,
     shared: &Arc<Shared>,
@@ -138,40 +137,44 @@ fn spawn(
 
 struct Writer {
     database: sled::Db,
-    file: Arc<File>,
+    file: File,
     shared: Arc<Shared>,
-    synced: std_mpsc::Sender<Written>,
+    generations: GenerationFile,
     generation: u64,
 }
-
-/// A request that waits for a sync, with the generation that wrote it.
-type Written = (Request, u64);
 
 impl Writer {
     fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         while let Some(first) = requests.blocking_recv() {
             let group = collect(first, &mut requests);
-            match self.write(&group) {
-                Ok(()) => self.pass_on(group),
-                Err(error) => {
-                    for request in group {
-                        request.finish(Err(error.clone()));
-                    }
-                }
+            let written = self.write(&group);
+            let (to_sync, done): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .partition(|request| request.durability == Durability::Power && written.is_ok());
+            for request in done {
+                request.finish(written.clone().map(drop));
+            }
+            let synced = match written {
+                Ok(Wrote::Something) => self.sync(),
+                // All that came before is synced.
+                Ok(Wrote::Nothing) | Err(_) => self.shared.alive(),
+            };
+            for request in to_sync {
+                request.finish(synced.clone());
             }
         }
     }
 
     /// Applies a group and hands it to the operating system: from here on it survives the
     /// process, not the machine.
-    fn write(&mut self, group: &[Request]) -> Result<(), StoreError> {
+    fn write(&mut self, group: &[Request]) -> Result<Wrote, StoreError> {
         self.shared.alive()?;
         let mut last = HashMap::new();
         for request in group {
             last.extend(request.batch.writes());
         }
         if last.is_empty() {
-            return Ok(());
+            return Ok(Wrote::Nothing);
         }
         self.generation += 1;
         let apply = || {
@@ -184,7 +187,7 @@ impl Writer {
             self.database.flush()
         };
         match apply() {
-            Ok(_) => self.check_in_place(),
+            Ok(_) => self.check_in_place().map(|()| Wrote::Something),
             Err(error) => {
                 let directory = &self.shared.directory;
                 let error = StoreError::from_sled(directory, "writing", &error);
@@ -212,19 +215,24 @@ impl Writer {
         Err(self.shared.fail(error))
     }
 
-    fn pass_on(&self, group: Vec<Request>) {
-        for request in group {
-            match request.durability {
-                Durability::Crash => request.finish(Ok(())),
-                Durability::Power => {
-                    if let Err(unsent) = self.synced.send((request, self.generation)) {
-                        let (request, _) = unsent.0;
-                        request.finish(Err(self.shared.closed()));
-                    }
-                }
-            }
-        }
+    /// From here on it survives the machine.
+    fn sync(&self) -> Result<(), StoreError> {
+        let sync = || {
+            self.file.sync_data()?;
+            self.generations.write(self.generation)
+        };
+        sync().map_err(|error| {
+            let directory = &self.shared.directory;
+            self.shared
+                .fail(StoreError::from_io(directory, "syncing", &error))
+        })
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrote {
+    Something,
+    Nothing,
 }
 
 fn collect(first: Request, requests: &mut mpsc::UnboundedReceiver<Request>) -> Vec<Request> {
@@ -240,29 +248,4 @@ fn collect(first: Request, requests: &mut mpsc::UnboundedReceiver<Request>) -> V
         }
     }
     group
-}
-
-/// Confirms what one sync covers: all that was written before it began.
-fn sync_loop(
-    file: &File,
-    generations: &GenerationFile,
-    shared: &Shared,
-    requests: &std_mpsc::Receiver<Written>,
-) {
-    while let Ok(first) = requests.recv() {
-        let group: Vec<_> = std::iter::once(first).chain(requests.try_iter()).collect();
-        let newest = group.iter().map(|(_, generation)| *generation).max();
-        let result = shared.alive().and_then(|()| {
-            let sync = || {
-                file.sync_data()?;
-                newest.map_or(Ok(()), |newest| generations.write(newest))
-            };
-            sync().map_err(|error| {
-                shared.fail(StoreError::from_io(&shared.directory, "syncing", &error))
-            })
-        });
-        for (request, _) in group {
-            request.finish(result.clone());
-        }
-    }
 }

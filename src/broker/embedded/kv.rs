@@ -42,7 +42,7 @@ pub(super) struct Values {
     shared: Arc<Shared>,
 }
 
-/// What the writing threads may touch when a write is done; must not own the store.
+/// What the writing thread may touch when a write is done; must not own the store.
 #[derive(Debug)]
 struct Shared {
     context: Arc<Context>,

@@ -132,7 +132,7 @@ impl EmbeddedBroker {
         self.store.check()
     }
 
-    /// Ends the tasks and watches, writes what is queued and ends the writing threads. Calls that
+    /// Ends the tasks and watches, writes what is queued and ends the writing thread. Calls that
     /// come later are refused. The directory is free when the last handle is dropped.
     pub async fn shutdown(&self) {
         self.tasks.stop().await;
