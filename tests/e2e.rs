@@ -63,5 +63,7 @@ mod secrets;
 mod state;
 #[path = "e2e/submit.rs"]
 mod submit;
+#[path = "e2e/syncs.rs"]
+mod syncs;
 #[path = "e2e/up.rs"]
 mod up;

@@ -62,6 +62,12 @@ impl Extent {
     }
 }
 
+/// What is the same in every version.
+#[derive(Debug, Deserialize)]
+struct Head {
+    version: u32,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct StateValue {
     key: String,
@@ -136,11 +142,13 @@ impl InstallationState {
         if sum != Some(crc32c::crc32c(body)) {
             return Err(NotAState::Damaged);
         }
-        let state: Self =
-            serde_json::from_slice(body).map_err(|error| NotAState::Version(error.to_string()))?;
-        match state.version {
-            VERSION => Ok(state),
-            other => Err(NotAState::Version(format!("it has version {other}"))),
+        let foreign = |error: serde_json::Error| NotAState::Version(error.to_string());
+        // First of all: the rest may look different in another version.
+        match serde_json::from_slice(body).map_err(foreign)? {
+            Head { version: VERSION } => serde_json::from_slice(body).map_err(foreign),
+            Head { version } => Err(NotAState::Version(format!(
+                "it has version {version}, and this one reads {VERSION}"
+            ))),
         }
     }
 }
@@ -360,6 +368,7 @@ mod tests {
             ..state()
         };
         let error = InstallationState::decode(&newer.encode().unwrap()).unwrap_err();
-        assert_eq!(error, NotAState::Version("it has version 2".to_owned()));
+        let text = "it has version 2, and this one reads 1";
+        assert_eq!(error, NotAState::Version(text.to_owned()));
     }
 }

@@ -1,48 +1,16 @@
 //! What can befall a data directory, for `up` on its embedded broker and for `beat` on NATS alike: each is told in
 //! one message that names thing, place and mend, what is bad is set aside, and no tick runs twice.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-};
+#[path = "damage/patient.rs"]
+mod patient;
 
-use serde_json::Value;
+use std::{fs, os::unix::fs::FileExt};
 
 use crate::support::{
-    Installation, Service,
-    mounts::{Mounts, fill, skipped},
-    nats::NatsServer,
+    mounts::{fill, skipped},
     wait_for,
 };
-
-const JOBS: &str = r#"
-[defaults]
-working_dir = ".."
-
-[job.tick]
-every = "1s"
-overlap = "allow"
-catch_up = "all"
-command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
-
-[job.paused]
-every = "1s"
-shell = "echo no >> paused"
-
-[job.bulk]
-queue = "bulk"
-overlap = "allow"
-shell = "true"
-"#;
-
-/// Whose data directory it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    Up,
-    Beat,
-}
+use patient::{Patient, Whose, contains_all};
 
 /// What befalls it while nobody uses it, and what must follow.
 struct Misfortune {
@@ -126,189 +94,6 @@ const MISFORTUNES: [Misfortune; 6] = [
         then: Then::Rebuilt,
     },
 ];
-
-/// An installation with a past.
-struct Patient {
-    whose: Whose,
-    /// The one that holds the directory.
-    running: Option<Service>,
-    _worker: Option<Service>,
-    _nats: Option<NatsServer>,
-    mounts: Option<Mounts>,
-    here: Installation,
-}
-
-impl Patient {
-    fn new(whose: Whose, size: &str) -> Self {
-        let mut mounts = Mounts::new("read-only and full data directories");
-        let nats = (whose == Whose::Beat).then(NatsServer::start);
-        let mut here = Installation::new();
-        if let Some(nats) = &nats {
-            here.set("NATS_URL", &nats.url());
-        }
-        here.schedule("a.toml", JOBS);
-        if let Some(mounts) = &mut mounts {
-            mounts.tmpfs(&here.path("data"), size);
-        }
-        let worker = || here.start("worker", &["worker", "--queue", "default"]);
-        Self {
-            whose,
-            running: None,
-            _worker: nats.is_some().then(worker),
-            _nats: nats,
-            mounts,
-            here,
-        }
-    }
-
-    fn start(&self) -> Service {
-        match self.whose {
-            Whose::Up => self.here.start("service", &["up"]),
-            Whose::Beat => self.here.start("service", &["beat"]),
-        }
-    }
-
-    fn log(&self) -> String {
-        self.here.read("service.log")
-    }
-
-    fn store(&self) -> PathBuf {
-        match self.whose {
-            Whose::Up => self.here.path("data"),
-            Whose::Beat => self.here.path("data/beat"),
-        }
-    }
-
-    fn database(&self) -> fs::File {
-        let file = fs::File::options()
-            .write(true)
-            .open(self.store().join("db"));
-        file.unwrap()
-    }
-
-    fn remount(&self, options: &str) -> Result<(), String> {
-        match &self.mounts {
-            Some(mounts) => mounts.remount(&self.here.path("data"), options),
-            None => Err("no mounts".to_owned()),
-        }
-    }
-
-    /// Deletes the files of the store, and all that is beside them but what is to be kept.
-    fn delete(&self, kept: &[&str]) {
-        for entry in fs::read_dir(self.store()).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name();
-            if kept.iter().any(|kept| name == **kept) {
-                continue;
-            }
-            match entry.file_type().unwrap().is_dir() {
-                true => fs::remove_dir_all(entry.path()).unwrap(),
-                false => fs::remove_file(entry.path()).unwrap(),
-            }
-        }
-    }
-
-    fn aside(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.store()).unwrap();
-        let paths = entries.map(|entry| entry.unwrap().path());
-        let is_aside = |path: &PathBuf| {
-            let name = path.file_name().unwrap().to_string_lossy();
-            name.starts_with("corrupt-")
-        };
-        paths.filter(is_aside).collect()
-    }
-
-    /// Ticks ran, and a job is paused, of which the service knows.
-    fn live(&self) {
-        let running = self.start();
-        self.ticks_go_on("the first ticks");
-        let bulk = self.here.run(&["pause", "--queue", "bulk"]);
-        assert_eq!(bulk.code, 0, "{}", bulk.stderr);
-        let paused = self.here.run(&["pause", "paused", "--reason", "a test"]);
-        assert_eq!(paused.code, 0, "{}", paused.stderr);
-        wait_for("beat to hear of the pause", || {
-            let before = self.here.lines("paused").len();
-            self.ticks_go_on("a tick");
-            (self.here.lines("paused").len() == before).then_some(())
-        });
-        assert!(running.stop().success());
-    }
-
-    fn ticks_go_on(&self, what: &str) {
-        let before = self.here.lines("ticks").len();
-        wait_for(&format!("{what}: {}", self.log()), || {
-            (self.here.lines("ticks").len() > before + 1).then_some(())
-        });
-    }
-
-    /// Submits runs that nobody executes until nothing more is stored; those that were accepted.
-    fn submit_until_it_ends(&self, service: &mut Service) -> Vec<String> {
-        let lines = format!("{{\"text\": \"{}\"}}\n", "x".repeat(2_000)).repeat(500);
-        fs::write(self.here.path("lines"), lines).unwrap();
-        let lines = self.here.path("lines").display().to_string();
-        let mut accepted = Vec::new();
-        wait_for("the end of room", || {
-            if service.ended().is_none() {
-                let ended = self.here.run(&["run", "bulk", "--batch", &lines]);
-                accepted.extend(ended.stdout.lines().map(str::to_owned));
-            }
-            service.ended()
-        });
-        accepted
-    }
-
-    fn has_stored(&self, accepted: &[String]) {
-        let runs = self.here.runs("bulk");
-        let stored: BTreeSet<_> = runs
-            .iter()
-            .map(|run| run["run_id"].as_str().unwrap())
-            .collect();
-        let lost: Vec<_> = accepted
-            .iter()
-            .filter(|id| !stored.contains(id.as_str()))
-            .collect();
-        assert!(lost.is_empty(), "accepted and lost: {lost:?}");
-    }
-
-    /// It goes on where it was, and remembers.
-    fn is_well(&self, after: &str) {
-        let silent = self.here.lines("paused").len();
-        self.ticks_go_on(&format!("ticks after {after}"));
-        let jobs = self.here.json(&["jobs"]);
-        let is_paused = |job: &Value| job["paused"]["reason"] == "a test";
-        assert!(
-            jobs.as_array().unwrap().iter().any(is_paused),
-            "{after}: {jobs:#}"
-        );
-        assert_eq!(
-            self.here.lines("paused").len(),
-            silent,
-            "{after}: the pause was forgotten"
-        );
-    }
-
-    /// Every tick from the first to the last ran once.
-    fn each_tick_ran_once(&self) {
-        let executed = self.here.lines("ticks");
-        let once: BTreeSet<_> = executed.iter().collect();
-        assert_eq!(once.len(), executed.len(), "executed twice: {executed:#?}");
-        let at = |id: &String| {
-            let tick = id.split_once('@').unwrap().1;
-            chrono::NaiveDateTime::parse_from_str(tick, "%Y%m%dT%H%M%SZ").unwrap()
-        };
-        let ticks: BTreeSet<_> = executed.iter().map(at).collect();
-        let whole = *ticks.last().unwrap() - *ticks.first().unwrap();
-        assert_eq!(
-            ticks.len() as i64,
-            whole.num_seconds() + 1,
-            "a tick has no run: {executed:#?}"
-        );
-    }
-}
-
-fn contains_all(text: &str, place: &Path, words: &[&str]) -> bool {
-    text.contains(&place.display().to_string()) && words.iter().all(|word| text.contains(word))
-}
 
 fn befallen_by_everything(whose: Whose) {
     let mut patient = Patient::new(whose, "64m");
@@ -429,24 +214,15 @@ fn beat_goes_on_when_its_directory_is_deleted_and_makes_it_anew() {
     let log = patient.log();
     assert!(contains_all(&log, &patient.store(), &words), "{log}");
     patient.is_well("its deletion");
-    the_copy_is_whole(&mut patient);
+    patient.refills_a_broker();
     assert!(service.stop().success());
     patient.each_tick_ran_once();
-}
-
-/// A broker that lost everything is filled again.
-fn the_copy_is_whole(patient: &mut Patient) {
-    let nats = patient._nats.as_mut().unwrap();
-    nats.kill9();
-    nats.wipe();
-    nats.restart();
-    patient.is_well("the loss of NATS");
 }
 
 /// A file system of 20 MB fills up while `up` is at work, and is enlarged.
 #[test]
 fn up_ends_when_the_disk_fills_up_and_goes_on_when_it_is_enlarged() {
-    let mut patient = Patient::new(Whose::Up, "20m");
+    let patient = Patient::new(Whose::Up, "20m");
     if patient.mounts.is_none() {
         return;
     }
@@ -497,7 +273,7 @@ fn beat_goes_on_when_the_disk_fills_up_and_when_it_is_enlarged() {
     wait_for("the copy", || again().then_some(()));
     patient.is_well("more room");
     assert!(patient.aside().is_empty(), "nothing was bad");
-    the_copy_is_whole(&mut patient);
+    patient.refills_a_broker();
     assert!(service.stop().success());
     patient.each_tick_ran_once();
 }
