@@ -21,6 +21,8 @@ mod blackout;
 mod commands;
 #[path = "e2e/crawler.rs"]
 mod crawler;
+#[path = "e2e/damage.rs"]
+mod damage;
 #[path = "e2e/dead.rs"]
 mod dead;
 #[path = "e2e/doctor.rs"]
@@ -53,5 +55,7 @@ mod secrets;
 mod state;
 #[path = "e2e/submit.rs"]
 mod submit;
+#[path = "e2e/syncs.rs"]
+mod syncs;
 #[path = "e2e/up.rs"]
 mod up;

@@ -41,7 +41,7 @@ impl Beat {
         for name in &gone {
             self.memory.forget(&self.broker, name).await?;
         }
-        self.memory.keep_own(self.options.own.as_ref()).await?;
+        self.memory.keep_own(self.options.own.as_ref()).await;
         share(&self.broker, &set).await?;
         self.jobs = set;
         let anchored = self.jobs.iter();

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{BeatError, shared::encode};
+use super::{BeatError, OwnState, shared::encode};
 use crate::{
     broker::{Bucket, Cas, Durability, Revision, SharedBroker},
     clock,
@@ -33,6 +33,7 @@ const STALLED: Duration = Duration::from_secs(120);
 
 /// What a beat does that leads.
 const AT_WORK: &str = "firing ticks";
+const AT_WORK_ALONE: &str = "firing ticks; its own copy cannot be written, see the log";
 
 /// Who stands for leader.
 #[derive(Debug, Clone)]
@@ -183,12 +184,13 @@ impl Term {
     }
 
     /// Its work was done.
-    pub(super) fn succeeded(&self) {
+    pub(super) fn succeeded(&self, own: Option<&OwnState>) {
         let pulse = &self.shared.candidate.pulse;
         match lock(&self.shared.trouble).clone() {
             // Nothing may have been due.
             Some(reason) => pulse.fails(reason),
-            None => pulse.is_well(AT_WORK),
+            None if own.is_none_or(OwnState::is_kept) => pulse.is_well(AT_WORK),
+            None => pulse.is_well(AT_WORK_ALONE),
         }
     }
 

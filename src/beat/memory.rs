@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     BeatError, BeatOptions, OwnState,
-    own::Kept,
+    own::{Kept, Readiness},
     shared::{encode, read_installation, read_job, read_watermark},
     states::States,
 };
@@ -92,9 +92,6 @@ impl Memory {
             }
         }
         memory.settle_installation(broker).await?;
-        if let (Some(own), Some(installation)) = (&options.own, &memory.installation) {
-            own.keep_installation(installation).await?;
-        }
         let seeded = memory.watermark.clone();
         memory.move_watermark(broker, seeded).await?;
         memory.watch_news(broker).await?;
@@ -290,16 +287,23 @@ impl Memory {
     }
 
     /// Writes the watermark and what changed since the last time to this beat's own copy.
-    pub(super) async fn keep_own(&mut self, own: Option<&OwnState>) -> Result<(), BeatError> {
+    pub(super) async fn keep_own(&mut self, own: Option<&OwnState>) {
         if let Some(own) = own {
-            let changed = self
-                .unsaved
-                .iter()
-                .map(|name| (name, self.states.get(name)));
-            own.keep(&self.watermark, changed).await?;
+            match own.readiness() {
+                Readiness::Ready => {}
+                Readiness::Anew => self
+                    .unsaved
+                    .extend(self.states.iter().map(|(name, _)| name.clone())),
+                Readiness::Broken => return,
+            }
+            let states = &self.states;
+            let changed = self.unsaved.iter().map(|name| (name, states.get(name)));
+            let installation = self.installation.as_deref();
+            if !own.keep(&self.watermark, installation, changed).await {
+                return;
+            }
         }
         self.unsaved.clear();
-        Ok(())
     }
 
     /// The states of jobs of which something was heard that they do not say.

@@ -222,7 +222,7 @@ impl Beat {
         while !over.is_cancelled() {
             let pause = match self.turn().await {
                 Ok(pause) => {
-                    term.succeeded();
+                    term.succeeded(self.options.own.as_ref());
                     outage.over();
                     pause
                 }
@@ -385,7 +385,7 @@ impl Beat {
         };
         self.memory.move_watermark(&self.broker, committed).await?;
         fail::fail_point!("beat-committed");
-        self.memory.keep_own(self.options.own.as_ref()).await?;
+        self.memory.keep_own(self.options.own.as_ref()).await;
         fail::fail_point!("beat-own-kept");
         Ok(())
     }

@@ -1,12 +1,23 @@
 //! Beat's own copy of what it remembers, in sled: replaces the shared copy if that was lost, and is
 //! written after it, so that it can only be older.
+//!
+//! Beat does not start without it, but goes on without it: a disk that is full, or a directory that was
+//! deleted, must not keep ticks from being fired. A failure is final for the handle; so the directory is
+//! opened again until that works, and all is written anew.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
+use futures::FutureExt;
 use thiserror::Error;
-use tracing::warn;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
 
 use crate::{
+    clock,
     job::JobName,
     plan::{JobState, Watermark},
     store::{Batch, Durability, Store, StoreError, Tree},
@@ -36,10 +47,38 @@ pub enum OwnError {
     },
 }
 
+/// How long to wait between two tries to open a directory again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
 /// Beat's own copy of its state.
 #[derive(Debug)]
 pub struct OwnState {
-    store: Store,
+    directory: PathBuf,
+    handle: Mutex<Handle>,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Open(Store),
+    /// Open again after a failure; what is in it may be old, or nothing.
+    OpenAgain(Store),
+    /// Closing the one that failed, and opening the directory again.
+    Opening(JoinHandle<Result<Store, StoreError>>),
+    /// That failed too.
+    Failed {
+        try_at: Instant,
+    },
+}
+
+/// Whether the copy can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// With what has changed.
+    Ready,
+    /// With everything.
+    Anew,
+    /// Not now.
+    Broken,
 }
 
 /// A watermark and the states that go with it.
@@ -47,20 +86,41 @@ pub(super) type Kept = (Watermark, Vec<(JobName, JobState)>);
 
 impl OwnState {
     /// Opens the copy in `directory`, creating it if needed. Nobody else can open it meanwhile. A damaged
-    /// one is set aside: what is shared takes its place.
+    /// one is set aside: what is shared takes its place. To be called within a tokio runtime.
     pub fn open(directory: &Path) -> Result<Self, OwnError> {
-        let (store, _) = Store::open_or_set_aside(directory)?;
-        Ok(Self { store })
+        let handle = match Store::open_or_set_aside(directory) {
+            Ok((store, _)) => Handle::Open(store),
+            // A disk may fill up at any time, also before a start.
+            Err(error @ StoreError::DiskFull { .. }) => {
+                tell(&error);
+                Handle::failed()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            handle: Mutex::new(handle),
+        })
     }
 
-    /// The name of this directory: nobody else holds it now.
-    pub(super) async fn home(&self) -> Result<String, OwnError> {
+    /// The name of this directory: nobody else holds it now. `None` if it cannot have one.
+    pub(super) async fn home(&self) -> Result<Option<String>, OwnError> {
         if let Some(home) = self.text(HOME)? {
-            return Ok(home);
+            return Ok(Some(home));
         }
+        let Some(store) = self.store() else {
+            return Ok(None);
+        };
         let home = uuid::Uuid::new_v4().to_string();
-        self.set(HOME, &home).await?;
-        Ok(home)
+        let mut batch = Batch::default();
+        batch.put(TREE, HOME, home.as_bytes().to_vec());
+        match store.commit(batch, Durability::Power).await {
+            Ok(()) => Ok(Some(home)),
+            Err(error) => {
+                self.fails(store, &error);
+                Ok(None)
+            }
+        }
     }
 
     /// The installation whose state is kept here, if it is known.
@@ -68,31 +128,29 @@ impl OwnState {
         self.text(INSTALLATION)
     }
 
-    pub(super) async fn keep_installation(&self, name: &str) -> Result<(), OwnError> {
-        self.set(INSTALLATION, name).await
-    }
-
     fn text(&self, key: &[u8]) -> Result<Option<String>, OwnError> {
-        let value = self.store.get(TREE, key)?;
+        let Some(store) = self.store() else {
+            return Ok(None);
+        };
+        let value = store.get(TREE, key)?;
         Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
     }
 
-    async fn set(&self, key: &[u8], value: &str) -> Result<(), OwnError> {
-        let mut batch = Batch::default();
-        batch.put(TREE, key, value.as_bytes().to_vec());
-        self.store.commit(batch, Durability::Power).await?;
-        Ok(())
-    }
-
-    /// What was kept last; `None` if nothing was.
+    /// What was kept last; `None` if nothing was, or it cannot be read.
     pub(super) fn load(&self) -> Result<Option<Kept>, OwnError> {
-        let Some(watermark) = self.store.get(TREE, WATERMARK)? else {
+        let Some(store) = self.store() else {
+            return Ok(None);
+        };
+        let Some(watermark) = store.get(TREE, WATERMARK)? else {
             return Ok(None);
         };
         let watermark =
-            serde_json::from_slice(&watermark).map_err(|error| self.not_understood(&error))?;
+            serde_json::from_slice(&watermark).map_err(|error| OwnError::NotUnderstood {
+                directory: self.directory.display().to_string(),
+                reason: error.to_string(),
+            })?;
         let mut states = Vec::new();
-        for entry in self.store.scan_prefix(TREE, JOB) {
+        for entry in store.scan_prefix(TREE, JOB) {
             let (key, value) = entry?;
             let name = key
                 .get(JOB.len()..)
@@ -109,34 +167,128 @@ impl OwnState {
         Ok(Some((watermark, states)))
     }
 
-    /// Keeps the watermark and the jobs that changed; a job without a state was removed.
+    /// Keeps the watermark, the name of the installation and the jobs that changed; a job without a state
+    /// was removed. Whether that was possible: if not, it is told, and the copy is not ready for a while.
     pub(super) async fn keep<'a>(
         &self,
         watermark: &Watermark,
+        installation: Option<&str>,
         changed: impl Iterator<Item = (&'a JobName, Option<&'a JobState>)>,
-    ) -> Result<(), OwnError> {
-        let mut batch = Batch::default();
-        let value = serde_json::to_vec(watermark).map_err(|error| self.not_understood(&error))?;
-        batch.put(TREE, WATERMARK, value);
-        for (name, state) in changed {
-            let key = [JOB, name.as_str().as_bytes()].concat();
-            match state {
-                Some(state) => {
-                    let value =
-                        serde_json::to_vec(state).map_err(|error| self.not_understood(&error))?;
-                    batch.put(TREE, &key, value);
-                }
-                None => batch.remove(TREE, &key),
+    ) -> bool {
+        let Some(store) = self.store() else {
+            return false;
+        };
+        let batch = match encode(watermark, installation, changed) {
+            Ok(batch) => batch,
+            Err(error) => {
+                error!(target: "orchestrator::beat", %error, "beat's own copy cannot be encoded");
+                return false;
+            }
+        };
+        match store.commit(batch, Durability::Power).await {
+            Ok(()) => {
+                *self.handle() = Handle::Open(store);
+                true
+            }
+            Err(error) => {
+                self.fails(store, &error);
+                false
             }
         }
-        self.store.commit(batch, Durability::Power).await?;
-        Ok(())
     }
 
-    fn not_understood(&self, error: &serde_json::Error) -> OwnError {
-        OwnError::NotUnderstood {
-            directory: self.store.directory().display().to_string(),
-            reason: error.to_string(),
+    /// Whether it can be written now. Opens it again, in the background, after a failure.
+    pub(super) fn readiness(&self) -> Readiness {
+        let mut handle = self.handle();
+        let opened = match &mut *handle {
+            Handle::Open(_) => return Readiness::Ready,
+            Handle::OpenAgain(_) => return Readiness::Anew,
+            Handle::Failed { try_at } if clock::monotonic() < *try_at => return Readiness::Broken,
+            Handle::Failed { .. } => {
+                *handle = self.open_again(None);
+                return Readiness::Broken;
+            }
+            Handle::Opening(opening) => match opening.now_or_never() {
+                None => return Readiness::Broken,
+                Some(opened) => opened,
+            },
+        };
+        match opened {
+            Ok(Ok(store)) => {
+                info!(target: "orchestrator::beat", directory = %self.directory.display(),
+                    "beat's own copy is written again");
+                *handle = Handle::OpenAgain(store);
+                Readiness::Anew
+            }
+            Ok(Err(_)) | Err(_) => {
+                *handle = Handle::failed();
+                Readiness::Broken
+            }
         }
     }
+
+    /// Whether what beat commits is kept here too.
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(*self.handle(), Handle::Open(_))
+    }
+
+    fn fails(&self, store: Store, error: &StoreError) {
+        tell(error);
+        let mut handle = self.handle();
+        *handle = self.open_again(Some(store));
+    }
+
+    /// Off the runtime's threads: closing what failed may take its time.
+    fn open_again(&self, failed: Option<Store>) -> Handle {
+        let directory = self.directory.clone();
+        Handle::Opening(tokio::task::spawn_blocking(move || {
+            drop(failed);
+            let (store, _) = Store::open_or_set_aside(&directory)?;
+            Ok(store)
+        }))
+    }
+
+    fn store(&self) -> Option<Store> {
+        match &*self.handle() {
+            Handle::Open(store) | Handle::OpenAgain(store) => Some(store.clone()),
+            Handle::Opening(_) | Handle::Failed { .. } => None,
+        }
+    }
+
+    fn handle(&self) -> MutexGuard<'_, Handle> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Handle {
+    fn failed() -> Self {
+        let try_at = clock::monotonic() + TRY_AGAIN;
+        Self::Failed { try_at }
+    }
+}
+
+fn tell(error: &StoreError) {
+    error!(target: "orchestrator::beat", %error,
+        "beat's own copy cannot be written: beat goes on with the shared one alone, and tries again; what \
+         changes meanwhile is lost should the broker lose its data");
+}
+
+fn encode<'a>(
+    watermark: &Watermark,
+    installation: Option<&str>,
+    changed: impl Iterator<Item = (&'a JobName, Option<&'a JobState>)>,
+) -> serde_json::Result<Batch> {
+    let mut batch = Batch::default();
+    batch.put(TREE, WATERMARK, serde_json::to_vec(watermark)?);
+    if let Some(installation) = installation {
+        batch.put(TREE, INSTALLATION, installation.as_bytes().to_vec());
+    }
+    for (name, state) in changed {
+        let key = [JOB, name.as_str().as_bytes()].concat();
+        match state {
+            Some(state) => batch.put(TREE, &key, serde_json::to_vec(state)?),
+            None => batch.remove(TREE, &key),
+        }
+    }
+    Ok(batch)
 }

@@ -11,6 +11,7 @@ use super::{
     Beat, BeatError, BeatOptions, OwnState, ReloadCause,
     leader::{Candidate, Found, Term},
     outage::Outage,
+    own::Readiness,
     reload::{self, Wanted},
     shared::{read_job, read_watermark},
 };
@@ -53,7 +54,7 @@ pub async fn serve(
         return Ok(());
     };
     let home = match &options.own {
-        Some(own) => Some(own.home().await?),
+        Some(own) => own.home().await?,
         None => None,
     };
     let candidate = Candidate {
@@ -212,12 +213,20 @@ impl Copy {
             return Ok(());
         }
         self.follow(broker).await?;
+        match own.readiness() {
+            Readiness::Ready => {}
+            Readiness::Anew => {
+                // Watched anew, which begins with all of them.
+                self.states = None;
+                self.follow(broker).await?;
+            }
+            Readiness::Broken => return Ok(()),
+        }
         let changed = self.changed.iter();
-        own.keep(
-            &watermark,
-            changed.map(|(name, state)| (name, state.as_ref())),
-        )
-        .await?;
+        let changed = changed.map(|(name, state)| (name, state.as_ref()));
+        if !own.keep(&watermark, None, changed).await {
+            return Ok(());
+        }
         debug!(target: "orchestrator::beat", at = %watermark.at, changed = self.changed.len(),
             "own copy brought up to date");
         self.changed.clear();

@@ -7,10 +7,10 @@ use tracing::{debug, error, warn};
 
 use super::CliError;
 use crate::{
-    broker::SharedBroker,
+    broker::{SharedBroker, embedded::EmbeddedBroker},
     clock,
     ops::{self, Extent},
-    store::SetAside,
+    store::{SetAside, StoreError},
 };
 
 /// Below the data directory.
@@ -18,39 +18,53 @@ const DIRECTORY: &str = "snapshots";
 /// Making snapshots takes at most this part of the time.
 const PART: u32 = 50;
 
-/// Fills an empty broker with the newest snapshot.
+/// Fills a broker without a state with the newest snapshot: one that was set aside, that was deleted, or that
+/// this was begun for before and cut off.
 pub(super) async fn take_up(
     broker: &SharedBroker,
     data_dir: &Path,
-    aside: &SetAside,
+    aside: Option<&SetAside>,
 ) -> Result<(), CliError> {
+    if ops::has_state(broker.as_ref()).await? {
+        return Ok(());
+    }
+    let damaged = aside.map(|aside| aside.directory.display().to_string());
     let found = ops::read_snapshot(&data_dir.join(DIRECTORY))?;
     let Some((path, state)) = found else {
-        warn!(target: "orchestrator::state", damaged = %aside.directory.display(),
-            "there is no snapshot: the schedule begins anew, what waited is lost");
+        if let Some(damaged) = damaged {
+            warn!(target: "orchestrator::state", damaged,
+                "there is no snapshot: the schedule begins anew, what waited is lost");
+        }
         return Ok(());
     };
     let amount = ops::import_state(broker.as_ref(), &state, false).await?;
     warn!(target: "orchestrator::state", snapshot = %path.display(), taken_at = %state.exported_at,
-        damaged = %aside.directory.display(), values = amount.values, runs = amount.runs,
-        runs_left_out = state.runs_left_out,
-        "going on from a snapshot: what happened since is forgotten, ticks since then are caught up with");
+        damaged, values = amount.values, runs = amount.runs, runs_left_out = state.runs_left_out,
+        "the store is empty: going on from a snapshot; what happened since is forgotten, ticks since then are \
+         caught up with");
     Ok(())
 }
 
 /// Writes one every so often until `stop`, and one at the end.
 pub(super) async fn keep(
-    broker: SharedBroker,
+    embedded: Arc<EmbeddedBroker>,
     data_dir: Arc<Path>,
     every: Duration,
     stop: CancellationToken,
 ) {
     let directory = data_dir.join(DIRECTORY);
+    let broker: SharedBroker = Arc::clone(&embedded) as SharedBroker;
     let mut pause = every;
     while !stop.is_cancelled() {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => {}
+        }
+        match embedded.check() {
+            // What was deleted can still be read: this is all that is left of it.
+            Ok(()) | Err(StoreError::Deleted { .. }) => {}
+            // What is in memory may never have been written as a whole.
+            Err(_) => return,
         }
         let start = clock::monotonic();
         if let Err(error) = write(&broker, &directory).await {

@@ -56,11 +56,11 @@ pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliErr
                 .map_err(|error| CliError::new(Exit::Failed, error))?;
             if file == Path::new("-") {
                 std::io::stdout().lock().write_all(&bytes)?;
-            } else {
-                write_anew(&file, &bytes).map_err(|error| at(&file, &error))?;
+                output::to_stderr(&told("exported", state.amount()));
+                return Ok(());
             }
-            output::to_stderr(&told("exported", state.amount()));
-            Ok(())
+            write_anew(&file, &bytes).map_err(|error| at(&file, &error))?;
+            tell("exported", state.amount(), globals)
         }
         Action::Import { file, replace } => {
             let bytes = read(&file).map_err(|error| at(&file, &error))?;
@@ -68,13 +68,17 @@ pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliErr
                 CliError::new(Exit::Failed, format!("{}: {reason}", file.display()))
             })?;
             let amount = ops::import_state(broker.as_ref(), &state, replace).await?;
-            match globals.output {
-                Format::Json => output::json(&amount),
-                Format::Name | Format::Table => {
-                    output::to_stderr(&told("imported", amount));
-                    Ok(())
-                }
-            }
+            tell("imported", amount, globals)
+        }
+    }
+}
+
+fn tell(what: &str, amount: Amount, globals: &Globals) -> Result<(), CliError> {
+    match globals.output {
+        Format::Json => output::json(&amount),
+        Format::Name | Format::Table => {
+            output::to_stderr(&told(what, amount));
+            Ok(())
         }
     }
 }
@@ -86,18 +90,26 @@ fn told(what: &str, amount: Amount) -> String {
 
 /// Whole or not at all, and for this user alone.
 fn write_anew(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let mut partial = file.as_os_str().to_owned();
     partial.push(".partial");
-    let mut writing = fs::File::options()
+    let written = write_whole(Path::new(&partial), bytes).and_then(|()| fs::rename(&partial, file));
+    if written.is_err() {
+        // If it is there at all, it is of no use.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = fs::File::options()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&partial)?;
-    writing.write_all(bytes)?;
-    writing.sync_all()?;
-    fs::rename(&partial, file)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

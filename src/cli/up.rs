@@ -79,9 +79,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     };
     let (embedded, aside) = EmbeddedBroker::open_or_set_aside(&globals.data_dir, options)?;
     let broker: SharedBroker = Arc::clone(&embedded) as SharedBroker;
-    if let Some(aside) = aside {
-        snapshots::take_up(&broker, &globals.data_dir, &aside).await?;
-    }
+    snapshots::take_up(&broker, &globals.data_dir, aside.as_ref()).await?;
     let server = socket::serve(&globals.data_dir, Arc::clone(&broker)).map_err(|error| {
         let dir = globals.data_dir.display();
         CliError::new(
@@ -124,7 +122,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     let drain = stop.drain.clone();
     let beating = tokio::spawn(async move { beat.run(&mut reload, &drain).await });
     let snapshots = tokio::spawn(snapshots::keep(
-        Arc::clone(&broker),
+        Arc::clone(&embedded),
         globals.data_dir.as_path().into(),
         args.snapshot_every.get().max(SHORTEST_PAUSE),
         stop.at_once.child_token(),

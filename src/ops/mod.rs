@@ -33,7 +33,9 @@ pub use pause::{
 pub use retry::retry;
 pub use runs::{RunFilter, cancel, cancel_tree, find_run, runs, wait_for};
 pub use snapshot::{read_snapshot, write_snapshot};
-pub use state::{Amount, Extent, InstallationState, NotAState, export_state, import_state};
+pub use state::{
+    Amount, Extent, InstallationState, NotAState, export_state, has_state, import_state,
+};
 pub use submit::{Same, Submission, Submitted, Submitter, submit};
 
 use chrono::{DateTime, Utc};

@@ -13,7 +13,7 @@ use crate::{
     broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Published},
     job::{Job, JobName, Overlap, QueueName},
     plan::{DEFINITION_PREFIX, INSTALLATION_KEY, LEADER_KEY, RELOAD_KEY, WATERMARK_KEY},
-    run::RunMessage,
+    run::{RunMessage, RunRecord},
 };
 
 /// The version of the file that this build writes and reads.
@@ -60,6 +60,12 @@ impl Extent {
             Self::Snapshot => Self::RUNS,
         }
     }
+}
+
+/// What is the same in every version.
+#[derive(Debug, Deserialize)]
+struct Head {
+    version: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -136,11 +142,13 @@ impl InstallationState {
         if sum != Some(crc32c::crc32c(body)) {
             return Err(NotAState::Damaged);
         }
-        let state: Self =
-            serde_json::from_slice(body).map_err(|error| NotAState::Version(error.to_string()))?;
-        match state.version {
-            VERSION => Ok(state),
-            other => Err(NotAState::Version(format!("it has version {other}"))),
+        let foreign = |error: serde_json::Error| NotAState::Version(error.to_string());
+        // First of all: the rest may look different in another version.
+        match serde_json::from_slice(body).map_err(foreign)? {
+            Head { version: VERSION } => serde_json::from_slice(body).map_err(foreign),
+            Head { version } => Err(NotAState::Version(format!(
+                "it has version {version}, and this one reads {VERSION}"
+            ))),
         }
     }
 }
@@ -241,6 +249,11 @@ async fn dead_letters(broker: &dyn Broker) -> Result<Vec<DeadLetter>, OpsError> 
     }
 }
 
+/// Whether a beat has ever been at work on this broker.
+pub async fn has_state(broker: &dyn Broker) -> Result<bool, OpsError> {
+    Ok(broker.get(Bucket::State, WATERMARK_KEY).await?.is_some())
+}
+
 /// Puts into a broker what an installation knew. One that has a watermark is refused, unless `replace`
 /// says that its values are to be replaced; runs that it has stay either way.
 pub async fn import_state(
@@ -248,7 +261,7 @@ pub async fn import_state(
     state: &InstallationState,
     replace: bool,
 ) -> Result<Amount, OpsError> {
-    if !replace && broker.get(Bucket::State, WATERMARK_KEY).await?.is_some() {
+    if !replace && has_state(broker).await? {
         return Err(OpsError::NotEmpty {
             broker: broker.describe(),
         });
@@ -291,8 +304,7 @@ async fn import_run(
         let key = message.run_id.key();
         let value = record.get().as_bytes().to_vec();
         let set = broker.compare_and_set(Bucket::Runs, &key, None, value, Durability::Power);
-        if set.await? == Cas::Conflict {
-            // Known there: what became of it is said by its own record.
+        if set.await? == Cas::Conflict && has_ended(broker, &key).await? {
             return Ok(false);
         }
     }
@@ -309,6 +321,14 @@ async fn import_run(
     };
     let published = broker::publish(broker, &candidate, &[], message.published_at).await?;
     Ok(published == Published::Stored)
+}
+
+/// What became of a run is said by the record that is there. One without an end may be that of an import that
+/// was cut off: then it is published now, and refused if it is stored already.
+async fn has_ended(broker: &dyn Broker, key: &str) -> Result<bool, OpsError> {
+    let entry = broker.get(Bucket::Runs, key).await?;
+    let record = entry.map(|entry| serde_json::from_slice::<RunRecord>(&entry.value));
+    Ok(matches!(record, Some(Ok(record)) if record.state.is_final()))
 }
 
 #[cfg(test)]
@@ -348,6 +368,7 @@ mod tests {
             ..state()
         };
         let error = InstallationState::decode(&newer.encode().unwrap()).unwrap_err();
-        assert_eq!(error, NotAState::Version("it has version 2".to_owned()));
+        let text = "it has version 2, and this one reads 1";
+        assert_eq!(error, NotAState::Version(text.to_owned()));
     }
 }

@@ -4,6 +4,8 @@ use std::{io, path::Path};
 
 use thiserror::Error;
 
+use super::open::is_locked;
+
 /// Names the directory and the mend. All but [`StoreError::Held`] are final for the handle.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
@@ -63,8 +65,11 @@ pub enum StoreError {
         /// What was found.
         reason: String,
     },
-    /// Somebody deleted the files of an open store.
-    #[error("{directory} was deleted while it was in use: nothing more is accepted; start again")]
+    /// Somebody took the files of an open store away.
+    #[error(
+        "{directory} was deleted, moved or replaced while it was in use: nothing more is accepted; \
+         start again"
+    )]
     Deleted {
         /// The directory of the store.
         directory: String,
@@ -111,6 +116,23 @@ impl StoreError {
                 operation,
                 reason,
             },
+        }
+    }
+
+    /// The same for an error of opening. sled is always opened with the same settings, so those in the
+    /// directory that it does not support were not written by it.
+    pub(super) fn from_opening(directory: &Path, error: &sled::Error) -> Self {
+        let text = || directory.display().to_string();
+        match error {
+            error if is_locked(error) => Self::Held {
+                directory: text(),
+                holder: "a process that has its file `db` open".to_owned(),
+            },
+            sled::Error::Unsupported(_) | sled::Error::ReportableBug(_) => Self::Damaged {
+                directory: text(),
+                reason: error.to_string(),
+            },
+            _ => Self::from_sled(directory, "opening the store", error),
         }
     }
 

@@ -1,16 +1,16 @@
 //! A durable key-value store in one directory. The only importer of sled.
 //!
-//! Owns the directory: its lock, its files and the two threads that write. It knows nothing of
+//! Owns the directory: its lock, its files and the thread that writes. It knows nothing of
 //! jobs, runs or brokers, and nothing outside this module may touch the files.
 //!
 //! # What a write goes through
 //!
 //! `submit` queues a batch, `writer` takes all that is queued, applies it to sled as one atomic
-//! batch, flushes it to the operating system and confirms who asked for [`Durability::Crash`]. A
-//! second thread then syncs the file (sled's own flush does not) and confirms
-//! [`Durability::Power`]. So a group of any size costs one write and one sync, and writes are
-//! applied in the order in which they were submitted. After a crash a write is there as a whole or
-//! not at all, and with it every write submitted before.
+//! batch, flushes it to the operating system and confirms who asked for [`Durability::Crash`]. Then
+//! it syncs the file (sled's own flush does not) and confirms [`Durability::Power`]. So a group of
+//! any size costs one write and one sync, and writes are applied in the order in which they were
+//! submitted. After a crash a write is there as a whole or not at all, and with it every write
+//! submitted before.
 //!
 //! Every value carries a checksum, every group a generation, which is also written beside the store once it is
 //! synced: what is not what was written, or is older than what was confirmed, is not opened.
@@ -60,19 +60,19 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    // Dropped in this order: the threads end, then the database, then the lock.
-    threads: Threads,
+    // Dropped in this order: the thread ends, then the database, then the lock.
+    thread: Thread,
     room: Arc<Semaphore>,
     shared: Arc<Shared>,
     database: sled::Db,
     _lock: DirectoryLock,
 }
 
-/// The writing threads. Dropping waits for what is queued.
+/// The writing thread. Dropping waits for what is queued.
 #[derive(Debug)]
-struct Threads {
+struct Thread {
     queue: Mutex<Option<mpsc::UnboundedSender<Request>>>,
-    handles: Mutex<Vec<JoinHandle<()>>>,
+    handle: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Room for one batch in the queue. Submit or drop it soon: closing the store waits for it.
@@ -120,24 +120,24 @@ impl Store {
         lock: DirectoryLock,
     ) -> Result<Self, (StoreError, DirectoryLock)> {
         let start = || {
+            open::remove_unfinished(directory)?;
             let generations = open::generation_file(directory)?;
-            let database = open::open_database(directory)?;
-            let generation = open::verify(directory, &database, &generations)?;
+            let (database, generation) = open::open_database(directory, &generations)?;
             let file = open::sync_created(directory)?;
             let shared = Arc::new(Shared::new(directory.to_owned()));
             let last = (generations, generation);
-            let (queue, handles) = writer::start(&database, file, &shared, last)?;
-            Ok((database, shared, queue, handles))
+            let (queue, handle) = writer::start(&database, file, &shared, last)?;
+            Ok((database, shared, queue, handle))
         };
-        let (database, shared, queue, handles) = match start() {
+        let (database, shared, queue, handle) = match start() {
             Ok(started) => started,
             Err(error) => return Err((error, lock)),
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                threads: Threads {
+                thread: Thread {
                     queue: Mutex::new(Some(queue)),
-                    handles: Mutex::new(handles),
+                    handle: Mutex::new(Some(handle)),
                 },
                 room: Arc::new(Semaphore::new(QUEUE_UNITS as usize)),
                 shared,
@@ -199,7 +199,7 @@ impl Store {
     pub async fn reserve(&self, bytes: usize) -> Result<Room, StoreError> {
         let shared = &self.inner.shared;
         shared.alive()?;
-        let queue = self.inner.threads.queue().ok_or_else(|| shared.closed())?;
+        let queue = self.inner.thread.queue().ok_or_else(|| shared.closed())?;
         let units = u32::try_from(bytes / UNIT + 1).unwrap_or(QUEUE_UNITS);
         let room = Arc::clone(&self.inner.room);
         match room.acquire_many_owned(units.min(QUEUE_UNITS)).await {
@@ -209,7 +209,7 @@ impl Store {
     }
 
     /// Queues a batch without waiting. Batches are applied in the order of these calls. `then` is
-    /// called once, on a writing thread and never within this call, before the confirmation: it
+    /// called once, on the writing thread and never within this call, before the confirmation: it
     /// must be quick and must not own this store. It is called even when nobody awaits the
     /// confirmation any more.
     pub fn submit(
@@ -234,12 +234,12 @@ impl Store {
         }
     }
 
-    /// Refuses new batches, waits until the queued ones are written, and ends the threads.
+    /// Refuses new batches, waits until the queued ones are written, and ends the thread.
     pub async fn close(&self) {
         self.inner.room.close();
         let inner = Arc::clone(&self.inner);
         // Fails only if the runtime is going down; then dropping the store does the same.
-        let _ = tokio::task::spawn_blocking(move || inner.threads.finish()).await;
+        let _ = tokio::task::spawn_blocking(move || inner.thread.finish()).await;
     }
 }
 
@@ -253,7 +253,7 @@ impl Confirmation {
     }
 }
 
-impl Threads {
+impl Thread {
     fn queue(&self) -> Option<mpsc::UnboundedSender<Request>> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.clone()
@@ -266,16 +266,19 @@ impl Threads {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take(),
         );
-        let handles =
-            std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
-        for handle in handles {
-            // A writing thread that panicked has dropped its waiters, who were told.
+        let handle = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(handle) = handle {
+            // One that panicked has dropped its waiters, who were told.
             let _ = handle.join();
         }
     }
 }
 
-impl Drop for Threads {
+impl Drop for Thread {
     fn drop(&mut self) {
         self.finish();
     }

@@ -24,17 +24,23 @@ fn is_of_the_store(name: &str) -> bool {
     matches!(name, "db" | "conf" | "blobs" | generation::FILE_NAME) || name.starts_with("snap.")
 }
 
-/// Moves the files of the store in `directory` to `corrupt-TIME` there.
+/// Moves the files of the store in `directory` to `corrupt-TIME` there. The generation is the last one: until it is
+/// moved, what is left is noticed again, should this be cut off.
 pub(super) fn set_aside(directory: &Path, damage: StoreError) -> Result<SetAside, StoreError> {
     let at = clock::now().format("%Y%m%dT%H%M%S%.3fZ");
     let aside = directory.join(format!("corrupt-{at}"));
     let move_all = || {
         fs::create_dir(&aside)?;
+        let mut names = Vec::new();
         for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            if entry.file_name().to_str().is_some_and(is_of_the_store) {
-                fs::rename(entry.path(), aside.join(entry.file_name()))?;
+            let name = entry?.file_name();
+            if name.to_str().is_some_and(is_of_the_store) {
+                names.push(name);
             }
+        }
+        names.sort_by_key(|name| name == generation::FILE_NAME);
+        for name in names {
+            fs::rename(directory.join(&name), aside.join(&name))?;
         }
         fs::File::open(&aside)?.sync_all()?;
         fs::File::open(directory)?.sync_all()

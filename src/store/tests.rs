@@ -1,9 +1,7 @@
+mod damage;
 mod full;
 
-use std::{
-    fs::File,
-    os::unix::fs::{FileExt, PermissionsExt},
-};
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
@@ -177,21 +175,55 @@ async fn a_closed_store_refuses_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_deleted_directory_is_noticed() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("store");
-    let store = Store::open(&path).unwrap();
-    store
-        .commit(put("a", b"1"), Durability::Power)
-        .await
-        .unwrap();
-    std::fs::remove_dir_all(&path).unwrap();
-    for _ in 0..2 {
-        let refused = store.commit(put("a", b"2"), Durability::Crash).await;
-        assert!(
-            matches!(refused, Err(StoreError::Deleted { .. })),
-            "{refused:?}"
-        );
+async fn a_directory_that_is_taken_away_is_noticed() {
+    type Take = fn(&Path, &Path) -> std::io::Result<()>;
+    let takes: [(&str, Take); 3] = [
+        ("deleted", |store, _| std::fs::remove_dir_all(store)),
+        ("moved", |store, other| std::fs::rename(store, other)),
+        ("replaced", |store, other| {
+            std::fs::copy(store.join("db"), other)?;
+            std::fs::rename(other, store.join("db"))
+        }),
+    ];
+    for (how, take) in takes {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store");
+        let store = Store::open(&path).unwrap();
+        store
+            .commit(put("a", b"1"), Durability::Power)
+            .await
+            .unwrap();
+        take(&path, &directory.path().join("other")).unwrap();
+        for _ in 0..2 {
+            let refused = store.commit(put("a", b"2"), Durability::Crash).await;
+            assert!(
+                matches!(refused, Err(StoreError::Deleted { .. })),
+                "{how}: {refused:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_writing_thread_that_panics_is_a_failure() {
+    for durability in [Durability::Crash, Durability::Power] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let room = store.reserve(10).await.unwrap();
+        let broken = store.submit(room, put("a", b"1"), durability, |_| panic!("a test"));
+        broken.confirmed().await.unwrap_err();
+        let failed = tokio::time::timeout(std::time::Duration::from_secs(20), async {
+            loop {
+                if let Err(error) = store.check() {
+                    return error;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        let text = failed.await.unwrap().to_string();
+        assert!(text.contains("a test"), "{text}");
+        let refused = store.commit(put("b", b"1"), durability).await;
+        assert!(refused.unwrap_err().to_string().contains("a test"));
     }
 }
 
@@ -221,139 +253,4 @@ fn every_system_error_has_its_mend() {
         let text = text(errno);
         assert!(text.contains("/data") && text.contains(mend), "{text}");
     }
-}
-
-/// A store with a hundred values, closed in order.
-async fn filled(directory: &Path) {
-    let store = Store::open(directory).unwrap();
-    for n in 0..100 {
-        let key = format!("key-{n}");
-        let batch = put(&key, key.repeat(50).as_bytes());
-        store.commit(batch, Durability::Power).await.unwrap();
-    }
-    store.close().await;
-}
-
-fn copied(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_file() {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
-}
-
-/// Opens it; if that works, everything must be there.
-fn whole_or_refused(directory: &Path) -> Result<(), StoreError> {
-    let store = Store::open(directory)?;
-    let found: Vec<_> = store.scan(TREE).collect::<Result<_, _>>()?;
-    assert_eq!(found.len(), 100, "it was opened with a part of its values");
-    for (key, value) in found {
-        let key = String::from_utf8(key).unwrap();
-        assert_eq!(value, key.repeat(50).as_bytes(), "{key}");
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn flipped_bits_are_never_read_as_values() {
-    let original = tempfile::tempdir().unwrap();
-    filled(original.path()).await;
-    let size = std::fs::metadata(original.path().join("db")).unwrap().len();
-    let copy = tempfile::tempdir().unwrap();
-    copied(original.path(), copy.path());
-    whole_or_refused(copy.path()).unwrap();
-    let mut refused = 0;
-    for round in 0..60 {
-        let directory = tempfile::tempdir().unwrap();
-        copied(original.path(), directory.path());
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(directory.path().join("db"))
-            .unwrap();
-        // Spread over what is written of the file.
-        let at = size * round / 60 + round * 37 % 256;
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at.min(size - 1)).unwrap();
-        byte[0] ^= 1 << (round % 8);
-        file.write_all_at(&byte, at.min(size - 1)).unwrap();
-        match whole_or_refused(directory.path()) {
-            Ok(()) => {}
-            Err(StoreError::Damaged { .. }) => refused += 1,
-            Err(other) => panic!("round {round}: {other}"),
-        }
-    }
-    println!("{refused} of 60 refused, the others were whole");
-}
-
-#[tokio::test]
-async fn a_store_that_was_set_back_or_emptied_is_damaged() {
-    let directory = tempfile::tempdir().unwrap();
-    filled(directory.path()).await;
-    let before = tempfile::tempdir().unwrap();
-    copied(directory.path(), before.path());
-    let store = Store::open(directory.path()).unwrap();
-    store
-        .commit(put("more", b"1"), Durability::Power)
-        .await
-        .unwrap();
-    store.close().await;
-    drop(store);
-    let generation = directory.path().join("generation");
-    for name in ["db", "conf"] {
-        std::fs::copy(before.path().join(name), directory.path().join(name)).unwrap();
-    }
-    let error = Store::open(directory.path()).unwrap_err();
-    let text = error.to_string();
-    assert!(text.contains("set back or emptied"), "{text}");
-
-    for emptied in [Some(0), Some(1000), None] {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::copy(&generation, directory.path().join("generation")).unwrap();
-        if let Some(bytes) = emptied {
-            copied(before.path(), directory.path());
-            std::fs::copy(&generation, directory.path().join("generation")).unwrap();
-            let db = File::options()
-                .write(true)
-                .open(directory.path().join("db"));
-            db.unwrap().set_len(bytes).unwrap();
-        }
-        let error = Store::open(directory.path()).unwrap_err();
-        assert!(
-            matches!(error, StoreError::Damaged { .. }),
-            "{emptied:?}: {error}"
-        );
-        // What is damaged is kept, and an empty store takes its place.
-        let (store, aside) = Store::open_or_set_aside(directory.path()).unwrap();
-        let aside = aside.unwrap();
-        assert!(aside.directory.join("generation").exists());
-        assert!(aside.directory.join("db").exists(), "{emptied:?}");
-        assert_eq!(store.scan(TREE).count(), 0);
-        store
-            .commit(put("a", b"1"), Durability::Power)
-            .await
-            .unwrap();
-        store.close().await;
-        drop(store);
-        let (store, aside) = Store::open_or_set_aside(directory.path()).unwrap();
-        assert_eq!(aside, None);
-        assert_eq!(store.get(TREE, b"a").unwrap().unwrap(), b"1");
-    }
-}
-
-#[tokio::test]
-async fn damaged_files_are_an_error_and_not_a_panic() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::create_dir(directory.path().join("db")).unwrap();
-    let error = Store::open(directory.path()).unwrap_err();
-    assert!(
-        error.to_string().contains("db") || matches!(error, StoreError::Io { .. }),
-        "{error}"
-    );
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("conf"), "not a configuration").unwrap();
-    let error = Store::open(directory.path()).unwrap_err();
-    let path = directory.path().display().to_string();
-    assert!(error.to_string().contains(&path), "{error}");
 }

@@ -1,22 +1,29 @@
-//! The two writing threads: one applies what is queued in groups, one syncs behind it, so that
-//! who needs no sync does not wait for one.
+//! The writing thread: applies what is queued in groups, and syncs each group before the next one is applied.
+//!
+//! Who asked for no sync does not wait for that of its own group. But the next group does: sled uses parts of its
+//! file again as soon as what replaced them is handed to the operating system. Were a second group applied on
+//! top of one that is not synced, a loss of power could keep the overwriting and lose the replacement, and
+//! the store would not open any more.
 
 use std::{
     collections::HashMap,
     fs::File,
+    io,
     os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, OnceLock, mpsc as std_mpsc},
+    sync::{Arc, OnceLock},
     thread::{self, JoinHandle},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Batch, Durability, StoreError, generation::GenerationFile, parts};
+use super::{Batch, Durability, StoreError, generation::GenerationFile, open, parts};
 
-/// Most batches, and most bytes, that are applied as one.
+/// Most batches, and most bytes, that are applied as one: less than one of sled's segments (512 KiB), so that
+/// what a group makes free is not used again by itself.
 const GROUP_BATCHES: usize = 1_000;
-const GROUP_BYTES: usize = 4 << 20;
+const GROUP_BYTES: usize = 256 << 10;
 
 /// What the handle and its threads share.
 #[derive(Debug)]
@@ -87,73 +94,87 @@ impl Request {
     }
 }
 
-/// Starts both threads. They end when the sender is dropped and all that was queued is done.
+/// Starts the thread. It ends when the sender is dropped and all that was queued is done.
 pub(super) fn start(
     database: &sled::Db,
     file: File,
     shared: &Arc<Shared>,
     (generations, generation): (GenerationFile, u64),
-) -> Result<(mpsc::UnboundedSender<Request>, Vec<JoinHandle<()>>), StoreError> {
-    // Unbounded channels, but whoever sends holds room in the queue (`Store::reserve`).
+) -> Result<(mpsc::UnboundedSender<Request>, JoinHandle<()>), StoreError> {
+    // An unbounded channel, but whoever sends holds room in the queue (`Store::reserve`).
     let (queue, requests) = mpsc::unbounded_channel();
-    let (synced, to_sync) = std_mpsc::channel();
-    let fail = |error| StoreError::from_io(&shared.directory, "starting a thread", &error);
-    let file = Arc::new(file);
     let writer = Writer {
         database: database.clone(),
-        file: Arc::clone(&file),
+        file,
         shared: Arc::clone(shared),
-        synced,
+        generations,
         generation,
     };
-    let syncing = Arc::clone(shared);
-    let sync = thread::Builder::new()
-        .name("store-sync".to_owned())
-        .spawn(move || sync_loop(&file, &generations, &syncing, &to_sync))
-        .map_err(fail)?;
-    let write = thread::Builder::new()
-        .name("store-write".to_owned())
-        .spawn(move || writer.run(requests))
-        .map_err(fail)?;
-    Ok((queue, vec![write, sync]))
+    let thread = spawn("store-write", shared, move || writer.run(requests))?;
+    Ok((queue, thread))
+}
+
+/// The thread. Should it panic, that is the end of the handle like any other failure.
+fn spawn(
+    name: &'static str,
+    shared: &Arc<Shared>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StoreError> {
+    let owned = Arc::clone(shared);
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+                owned.fail(StoreError::Io {
+                    directory: owned.directory.display().to_string(),
+                    operation: name,
+                    reason: open::panic_text(&*panic),
+                });
+            }
+        })
+        .map_err(|error| StoreError::from_io(&shared.directory, "starting a thread", &error))
 }
 
 struct Writer {
     database: sled::Db,
-    file: Arc<File>,
+    file: File,
     shared: Arc<Shared>,
-    synced: std_mpsc::Sender<Written>,
+    generations: GenerationFile,
     generation: u64,
 }
-
-/// A request that waits for a sync, with the generation that wrote it.
-type Written = (Request, u64);
 
 impl Writer {
     fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         while let Some(first) = requests.blocking_recv() {
             let group = collect(first, &mut requests);
-            match self.write(&group) {
-                Ok(()) => self.pass_on(group),
-                Err(error) => {
-                    for request in group {
-                        request.finish(Err(error.clone()));
-                    }
-                }
+            let written = self.write(&group);
+            let (to_sync, done): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .partition(|request| request.durability == Durability::Power && written.is_ok());
+            for request in done {
+                request.finish(written.clone().map(drop));
+            }
+            let synced = match written {
+                Ok(Wrote::Something) => self.sync(),
+                // All that came before is synced.
+                Ok(Wrote::Nothing) | Err(_) => self.shared.alive(),
+            };
+            for request in to_sync {
+                request.finish(synced.clone());
             }
         }
     }
 
     /// Applies a group and hands it to the operating system: from here on it survives the
     /// process, not the machine.
-    fn write(&mut self, group: &[Request]) -> Result<(), StoreError> {
+    fn write(&mut self, group: &[Request]) -> Result<Wrote, StoreError> {
         self.shared.alive()?;
         let mut last = HashMap::new();
         for request in group {
             last.extend(request.batch.writes());
         }
         if last.is_empty() {
-            return Ok(());
+            return Ok(Wrote::Nothing);
         }
         self.generation += 1;
         let apply = || {
@@ -166,7 +187,7 @@ impl Writer {
             self.database.flush()
         };
         match apply() {
-            Ok(_) => self.check_linked(),
+            Ok(_) => self.check_in_place().map(|()| Wrote::Something),
             Err(error) => {
                 let directory = &self.shared.directory;
                 let error = StoreError::from_sled(directory, "writing", &error);
@@ -175,32 +196,43 @@ impl Writer {
         }
     }
 
-    /// A deleted file goes on taking writes that nobody will ever read.
-    fn check_linked(&self) -> Result<(), StoreError> {
+    /// A file that was deleted, or moved away, goes on taking writes that nobody will ever find.
+    fn check_in_place(&self) -> Result<(), StoreError> {
         let directory = &self.shared.directory;
-        let error = match self.file.metadata() {
-            Ok(metadata) if metadata.nlink() > 0 => return Ok(()),
-            Ok(_) => StoreError::Deleted {
+        let is_in_place = || -> io::Result<bool> {
+            let (ours, found) = (self.file.metadata()?, directory.join("db").metadata()?);
+            Ok((ours.dev(), ours.ino()) == (found.dev(), found.ino()))
+        };
+        let error = match is_in_place() {
+            Ok(true) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                StoreError::from_io(directory, "looking at the data file", &error)
+            }
+            Ok(false) | Err(_) => StoreError::Deleted {
                 directory: directory.display().to_string(),
             },
-            Err(error) => StoreError::from_io(directory, "looking at the data file", &error),
         };
         Err(self.shared.fail(error))
     }
 
-    fn pass_on(&self, group: Vec<Request>) {
-        for request in group {
-            match request.durability {
-                Durability::Crash => request.finish(Ok(())),
-                Durability::Power => {
-                    if let Err(unsent) = self.synced.send((request, self.generation)) {
-                        let (request, _) = unsent.0;
-                        request.finish(Err(self.shared.closed()));
-                    }
-                }
-            }
-        }
+    /// From here on it survives the machine.
+    fn sync(&self) -> Result<(), StoreError> {
+        let sync = || {
+            self.file.sync_data()?;
+            self.generations.write(self.generation)
+        };
+        sync().map_err(|error| {
+            let directory = &self.shared.directory;
+            self.shared
+                .fail(StoreError::from_io(directory, "syncing", &error))
+        })
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrote {
+    Something,
+    Nothing,
 }
 
 fn collect(first: Request, requests: &mut mpsc::UnboundedReceiver<Request>) -> Vec<Request> {
@@ -216,29 +248,4 @@ fn collect(first: Request, requests: &mut mpsc::UnboundedReceiver<Request>) -> V
         }
     }
     group
-}
-
-/// Confirms what one sync covers: all that was written before it began.
-fn sync_loop(
-    file: &File,
-    generations: &GenerationFile,
-    shared: &Shared,
-    requests: &std_mpsc::Receiver<Written>,
-) {
-    while let Ok(first) = requests.recv() {
-        let group: Vec<_> = std::iter::once(first).chain(requests.try_iter()).collect();
-        let newest = group.iter().map(|(_, generation)| *generation).max();
-        let result = shared.alive().and_then(|()| {
-            let sync = || {
-                file.sync_data()?;
-                newest.map_or(Ok(()), |newest| generations.write(newest))
-            };
-            sync().map_err(|error| {
-                shared.fail(StoreError::from_io(&shared.directory, "syncing", &error))
-            })
-        });
-        for (request, _) in group {
-            request.finish(result.clone());
-        }
-    }
 }

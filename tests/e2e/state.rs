@@ -1,7 +1,18 @@
 //! What an installation knows survives its broker: moved to another one, and taken up from a snapshot.
 
-use std::fs::File;
+use std::{
+    fs::File,
+    io::Write,
+    process::{Command, Stdio},
+};
 
+use orchestrator::{
+    broker::{
+        Broker, Bucket, Durability,
+        embedded::{EmbeddedBroker, EmbeddedOptions},
+    },
+    ops::{InstallationState, import_state},
+};
 use serde_json::Value;
 
 use crate::support::{Installation, nats::NatsServer, wait_for};
@@ -169,5 +180,125 @@ fn without_a_snapshot_it_begins_anew_and_says_so() {
     let before = here.lines("ticks").len();
     wait_for("ticks", || {
         (here.lines("ticks").len() > before).then_some(())
+    });
+}
+
+/// The exit code and standard error of a command that is fed `input`.
+fn fed(mut command: Command, input: &[u8]) -> (i32, String) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), stderr)
+}
+
+fn with_checksum(body: &str) -> Vec<u8> {
+    let sum = crc32c::crc32c(body.as_bytes());
+    format!("orchestrator-state crc32c={sum:08x}\n{body}\n").into_bytes()
+}
+
+#[test]
+fn files_are_looked_at_before_anything_is_written() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", JOBS);
+    let beat = here.start("beat", &["beat"]);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(4).cloned());
+    assert!(beat.stop().success());
+
+    // To a file, and through pipes; into a namespace of its own, which has nothing yet.
+    let file = here.path("state").display().to_string();
+    let told = here.json(&["state", "export", &file]);
+    assert!(told["values"].as_u64().unwrap() > 5, "{told}");
+    let piped = here.bytes(&["state", "export", "-"]);
+    assert!(piped.starts_with(b"orchestrator-state crc32c="));
+    let body = String::from_utf8(piped.clone()).unwrap();
+    let (_, body) = body.trim_end().split_once('\n').unwrap();
+    let newer = body.replacen("\"version\":1", "\"version\":2,\"other\":[]", 1);
+    let newer = newer.replacen("\"values\":", "\"entries\":", 1);
+    let mut flipped = piped.clone();
+    flipped[piped.len() / 2] ^= 1;
+    let wrong: [(&str, &[u8], &str); 6] = [
+        ("cut off", &piped[..piped.len() / 2], "it is damaged"),
+        (
+            "cut off at the end",
+            &piped[..piped.len() - 1],
+            "it is damaged",
+        ),
+        ("altered", &flipped, "it is damaged"),
+        ("empty", b"", "does not begin like a file"),
+        ("something else", b"[job.a]\n", "does not begin like a file"),
+        ("newer", &with_checksum(&newer), "it has version 2"),
+    ];
+    let import = |more: &[&str]| {
+        here.command(&[&["--namespace", "other", "state", "import", "-"], more].concat())
+    };
+    for (what, bytes, reason) in wrong {
+        let (code, stderr) = fed(import(&[]), bytes);
+        assert_eq!(code, 1, "{what}: {stderr}");
+        assert!(stderr.contains(reason), "{what}: {stderr}");
+    }
+    let missing = here.run(&["state", "import", "no-such-file"]);
+    assert_eq!(missing.code, 1, "{}", missing.stderr);
+    assert!(
+        missing.stderr.contains("no-such-file"),
+        "{}",
+        missing.stderr
+    );
+    let nowhere = here.run(&["state", "export", "no/such/directory/file"]);
+    assert_eq!(nowhere.code, 1, "{}", nowhere.stderr);
+
+    // Nothing of all that was written: it counts as empty.
+    let (code, stderr) = fed(import(&[]), &piped);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("imported"), "{stderr}");
+    let jobs = here.json(&["--namespace", "other", "jobs"]);
+    assert_eq!(jobs.as_array().unwrap().len(), 5, "{jobs}");
+    let (code, stderr) = fed(import(&[]), &piped);
+    assert_eq!(code, 7, "{stderr}");
+    assert!(stderr.contains("--replace"), "{stderr}");
+    let (code, stderr) = fed(import(&["--replace"]), &piped);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+#[test]
+fn an_import_that_was_cut_off_is_repeated_whole() {
+    let here = Installation::new();
+    here.schedule("a.toml", "[job.long]\nshell = \"sleep 1000\"\n");
+    let up = here.up(&[]);
+    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
+    assert_eq!(here.run(&["run", "long"]).code, 0);
+    wait_for("the run", || {
+        let runs = here.runs("long");
+        (runs.first()?["state"] == "running").then_some(())
+    });
+    let state = here.bytes(&["state", "export"]);
+    up.kill9();
+    let state = InstallationState::decode(&state).unwrap();
+    assert_eq!(state.amount().runs, 1);
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let open = |name: &str| {
+            EmbeddedBroker::open(&here.path(name), EmbeddedOptions::default()).unwrap()
+        };
+        let whole = open("whole");
+        let amount = import_state(&*whole, &state, false).await.unwrap();
+        assert_eq!(amount.runs, 1);
+        // The record was written; then the power failed.
+        let cut_off = open("cut-off");
+        let record = whole.latest(Bucket::Runs, "long").await.unwrap().unwrap();
+        let value = record.value.clone();
+        let set =
+            cut_off.compare_and_set(Bucket::Runs, &record.key, None, value, Durability::Power);
+        set.await.unwrap();
+        let amount = import_state(&*cut_off, &state, false).await.unwrap();
+        assert_eq!(amount.runs, 1, "its record is no reason to lose the run");
+        assert_eq!(cut_off.pending(0, 10).await.unwrap().len(), 1);
     });
 }

@@ -174,7 +174,7 @@ impl Installation {
         self.spawn(network.enter(&self.command(args)), name, env)
     }
 
-    fn spawn(&self, mut command: Command, name: &str, env: &[(&str, &str)]) -> Service {
+    pub fn spawn(&self, mut command: Command, name: &str, env: &[(&str, &str)]) -> Service {
         let log = self.path(&format!("{name}.log"));
         let out = File::options()
             .create(true)

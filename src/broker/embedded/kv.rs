@@ -42,7 +42,7 @@ pub(super) struct Values {
     shared: Arc<Shared>,
 }
 
-/// What the writing threads may touch when a write is done; must not own the store.
+/// What the writing thread may touch when a write is done; must not own the store.
 #[derive(Debug)]
 struct Shared {
     context: Arc<Context>,
@@ -262,10 +262,11 @@ impl Values {
         };
         // What was decided before the watcher was registered is applied after this, so that the
         // scan sees it; all that comes later is announced.
-        self.store
-            .commit(Batch::default(), Durability::Crash)
-            .await
-            .map_err(|error| self.context.failed(format!("watching {prefix}"), error))?;
+        match self.store.commit(Batch::default(), Durability::Crash).await {
+            // Nothing more will come, but what is there can still be read, and saved.
+            Ok(()) | Err(StoreError::Deleted { .. }) => {}
+            Err(error) => return Err(self.context.failed(format!("watching {prefix}"), error)),
+        }
         let watch = Watch::new(
             self.store.clone(),
             Arc::clone(&self.context),

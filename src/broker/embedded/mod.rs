@@ -127,7 +127,12 @@ impl EmbeddedBroker {
         }
     }
 
-    /// Ends the tasks and watches, writes what is queued and ends the writing threads. Calls that
+    /// The first failure of the store, if it has failed.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.store.check()
+    }
+
+    /// Ends the tasks and watches, writes what is queued and ends the writing thread. Calls that
     /// come later are refused. The directory is free when the last handle is dropped.
     pub async fn shutdown(&self) {
         self.tasks.stop().await;

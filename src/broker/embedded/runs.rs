@@ -53,7 +53,7 @@ pub(super) struct Runs {
     shared: Arc<Shared>,
 }
 
-/// What the writing threads may touch when a write is done; must not own the store.
+/// What the writing thread may touch when a write is done; must not own the store.
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
