@@ -19,6 +19,7 @@ use tracing::{debug, error};
 use super::Beat;
 use crate::{
     broker::{self, BrokerError, Bucket, SharedBroker},
+    clock,
     exec::WebhookSender,
     job::{About, Event, Webhook, WebhookName},
     plan::TOLD_PREFIX,
@@ -52,7 +53,7 @@ impl Beat {
             credentials: self.options.credentials.clone(),
         };
         let stop = CancellationToken::new();
-        let running = tokio::spawn(herald.run(stop.clone()));
+        let running = tokio::spawn(clock::same(herald.run(stop.clone())));
         Sent { stop, running }
     }
 }
@@ -80,9 +81,10 @@ impl Herald {
             let mut couriers = JoinSet::new();
             for destination in destinations(&set, &sender) {
                 let courier = Courier::new(Arc::clone(&self.broker), set.clone(), destination);
-                couriers.spawn(courier.run(recalled.clone()));
+                couriers.spawn(clock::same(courier.run(recalled.clone())));
             }
             let is_over = tokio::select! {
+                biased;
                 changed = self.in_force.changed() => changed.is_err(),
                 () = stop.cancelled() => true,
             };

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     broker::{Bucket, Cas, Change, Changes, Durability, Revision, SharedBroker},
+    chance,
     job::JobName,
     plan::{INSTALLATION_KEY, JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun, Past},
@@ -145,7 +146,7 @@ impl Memory {
         let name = self
             .installation
             .take()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            .unwrap_or_else(|| chance::uuid().to_string());
         let value = name.clone().into_bytes();
         let named = broker
             .compare_and_set(

@@ -240,6 +240,7 @@ impl Beat {
                 self.ping();
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = over.cancelled() => break,
                 Some(cause) = reload.recv() => self.reload(cause).await,

@@ -7,6 +7,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use crate::{
+    chance,
     job::JobName,
     plan::{JobState, Watermark},
     store::{Batch, Durability, Store, StoreError, Tree},
@@ -58,7 +59,7 @@ impl OwnState {
         if let Some(home) = self.text(HOME)? {
             return Ok(home);
         }
-        let home = uuid::Uuid::new_v4().to_string();
+        let home = chance::uuid().to_string();
         self.set(HOME, &home).await?;
         Ok(home)
     }
