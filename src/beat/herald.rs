@@ -38,10 +38,16 @@ struct Herald {
     credentials: Option<PathBuf>,
 }
 
-/// A herald at work.
+/// A herald at work. Ends when it is dropped.
 pub(super) struct Sent {
     stop: CancellationToken,
     running: JoinHandle<()>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
 }
 
 impl Beat {
@@ -60,9 +66,9 @@ impl Beat {
 
 impl Sent {
     /// Has it end, and waits for that.
-    pub(super) async fn recall(self) {
+    pub(super) async fn recall(mut self) {
         self.stop.cancel();
-        if let Err(error) = self.running.await {
+        if let Err(error) = (&mut self.running).await {
             error!(target: "orchestrator::notify", %error, "the herald ended badly");
         }
     }

@@ -203,7 +203,10 @@ impl Checker {
             };
             for tick in ticks(&job.trigger, from.max(state.counts_from), to) {
                 let run_id = RunId::for_tick(job.name.clone(), tick);
-                let fired = self.stored.contains_key(&run_id);
+                // One that came late and was called off is dropped.
+                let record = self.records.get(&run_id);
+                let fired = self.stored.contains_key(&run_id)
+                    && !record.is_some_and(RunRecord::is_called_off);
                 let noted = state.ledger.on(tick);
                 match (fired, noted) {
                     (true, None) => {}

@@ -243,12 +243,13 @@ impl Node {
         }
     }
 
-    /// How long its connection has held.
+    /// How long ago its connection was lost, or came back. As with NATS, the first one disturbs nothing.
     pub fn undisturbed_for(&self) -> Duration {
-        let since = self.machine.link().since.max(self.began);
-        match self.machine.is_linked() {
-            true => Instant::now() - since,
-            false => Duration::ZERO,
+        let link = *self.machine.link();
+        match (link.is_up, link.since > self.began) {
+            (false, _) => Duration::ZERO,
+            (true, true) => Instant::now() - link.since,
+            (true, false) => Duration::MAX,
         }
     }
 
