@@ -9,7 +9,8 @@ use tracing::{info, warn};
 use super::{Beat, BeatError, Tried, shared::encode};
 use crate::{
     broker::{
-        self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker, Slot,
+        self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker,
+        Slot,
     },
     clock,
     job::{Job, JobName, Overlap, QueueName},

@@ -120,7 +120,10 @@ impl Checker {
         let mut wrong = Vec::new();
         if let Some(before) = &before {
             if before.state.is_final() {
-                wrong.push(format!("ended as {}, and is changed to {}", before.state, record.state));
+                wrong.push(format!(
+                    "ended as {}, and is changed to {}",
+                    before.state, record.state
+                ));
             }
             if record.fence < before.fence || record.fence > before.fence + 1 {
                 wrong.push(format!("fence {} after {}", record.fence, before.fence));
@@ -137,7 +140,9 @@ impl Checker {
             let retry = &job.spec.retry;
             if record.attempts_used > retry.attempts || record.crashes > retry.max_crashes + 1 {
                 wrong.push(format!(
-                    "{} attempts used, {} crashes", record.attempts_used, record.crashes));
+                    "{} attempts used, {} crashes",
+                    record.attempts_used, record.crashes
+                ));
             }
         }
         for what in wrong {
@@ -158,9 +163,7 @@ impl Checker {
             .find(|begun| begun.run_id == *run_id && begun.fence == last.fence);
         match last.end? {
             AttemptEnd::Lost => None,
-            end if last.worker != who => {
-                Some(format!("{end:?} of an attempt of {}", last.worker))
-            }
+            end if last.worker != who => Some(format!("{end:?} of an attempt of {}", last.worker)),
             AttemptEnd::HandedBack => begun
                 .filter(|begun| begun.ended.is_none())
                 .map(|_| "handed back while it runs".to_owned()),
@@ -176,7 +179,10 @@ impl Checker {
     fn moved(&mut self, who: &str, to: Watermark, server: &Server, now: Instant) {
         if let Some(from) = self.watermark.replace(to.clone()) {
             if to.at < from.at {
-                self.broken(format!("{who} set the watermark back from {} to {}", from.at, to.at));
+                self.broken(format!(
+                    "{who} set the watermark back from {} to {}",
+                    from.at, to.at
+                ));
             }
             if to.at > from.at {
                 self.verdicts(who, (from.at, to.at), server, now);
@@ -256,7 +262,8 @@ impl Checker {
                 .is_some_and(|record| record.is_held_under(other.fence));
             let what = format!(
                 "while {} under {} runs on {} since {:?}",
-                other.run_id, other.fence, other.worker, other.began);
+                other.run_id, other.fence, other.worker, other.began
+            );
             if lock.is_some() && lock == other.lock {
                 wrong.push(format!("has the lock {lock:?} {what}"));
             } else if (same_run || same_job) && (other.stops || is_held) {
@@ -320,7 +327,10 @@ impl Checker {
     }
 
     pub fn running(&self) -> usize {
-        self.begun.iter().filter(|begun| begun.ended.is_none()).count()
+        self.begun
+            .iter()
+            .filter(|begun| begun.ended.is_none())
+            .count()
     }
 
     /// The runs that were accepted and have not ended.
@@ -347,7 +357,12 @@ impl Checker {
     pub fn conclude(&mut self, server: &Server, now: Instant) {
         if let Some(watermark) = self.watermark.clone() {
             self.figures.notes = 0;
-            self.verdicts("at the end", (DateTime::<Utc>::MIN_UTC, watermark.at), server, now);
+            self.verdicts(
+                "at the end",
+                (DateTime::<Utc>::MIN_UTC, watermark.at),
+                server,
+                now,
+            );
         }
         for stored in server.all() {
             let record = self.records.get(&stored.run.run_id);
@@ -364,14 +379,16 @@ impl Checker {
         for record in self.records.values() {
             let run_id = &record.run_id;
             if record.state == RunState::Dead && !buried.contains(run_id) {
-                self.violations.push(format!("{run_id} is dead without a letter"));
+                self.violations
+                    .push(format!("{run_id} is dead without a letter"));
             }
             let kept = server.get(Bucket::Runs, &run_id.key(), now);
             let same = kept.is_some_and(|entry| {
                 serde_json::from_slice::<RunRecord>(&entry.value).is_ok_and(|kept| kept == *record)
             });
             if !same {
-                self.violations.push(format!("the record of {run_id} is not kept"));
+                self.violations
+                    .push(format!("the record of {run_id} is not kept"));
             }
         }
     }

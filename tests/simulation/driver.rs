@@ -197,8 +197,7 @@ impl Life {
                 let (_ask, reload) = mpsc::channel(1);
                 let served = beat::serve(line, options, set, reload, node.drain.clone()).await;
                 if let Err(error) = served {
-                    self.sim
-                        .note(format_args!("{} ends: {error}", node.name));
+                    self.sim.note(format_args!("{} ends: {error}", node.name));
                 }
             }
             Kind::Worker => {
@@ -345,7 +344,8 @@ impl Life {
                 let lease = Seconds::new(self.scenario.lease);
                 let what = format!(
                     "{lost} on {}, which died, was not taken over within the lease of {lease}",
-                    victim.name);
+                    victim.name
+                );
                 state.checker.broken(what);
             }
         }
@@ -373,8 +373,8 @@ impl Life {
                 return;
             }
             if Instant::now() > until {
-                let what = format!(
-                    "not at rest: {beats} beats, {running} processes, and {unfinished:?}");
+                let what =
+                    format!("not at rest: {beats} beats, {running} processes, and {unfinished:?}");
                 state.checker.broken(what);
                 return;
             }

@@ -228,7 +228,9 @@ impl Line {
                 let _ = answer.send(Some(taken));
                 return;
             }
-            let due = due.filter(|due| *due > now).map_or(until, |due| due.min(until));
+            let due = due
+                .filter(|due| *due > now)
+                .map_or(until, |due| due.min(until));
             tokio::select! {
                 biased;
                 () = sim.bell.notified() => {}
@@ -312,27 +314,39 @@ impl Broker for Line {
 
     async fn renew(&self, receipt: &Receipt) -> Result<(), BrokerError> {
         let sequence = server::sequence(receipt);
-        self.call(Kind::Settle, ("renew", &sequence.to_string()), move |state, now| {
-            state.server.renew(sequence, now);
-        })
+        self.call(
+            Kind::Settle,
+            ("renew", &sequence.to_string()),
+            move |state, now| {
+                state.server.renew(sequence, now);
+            },
+        )
         .await
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), BrokerError> {
         let sequence = server::sequence(receipt);
         let name = self.node.name.clone();
-        self.call(Kind::Settle, ("ack", &sequence.to_string()), move |state, now| {
-            state.checker.removes(&name, "ack", sequence, &state.server);
-            state.server.ack(sequence, now);
-        })
+        self.call(
+            Kind::Settle,
+            ("ack", &sequence.to_string()),
+            move |state, now| {
+                state.checker.removes(&name, "ack", sequence, &state.server);
+                state.server.ack(sequence, now);
+            },
+        )
         .await
     }
 
     async fn release(&self, receipt: &Receipt, delay: Duration) -> Result<(), BrokerError> {
         let sequence = server::sequence(receipt);
-        self.call(Kind::Settle, ("release", &sequence.to_string()), move |state, now| {
-            state.server.release(sequence, delay, now);
-        })
+        self.call(
+            Kind::Settle,
+            ("release", &sequence.to_string()),
+            move |state, now| {
+                state.server.release(sequence, delay, now);
+            },
+        )
         .await
     }
 
@@ -359,10 +373,16 @@ impl Broker for Line {
     async fn remove(&self, pending: &Pending) -> Result<bool, BrokerError> {
         let sequence = pending.sequence;
         let name = self.node.name.clone();
-        self.call(Kind::Write, ("remove", &sequence.to_string()), move |state, _| {
-            state.checker.removes(&name, "remove", sequence, &state.server);
-            state.server.remove(sequence)
-        })
+        self.call(
+            Kind::Write,
+            ("remove", &sequence.to_string()),
+            move |state, _| {
+                state
+                    .checker
+                    .removes(&name, "remove", sequence, &state.server);
+                state.server.remove(sequence)
+            },
+        )
         .await
     }
 
@@ -440,7 +460,10 @@ impl Broker for Line {
             state.server.watch(machine, bucket, &name, now)
         });
         let (current, mut told) = watching.await?;
-        let current = current.into_iter().map(Change::Put).chain([Change::Current]);
+        let current = current
+            .into_iter()
+            .map(Change::Put)
+            .chain([Change::Current]);
         let later = stream::poll_fn(move |context| told.poll_recv(context));
         let broken = self.unreachable("watch");
         let broken = stream::once(async move { Err(broken) });
@@ -520,14 +543,18 @@ pub fn restart(sim: &Sim, machines: &[Arc<crate::world::Machine>]) {
         if state.is_up {
             return;
         }
-        state.trace.note(now, format_args!("the broker is there again"));
+        state
+            .trace
+            .note(now, format_args!("the broker is there again"));
         state.is_up = true;
         let random = &mut state.random;
-        state.server.restart(Instant::now(), || match random.below(10) {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        });
+        state
+            .server
+            .restart(Instant::now(), || match random.below(10) {
+                0 => Some(false),
+                1 => Some(true),
+                _ => None,
+            });
     }
     for machine in machines {
         machine.set_link(machine.is_linked());

@@ -117,7 +117,11 @@ impl Process {
             self.note("killed with its worker");
             return;
         };
-        self.note(&format!("{:?}, {}", execution.ended, execution.exit.summary()));
+        self.note(&format!(
+            "{:?}, {}",
+            execution.ended,
+            execution.exit.summary()
+        ));
         let _ = tell.send(execution);
     }
 
@@ -137,7 +141,9 @@ impl Process {
         let mut asked = None;
         let mut timed_out = false;
         loop {
-            let guardian = deadlines.borrow_and_update().map(|at| self.node.sim.moment(at));
+            let guardian = deadlines
+                .borrow_and_update()
+                .map(|at| self.node.sim.moment(at));
             let told_at = asked.unwrap_or(far);
             let reacts = match self.reaction {
                 Some(reaction) => told_at + reaction,
