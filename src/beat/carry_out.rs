@@ -195,7 +195,11 @@ async fn publish(
         payload,
     };
     match broker::publish(broker, &candidate, &due.left_queues, now).await {
-        Ok(Published::Stored | Published::Duplicate) => Ok(None),
+        Ok(Published::Stored | Published::Duplicate) if due.tried == Tried::Never => Ok(None),
+        Ok(Published::Stored | Published::Duplicate) => {
+            let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
+            Ok(called_off.then(|| note(Verdict::Skipped, tick, None)))
+        }
         // A step that is repeated late may find its own run gone, and the next one in its place.
         Ok(Published::Occupied(live)) => {
             let why = format!("{live} was live");
@@ -213,10 +217,11 @@ async fn publish(
 }
 
 /// What the record of a run tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// There is none.
     Nothing,
-    /// The run was published, and a worker had it.
+    /// The run was published.
     Begun,
     /// Its tick was decided on otherwise.
     CalledOff,
@@ -258,17 +263,23 @@ async fn was_published(
     if due.tried == Tried::Never {
         return Ok(false);
     }
-    let key = run_id.key();
     let why = format!("its tick was not run: {why}");
     let record = RunRecord::called_off(message, clock::now(), &why);
+    Ok(agree(broker, record).await? == Known::Begun)
+}
+
+/// Makes `record` the record of its run unless there is one, so that all who try to carry out a step come to the
+/// same verdict.
+async fn agree(broker: &dyn Broker, record: RunRecord) -> Result<Known, BeatError> {
+    let key = record.run_id.key();
     let value = encode(&key, &record)?;
-    let called_off = broker
+    let written = broker
         .compare_and_set(Bucket::Runs, &key, None, value, Durability::Power)
         .await?;
-    match called_off {
-        Cas::Done(_) => Ok(false),
-        // It has just arrived and was begun, or another beat was quicker.
-        Cas::Conflict => Ok(matches!(known(broker, run_id).await?, Known::Begun)),
+    match written {
+        Cas::Done(_) if record.is_called_off() => Ok(Known::CalledOff),
+        Cas::Done(_) => Ok(Known::Begun),
+        Cas::Conflict => known(broker, &record.run_id).await,
     }
 }
 

@@ -365,6 +365,8 @@ impl Beat {
     async fn step(&mut self, to: DateTime<Utc>, tried: Tried) -> Result<(), BeatError> {
         let step = self.timeline.plan(self.memory.watermark().at, to);
         if tried == Tried::Before {
+            // Whoever is in the middle of it fails to commit it, and repeats it too.
+            self.announce(to).await?;
             let names = step.jobs.iter().map(|job| &job.job.name);
             self.memory.touch(&self.broker, names).await?;
         }

@@ -2,7 +2,11 @@
 //! the way. A call may be lost, come late or twice, its answer may be lost, the process may die before or
 //! after its effect. What a dead process asks for never happens.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -265,8 +269,17 @@ impl Broker for Line {
 
     async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError> {
         let subject = run.run_id.to_string();
+        let refused = Mutex::new(None);
         self.call(Kind::Write, ("publish", &subject), move |state, now| {
+            // What was refused is sent again by its sender alone.
+            let mut refused = refused.lock().unwrap();
+            if let Some(refused) = &*refused {
+                return Published::clone(refused);
+            }
             let published = state.server.publish(&run, now);
+            if let Published::Occupied(_) = published {
+                *refused = Some(published.clone());
+            }
             if published == Published::Stored {
                 state.checker.stored(&run);
             }
