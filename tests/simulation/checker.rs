@@ -10,7 +10,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use orchestrator::{
     broker::{Bucket, Outgoing},
-    job::{LeaseLoss, Overlap, RunSpec, Trigger},
+    job::{JobName, LeaseLoss, Overlap, RunSpec, Trigger},
     plan::{JOB_STATE_PREFIX, JobState, WATERMARK_KEY, Watermark},
     run::{AttemptEnd, RunId, RunMessage, RunRecord, RunState},
     schedules::JobSet,
@@ -200,11 +200,7 @@ impl Checker {
     ) {
         let jobs = self.jobs.clone();
         for job in jobs.iter() {
-            let key = format!("{JOB_STATE_PREFIX}{}", job.name);
-            let state = server
-                .get(Bucket::State, &key, now)
-                .and_then(|entry| serde_json::from_slice::<JobState>(&entry.value).ok());
-            let Some(state) = state else {
+            let Some(state) = job_state(server, &job.name, now) else {
                 continue;
             };
             for tick in ticks(&job.trigger, from.max(state.counts_from), to) {
@@ -225,6 +221,22 @@ impl Checker {
                         note.verdict
                     )),
                 }
+            }
+        }
+    }
+
+    /// No run is of a time that is no tick.
+    fn only_ticks(&mut self, server: &Server, now: Instant) {
+        for run_id in self.stored.keys() {
+            let Some((job, tick)) = self.jobs.get(run_id.job()).zip(run_id.tick()) else {
+                self.violations
+                    .push(format!("{run_id} is of no job and no tick"));
+                continue;
+            };
+            let before = tick - chrono::TimeDelta::seconds(1);
+            let first_run = job_state(server, &job.name, now).and_then(|state| state.first_run_at);
+            if ticks(&job.trigger, before, tick).is_empty() && first_run != Some(tick) {
+                self.violations.push(format!("{run_id} is of no tick"));
             }
         }
     }
@@ -364,6 +376,7 @@ impl Checker {
                 now,
             );
         }
+        self.only_ticks(server, now);
         for stored in server.all() {
             let record = self.records.get(&stored.run.run_id);
             if !record.is_some_and(|record| record.state.is_final()) {
@@ -397,6 +410,12 @@ impl Checker {
 /// Whether it must not outlive its lease.
 fn stops(spec: &RunSpec) -> bool {
     spec.lock.is_some() || spec.lease_loss == LeaseLoss::Stop
+}
+
+fn job_state(server: &Server, job: &JobName, now: Instant) -> Option<JobState> {
+    let key = format!("{JOB_STATE_PREFIX}{job}");
+    let entry = server.get(Bucket::State, &key, now)?;
+    serde_json::from_slice(&entry.value).ok()
 }
 
 /// The ticks in `(from, to]`, counted by hand: whole multiples of the interval, moved by its offset.

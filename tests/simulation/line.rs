@@ -426,9 +426,12 @@ impl Broker for Line {
         key: &str,
         value: Vec<u8>,
     ) -> Result<Revision, BrokerError> {
-        let name = key.to_owned();
+        let (name, writer) = (key.to_owned(), self.node.name.clone());
         let put = self.call(Kind::Write, ("put", key), move |state, now| {
-            state.server.set((bucket, &name), None, &value, now)
+            let put = state.server.set((bucket, &name), None, &value, now);
+            let what = (bucket, &*name, &*value);
+            state.checker.wrote(&writer, what, &state.server, now);
+            put
         });
         match put.await? {
             Cas::Done(revision) => Ok(revision),

@@ -55,7 +55,7 @@ impl Scenario {
         let lease = Duration::from_millis(one_of(&[1_500, 2_000, 3_000, 5_000]));
         let leader_lease = match one_of(&[0, 1, 1, 1, 1]) {
             0 => None,
-            _ => Some(Duration::from_millis(one_of(&[600, 1_500, 3_000]))),
+            _ => Some(Duration::from_millis(one_of(&[900, 1_500, 3_000]))),
         };
         let (beats, workers) = (one_of(&[1, 2, 2, 3]), one_of(&[1, 2, 2, 3]));
         let faults = one_of(&[0, 5, 20, 60]);
