@@ -21,6 +21,10 @@ demo:
 chaos HOURS="1":
     tests/chaos/for-hours {{HOURS}}
 
+# beat and worker in virtual time, while calls are lost and processes die; a failing seed says how to live it again
+simulate SEEDS="100000":
+    SIMULATION_SEEDS={{SEEDS}} cargo test --release --features simulation --test simulation promised -- --nocapture
+
 # throughput, beat and footprint; results go to docs/benchmarks.md
 bench *ARGS:
     cargo bench {{ARGS}}

@@ -34,6 +34,7 @@ use orchestrator::{
         nats::{NatsBroker, NatsOptions},
     },
     clock,
+    exec::Idle,
     job::{Execute, QueueName, RunSpec},
     run::{RunId, RunMessage, VERSION},
     worker::{Worker, WorkerOptions},
@@ -217,7 +218,7 @@ async fn nothings(url: String) {
     let queue: QueueName = "nothing".parse().unwrap();
     let options = WorkerOptions {
         concurrency: 64,
-        nothing: true,
+        player: Some(Arc::new(Idle)),
         ..WorkerOptions::new("w".to_owned(), vec!["nothing".parse().unwrap()])
     };
     let worker = Worker::new(Arc::clone(&broker), options).unwrap();

@@ -7,6 +7,7 @@
 pub mod beat;
 pub mod bench;
 pub mod broker;
+mod chance;
 pub mod cli;
 pub mod clock;
 pub mod exec;

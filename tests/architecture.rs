@@ -15,11 +15,12 @@ use std::{
 };
 
 /// What each module may use of the crate, itself aside.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("job", &[]),
     ("run", &["job"]),
     ("plan", &["job", "run"]),
     ("clock", &[]),
+    ("chance", &["clock"]),
     ("health", &["clock"]),
     ("store", &["clock"]),
     ("broker", &["job", "run", "clock", "store"]),
@@ -32,6 +33,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "run",
             "plan",
             "clock",
+            "chance",
             "store",
             "broker",
             "schedules",
@@ -41,7 +43,9 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ),
     (
         "worker",
-        &["job", "run", "plan", "clock", "broker", "exec", "health"],
+        &[
+            "job", "run", "plan", "clock", "chance", "broker", "exec", "health",
+        ],
     ),
     (
         "bench",
@@ -186,6 +190,39 @@ fn deciding_is_pure() {
             assert!(!text.contains(word), "{} uses {word}", path.display());
         }
     }
+}
+
+/// What `tests/simulation.rs` needs to live a seed twice in the same way.
+#[test]
+fn beat_and_worker_can_be_simulated() {
+    let chance = ["Uuid::new_v4", "Uuid::now_v7", "rand::"];
+    let mut wrong = Vec::new();
+    for (module, path, text) in all() {
+        if !["beat", "worker"].contains(&module.as_str()) {
+            continue;
+        }
+        let mut wrong_at = |what: &str| wrong.push(format!("{}: {what}", path.display()));
+        for word in chance {
+            if text.contains(word) {
+                wrong_at(&format!("draws by {word}; use crate::chance"));
+            }
+        }
+        for (at, _) in text.match_indices("select! {") {
+            if !text[at + "select! {".len()..]
+                .trim_start()
+                .starts_with("biased;")
+            {
+                wrong_at("a `select!` without `biased;`: its order would be drawn by tokio");
+            }
+        }
+        for (at, _) in text.match_indices("spawn(") {
+            let rest = &text[at + "spawn(".len()..];
+            if !rest.starts_with("clock::same(") {
+                wrong_at("a task is spawned without `clock::same`: it would leave its world");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -6,13 +6,16 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use tracing::{info, warn};
 
-use super::{Beat, BeatError};
+use super::{Beat, BeatError, Tried, shared::encode};
 use crate::{
-    broker::{self, Broker, BrokerError, Bucket, Candidate, Published, SharedBroker, Slot},
+    broker::{
+        self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker,
+        Slot,
+    },
     clock,
     job::{Job, JobName, Overlap, QueueName},
     plan::{JobState, JobStep, SkipReason, Span, Step, Verdict, VerdictNote},
-    run::{RunId, RunMessage, RunRequest},
+    run::{RunId, RunMessage, RunRecord, RunRequest},
 };
 
 /// How many publishes are on their way at once.
@@ -25,6 +28,7 @@ struct Due {
     ticks: Vec<(DateTime<Utc>, DateTime<Utc>)>,
     last_success: Option<DateTime<Utc>>,
     left_queues: Vec<QueueName>,
+    tried: Tried,
 }
 
 /// What became of them; a note for each that became none.
@@ -38,11 +42,12 @@ impl Beat {
     pub(super) async fn carry_out(
         &mut self,
         step: &Step,
+        tried: Tried,
     ) -> Result<Vec<(JobName, JobState)>, BeatError> {
         let due: Vec<_> = step
             .jobs
             .iter()
-            .flat_map(|job| self.due(job, step.to))
+            .flat_map(|job| self.due(job, step.to, tried))
             .collect();
         let broker = Arc::clone(&self.broker);
         let fates: Vec<Fate> = stream::iter(due)
@@ -74,7 +79,7 @@ impl Beat {
     }
 
     /// The fired ticks of a job, in groups that need not wait for each other.
-    fn due(&self, step: &JobStep, until: DateTime<Utc>) -> Vec<Due> {
+    fn due(&self, step: &JobStep, until: DateTime<Utc>, tried: Tried) -> Vec<Due> {
         let name = &step.job.name;
         let state = self.memory.state(name);
         let left_queues = state.map_or(&[][..], |state| &state.left_queues);
@@ -94,6 +99,7 @@ impl Beat {
             ticks: ticks.to_vec(),
             last_success: self.memory.last_success(name),
             left_queues: left_queues.to_vec(),
+            tried,
         });
         groups.collect()
     }
@@ -120,15 +126,16 @@ async fn fire(
     let run_id = RunId::for_tick(job.name.clone(), tick);
     let now = clock::now();
     let late = (now - tick).to_std().unwrap_or_default();
+    let message = message(due, (&run_id, tick, starts_at), now);
     let note = if late > job.policy.catch_up_window.get() {
         // Only a step that was announced long ago comes here: its runs may be out already.
-        match was_published(broker, job, &run_id).await? {
+        match was_published(broker, due, &message, "too late").await? {
             true => None,
             false => Some(note(Verdict::Missed, tick, None)),
         }
     } else {
         fail::fail_point!("beat-before-publish");
-        publish(broker, due, (&run_id, tick, starts_at), now).await?
+        publish(broker, due, &message, now).await?
     };
     fail::fail_point!("beat-published");
     match &note {
@@ -141,12 +148,11 @@ async fn fire(
     Ok(note)
 }
 
-async fn publish(
-    broker: &dyn Broker,
+fn message(
     due: &Due,
     (run_id, tick, starts_at): (&RunId, DateTime<Utc>, DateTime<Utc>),
     now: DateTime<Utc>,
-) -> Result<Option<VerdictNote>, BeatError> {
+) -> RunMessage {
     let request = RunRequest {
         run_id: run_id.clone(),
         scheduled_for: tick,
@@ -157,7 +163,25 @@ async fn publish(
         args: serde_json::Map::new(),
         parent: None,
     };
-    let payload = match RunMessage::for_job(&due.job, request).encode() {
+    RunMessage::for_job(&due.job, request)
+}
+
+async fn publish(
+    broker: &dyn Broker,
+    due: &Due,
+    message: &RunMessage,
+    now: DateTime<Utc>,
+) -> Result<Option<VerdictNote>, BeatError> {
+    let (run_id, tick) = (&message.run_id, message.scheduled_for);
+    if due.tried == Tried::Before {
+        // What was in its way may be gone by now.
+        match known(broker, run_id).await? {
+            Known::Nothing => {}
+            Known::Begun => return Ok(None),
+            Known::CalledOff => return Ok(Some(note(Verdict::Skipped, tick, None))),
+        }
+    }
+    let payload = match message.encode() {
         Ok(payload) => payload,
         Err(error) => {
             warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
@@ -171,11 +195,16 @@ async fn publish(
         payload,
     };
     match broker::publish(broker, &candidate, &due.left_queues, now).await {
-        Ok(Published::Stored | Published::Duplicate) => Ok(None),
+        Ok(Published::Stored | Published::Duplicate) if due.tried == Tried::Never => Ok(None),
+        Ok(Published::Stored | Published::Duplicate) => {
+            let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
+            Ok(called_off.then(|| note(Verdict::Skipped, tick, None)))
+        }
         // A step that is repeated late may find its own run gone, and the next one in its place.
         Ok(Published::Occupied(live)) => {
             fail::fail_point!("beat-occupied");
-            let was_published = was_published(broker, &due.job, run_id).await?;
+            let why = format!("{live} was live");
+            let was_published = was_published(broker, due, message, &why).await?;
             fail::fail_point!("beat-looked-up");
             Ok((!was_published).then(|| note(Verdict::Skipped, tick, Some(live))))
         }
@@ -187,19 +216,71 @@ async fn publish(
     }
 }
 
-/// Whether the broker holds the run, or held it: then it has a record.
-async fn was_published(broker: &dyn Broker, job: &Job, run_id: &RunId) -> Result<bool, BeatError> {
-    if broker.get(Bucket::Runs, &run_id.key()).await?.is_some() {
-        return Ok(true);
+/// What the record of a run tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// There is none.
+    Nothing,
+    /// The run was published.
+    Begun,
+    /// Its tick was decided on otherwise.
+    CalledOff,
+}
+
+async fn known(broker: &dyn Broker, run_id: &RunId) -> Result<Known, BeatError> {
+    let Some(entry) = broker.get(Bucket::Runs, &run_id.key()).await? else {
+        return Ok(Known::Nothing);
+    };
+    let record = serde_json::from_slice::<RunRecord>(&entry.value);
+    // One that is not understood is one all the same.
+    Ok(match record.is_ok_and(|record| record.is_called_off()) {
+        true => Known::CalledOff,
+        false => Known::Begun,
+    })
+}
+
+/// Whether the broker holds the run, or held it: then it has a record. If not, and somebody may have asked for it
+/// before, it is called off: that call may arrive yet, and whoever is given the run then drops it.
+async fn was_published(
+    broker: &dyn Broker,
+    due: &Due,
+    message: &RunMessage,
+    why: &str,
+) -> Result<bool, BeatError> {
+    let run_id = &message.run_id;
+    match known(broker, run_id).await? {
+        Known::Nothing => {}
+        Known::Begun => return Ok(true),
+        Known::CalledOff => return Ok(false),
     }
-    for &slot in Slot::under(job.policy.overlap) {
-        let occupant = broker.occupant(&job.queue, run_id, slot).await?;
-        let message = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
-        if message.is_some_and(|message| message.run_id == *run_id) {
+    for &slot in Slot::under(due.job.policy.overlap) {
+        let occupant = broker.occupant(&due.job.queue, run_id, slot).await?;
+        let stored = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
+        if stored.is_some_and(|stored| stored.run_id == *run_id) {
             return Ok(true);
         }
     }
-    Ok(false)
+    if due.tried == Tried::Never {
+        return Ok(false);
+    }
+    let why = format!("its tick was not run: {why}");
+    let record = RunRecord::called_off(message, clock::now(), &why);
+    Ok(agree(broker, record).await? == Known::Begun)
+}
+
+/// Makes `record` the record of its run unless there is one, so that all who try to carry out a step come to the
+/// same verdict.
+async fn agree(broker: &dyn Broker, record: RunRecord) -> Result<Known, BeatError> {
+    let key = record.run_id.key();
+    let value = encode(&key, &record)?;
+    let written = broker
+        .compare_and_set(Bucket::Runs, &key, None, value, Durability::Power)
+        .await?;
+    match written {
+        Cas::Done(_) if record.is_called_off() => Ok(Known::CalledOff),
+        Cas::Done(_) => Ok(Known::Begun),
+        Cas::Conflict => known(broker, &record.run_id).await,
+    }
 }
 
 fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> VerdictNote {

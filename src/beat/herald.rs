@@ -19,6 +19,7 @@ use tracing::{debug, error};
 use super::Beat;
 use crate::{
     broker::{self, BrokerError, Bucket, SharedBroker},
+    clock,
     exec::WebhookSender,
     job::{About, Event, Webhook, WebhookName},
     plan::TOLD_PREFIX,
@@ -37,10 +38,16 @@ struct Herald {
     credentials: Option<PathBuf>,
 }
 
-/// A herald at work.
+/// A herald at work. Ends when it is dropped.
 pub(super) struct Sent {
     stop: CancellationToken,
     running: JoinHandle<()>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
 }
 
 impl Beat {
@@ -52,16 +59,16 @@ impl Beat {
             credentials: self.options.credentials.clone(),
         };
         let stop = CancellationToken::new();
-        let running = tokio::spawn(herald.run(stop.clone()));
+        let running = tokio::spawn(clock::same(herald.run(stop.clone())));
         Sent { stop, running }
     }
 }
 
 impl Sent {
     /// Has it end, and waits for that.
-    pub(super) async fn recall(self) {
+    pub(super) async fn recall(mut self) {
         self.stop.cancel();
-        if let Err(error) = self.running.await {
+        if let Err(error) = (&mut self.running).await {
             error!(target: "orchestrator::notify", %error, "the herald ended badly");
         }
     }
@@ -80,9 +87,10 @@ impl Herald {
             let mut couriers = JoinSet::new();
             for destination in destinations(&set, &sender) {
                 let courier = Courier::new(Arc::clone(&self.broker), set.clone(), destination);
-                couriers.spawn(courier.run(recalled.clone()));
+                couriers.spawn(clock::same(courier.run(recalled.clone())));
             }
             let is_over = tokio::select! {
+                biased;
                 changed = self.in_force.changed() => changed.is_err(),
                 () = stop.cancelled() => true,
             };

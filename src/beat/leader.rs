@@ -168,7 +168,7 @@ impl Term {
             turned: Mutex::new((now, since)),
             trouble: Mutex::new(None),
         });
-        let renewing = tokio::spawn(Arc::clone(&shared).renew_until_over());
+        let renewing = tokio::spawn(clock::same(Arc::clone(&shared).renew_until_over()));
         Self { shared, renewing }
     }
 
@@ -234,6 +234,7 @@ impl TermShared {
         };
         loop {
             tokio::select! {
+                biased;
                 () = sleep(pause) => {}
                 () = self.ask.notified() => {}
             }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     broker::{Bucket, Cas, Change, Changes, Durability, Revision, SharedBroker},
+    chance,
     job::JobName,
     plan::{INSTALLATION_KEY, JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun, Past},
@@ -142,7 +143,7 @@ impl Memory {
         let name = self
             .installation
             .take()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            .unwrap_or_else(|| chance::uuid().to_string());
         let value = name.clone().into_bytes();
         let named = broker
             .compare_and_set(
@@ -273,6 +274,18 @@ impl Memory {
         self.unsaved
             .extend(states.iter().map(|(name, _)| name.clone()));
         self.states.write(broker, states).await
+    }
+
+    /// Writes the states of jobs again as they are: what an earlier try wrote and is still on its way finds
+    /// another version than it expects.
+    pub(super) async fn touch<'a>(
+        &mut self,
+        broker: &SharedBroker,
+        jobs: impl Iterator<Item = &'a JobName>,
+    ) -> Result<(), BeatError> {
+        let known = jobs.filter_map(|name| Some((name.clone(), self.states.get(name)?.clone())));
+        let known = known.collect();
+        self.states.write(broker, known).await
     }
 
     /// Forgets a job that is defined no longer.

@@ -105,6 +105,14 @@ pub enum BeatError {
     },
 }
 
+/// Whether an announced step may have been begun before, by whomever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    Never,
+    /// What was asked for then may still be on its way to the broker.
+    Before,
+}
+
 /// A running beat.
 #[derive(Debug)]
 pub struct Beat {
@@ -240,6 +248,7 @@ impl Beat {
                 self.ping();
             }
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = over.cancelled() => break,
                 Some(cause) = reload.recv() => self.reload(cause).await,
@@ -297,7 +306,7 @@ impl Beat {
             Move::Plan if self.timeline.next_due().is_some_and(|due| due <= now) => {
                 fail::fail_point!("beat-due");
                 self.announce(now).await?;
-                self.step(now).await?;
+                self.step(now, Tried::Never).await?;
             }
             Move::Plan => {
                 let idle = (now - at).to_std().unwrap_or_default();
@@ -346,16 +355,22 @@ impl Beat {
         if let Some(to) = self.memory.watermark().next {
             info!(target: "orchestrator::beat", from = %self.memory.watermark().at, %to,
                 "repeating a step that was begun");
-            self.step(to).await?;
+            self.step(to, Tried::Before).await?;
         }
         self.swept_at = None;
         Ok(())
     }
 
     /// Carries out the announced step to `to` and commits it.
-    async fn step(&mut self, to: DateTime<Utc>) -> Result<(), BeatError> {
+    async fn step(&mut self, to: DateTime<Utc>, tried: Tried) -> Result<(), BeatError> {
         let step = self.timeline.plan(self.memory.watermark().at, to);
-        let states = self.carry_out(&step).await?;
+        if tried == Tried::Before {
+            // Whoever is in the middle of it fails to commit it, and repeats it too.
+            self.announce(to).await?;
+            let names = step.jobs.iter().map(|job| &job.job.name);
+            self.memory.touch(&self.broker, names).await?;
+        }
+        let states = self.carry_out(&step, tried).await?;
         fail::fail_point!("beat-before-states");
         self.change(states).await?;
         fail::fail_point!("beat-before-commit");

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::{
-    clock,
+    chance, clock,
     job::JobName,
     plan::{JobState, Watermark},
     store::{Batch, Durability, Store, StoreError, Tree},
@@ -111,7 +111,7 @@ impl OwnState {
         let Some(store) = self.store() else {
             return Ok(None);
         };
-        let home = uuid::Uuid::new_v4().to_string();
+        let home = chance::uuid().to_string();
         let mut batch = Batch::default();
         batch.put(TREE, HOME, home.as_bytes().to_vec());
         match store.commit(batch, Durability::Power).await {

@@ -121,6 +121,7 @@ impl Server {
             };
             self.has_worked = true;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 Some(cause) = reload.recv() => self.read_again(cause).await,
                 () = sleep(pause) => {}

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     broker::{Broker, Outgoing, SharedBroker, Slot},
     clock,
+    exec::{Idle, Player},
     job::{Execute, QueueName, RunSpec},
     run::{RunId, RunMessage, VERSION},
     worker::{QueueShare, Worker, WorkerOptions},
@@ -93,7 +94,7 @@ impl Working {
             drain_timeout: Duration::ZERO,
             cgroup: options.cgroup.clone(),
             guardian: options.guardian.clone(),
-            nothing,
+            player: nothing.then(|| Arc::new(Idle) as Arc<dyn Player>),
             ..WorkerOptions::new(format!("bench-{queue}"), vec![share])
         };
         let worker = Worker::new(Arc::clone(broker), options)?;

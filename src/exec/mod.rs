@@ -17,6 +17,7 @@ mod http;
 mod memory;
 mod output;
 mod ping;
+mod player;
 mod pump;
 mod result;
 mod ring;
@@ -45,6 +46,7 @@ pub use guardian::guard;
 pub use http::Prepared as PreparedRequest;
 pub use output::Output;
 pub use ping::{Event as PingEvent, Pings};
+pub use player::{Idle, Player};
 pub use secrets::{Redactor, Secrets};
 pub use tree::Family;
 pub use webhook::{WebhookError, WebhookSender};
@@ -152,14 +154,22 @@ impl Stop {
         self.deadline.send_replace(Some(deadline));
     }
 
-    pub(crate) async fn asked(&self) {
+    /// The deadlines that [`Stop::at`] sets.
+    pub fn deadlines(&self) -> watch::Receiver<Option<Duration>> {
+        self.deadline.subscribe()
+    }
+
+    /// Returns once the program is to end, politely or not.
+    pub async fn asked(&self) {
         tokio::select! {
+            biased;
             () = self.polite.cancelled() => {}
             () = self.at_once.cancelled() => {}
         }
     }
 
-    async fn forced(&self) {
+    /// Returns once the program is to be killed.
+    pub async fn forced(&self) {
         self.at_once.cancelled().await;
     }
 }

@@ -248,6 +248,7 @@ async fn account(
     tick: DateTime<Utc>,
 ) -> Result<Account, OpsError> {
     match find_run(broker, &RunId::for_tick(job.name.clone(), tick)).await {
+        Ok(run) if run.is_called_off() => {}
         Ok(run) => {
             let is_first_run = state.is_some_and(|state| state.first_run_at == Some(tick));
             let wished = match is_first_run {

@@ -182,6 +182,22 @@ impl RunRecord {
         }
     }
 
+    /// The record of a run that is not to be: its tick was decided on otherwise. Should it be published all
+    /// the same, by a call that was late, it is dropped as a run that has ended.
+    #[must_use]
+    pub fn called_off(message: &RunMessage, at: DateTime<Utc>, why: &str) -> Self {
+        let mut record = Self::queued(message);
+        record.end(RunState::Cancelled, at, Some(why.to_owned()));
+        record
+    }
+
+    /// Whether it was called off and not cancelled.
+    pub fn is_called_off(&self) -> bool {
+        self.state == RunState::Cancelled
+            && self.cancel_requested_at.is_none()
+            && self.attempts.is_empty()
+    }
+
     /// Whether the attempt under `fence` still owns the run.
     pub fn is_held_under(&self, fence: u64) -> bool {
         self.state == RunState::Running && self.fence == fence

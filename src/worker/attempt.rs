@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Shared,
+    Hands, Shared,
     claim::{Claimed, Step},
     lease::Lease,
     log::{self, Before},
@@ -21,7 +21,8 @@ use crate::{
     broker::{self, BrokerError, DeadLetter, Delivery},
     clock,
     exec::{
-        Ended, Execution, Limits, Output, PingEvent, PreparedRequest, Program, RunContext, Secrets,
+        Ended, Execution, Executor, Limits, Output, PingEvent, Player, PreparedRequest, Program,
+        RunContext, Secrets,
     },
     job::{Anchor, Execute, LeaseLoss},
     run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
@@ -212,9 +213,9 @@ async fn execute(
         lock: permits.lock.as_ref().map(|(name, token)| (&**name, *token)),
         hand_on: &shared.options.hand_on,
     };
-    let work = match shared.options.nothing {
-        true => Ok(Work::Nothing),
-        false => prepare(&context),
+    let work = match &shared.hands {
+        Hands::Player(player) => Ok(Work::Played(player.as_ref())),
+        Hands::Executor(executor) => prepare(&context, executor),
     };
     let work = match work {
         Ok(work) => work,
@@ -232,15 +233,15 @@ async fn execute(
     let output = Output::new(claimed.attempt).hiding(secrets.redactor());
     let ended = CancellationToken::new();
     let running = async {
-        let (executor, stop) = (&shared.executor, &held.ending.stop);
+        let stop = &held.ending.stop;
         let mut execution = match work {
-            Work::Nothing => Execution {
-                ended: Ended::ByItself,
-                exit: Exit::Code(0),
-                result: None,
-            },
-            Work::Program(program) => executor.execute(program, limits, &output, stop).await,
-            Work::Request(request) => executor.request(*request, limits, &output, stop).await,
+            Work::Played(player) => player.play(&context, limits, stop).await,
+            Work::Program(executor, program) => {
+                executor.execute(program, limits, &output, stop).await
+            }
+            Work::Request(executor, request) => {
+                executor.request(*request, limits, &output, stop).await
+            }
         };
         secrets.hide(&mut execution);
         ended.cancel();
@@ -262,22 +263,21 @@ async fn execute(
 }
 
 /// What an attempt does.
-enum Work {
-    Nothing,
-    Program(Program),
-    Request(Box<PreparedRequest>),
+enum Work<'a> {
+    Played(&'a dyn Player),
+    Program(&'a Executor, Program),
+    Request(&'a Executor, Box<PreparedRequest>),
 }
 
 /// Fills in the placeholders; fails with a reason for the record.
-fn prepare(context: &RunContext<'_>) -> Result<Work, String> {
+fn prepare<'a>(context: &RunContext<'_>, executor: &'a Executor) -> Result<Work<'a>, String> {
     match &context.message.spec.execute {
         Execute::Http(http) => PreparedRequest::prepare(http, context)
-            .map(Box::new)
-            .map(Work::Request),
+            .map(|request| Work::Request(executor, Box::new(request))),
         Execute::Command(_) | Execute::Shell(_) => {
             let program = Program::prepare(context).map_err(|error| error.to_string())?;
             let program = program.ok_or("there is nothing to execute")?;
-            Ok(Work::Program(program))
+            Ok(Work::Program(executor, program))
         }
     }
 }

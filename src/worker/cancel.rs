@@ -19,6 +19,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let listened = tokio::select! {
+            biased;
             listened = listen(&shared) => listened,
             () = stop.cancelled() => return,
         };
@@ -26,6 +27,7 @@ pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
             debug!(target: "orchestrator::worker", %error, "not told of cancelled runs; trying again");
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(AGAIN) => {}
             () = stop.cancelled() => return,
         }

@@ -42,6 +42,7 @@ pub(super) async fn beat(shared: Arc<Shared>, drain: CancellationToken, stop: Ca
             debug!(target: "orchestrator::worker", %error, "`workers` does not see this one now");
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(EVERY) => {}
             () = drain.cancelled(), if !draining => draining = true,
             () = stop.cancelled() => break,

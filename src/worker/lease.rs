@@ -171,6 +171,7 @@ async fn end_in_time(loss: LeaseLoss, held: &Held) -> Infallible {
             false => lease.asking(),
         };
         tokio::select! {
+            biased;
             () = tokio::time::sleep(next.saturating_sub(age)) => {}
             () = lease.renewed.notified() => {}
         }
@@ -192,6 +193,7 @@ impl Shared {
             held.lease.tell(&held.ending.stop);
         }
         tokio::select! {
+            biased;
             done = work => done,
             never = self.keep(&message.run_id, fence, held) => match never {},
             never = end_in_time(loss, held) => match never {},

@@ -46,10 +46,12 @@ pub(super) async fn carry(
     };
     while !ended.is_cancelled() {
         tokio::select! {
+            biased;
             () = output.arrived() => {}
             () = ended.cancelled() => break,
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(COLLECT) => {}
             () = ended.cancelled() => break,
         }

@@ -34,7 +34,7 @@ use tracing::{error, info};
 use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
     clock,
-    exec::{Cgroup, ExecError, Executor, Pings, Secrets},
+    exec::{Cgroup, ExecError, Executor, Pings, Player, Secrets},
     health,
 };
 use outage::Outage;
@@ -74,8 +74,8 @@ pub struct WorkerOptions {
     pub cgroup: Cgroup,
     /// Where it says how it is.
     pub pulse: health::Pulse,
-    /// Execute nothing: every attempt succeeds at once. To measure all the rest.
-    pub nothing: bool,
+    /// Plays every attempt in place of executing it: to measure all the rest, or to try it in virtual time.
+    pub player: Option<Arc<dyn Player>>,
 }
 
 impl WorkerOptions {
@@ -96,7 +96,7 @@ impl WorkerOptions {
             guardian: None,
             cgroup: Cgroup::Auto,
             pulse: health::Pulse::unwatched("worker"),
-            nothing: false,
+            player: None,
         }
     }
 }
@@ -111,7 +111,7 @@ pub struct Worker {
 #[derive(Debug)]
 struct Shared {
     broker: SharedBroker,
-    executor: Executor,
+    hands: Hands,
     options: WorkerOptions,
     registry: Registry,
     recording: Arc<Semaphore>,
@@ -128,6 +128,23 @@ struct Shared {
     at_once: CancellationToken,
 }
 
+/// What does the work of an attempt.
+#[derive(Debug)]
+enum Hands {
+    Executor(Executor),
+    Player(Arc<dyn Player>),
+}
+
+impl Hands {
+    /// Never returns.
+    async fn tend(&self) {
+        match self {
+            Self::Executor(executor) => executor.tend().await,
+            Self::Player(_) => std::future::pending().await,
+        }
+    }
+}
+
 impl Worker {
     /// Prepares a worker: threads that spawn, a private directory for results.
     pub fn new(broker: SharedBroker, mut options: WorkerOptions) -> Result<Self, ExecError> {
@@ -137,7 +154,13 @@ impl Worker {
         Ok(Self {
             shared: Arc::new(Shared {
                 broker,
-                executor: Executor::start(options.guardian.as_deref(), &options.cgroup)?,
+                hands: match options.player.take() {
+                    Some(player) => Hands::Player(player),
+                    None => Hands::Executor(Executor::start(
+                        options.guardian.as_deref(),
+                        &options.cgroup,
+                    )?),
+                },
                 options,
                 registry: Registry::default(),
                 recording: Arc::new(recording),
@@ -160,16 +183,13 @@ impl Worker {
         let shared = self.shared;
         let beside = CancellationToken::new();
         let mut helpers = JoinSet::new();
-        helpers.spawn(heartbeat::beat(
-            Arc::clone(&shared),
-            drain.clone(),
-            beside.clone(),
-        ));
-        helpers.spawn(cancel::follow(Arc::clone(&shared), beside.clone()));
-        helpers.spawn(pauses::follow(Arc::clone(&shared), beside.clone()));
-        helpers.spawn(pulse::beat(Arc::clone(&shared), beside.clone()));
-        helpers.spawn(watchman::watch(Arc::clone(&shared), beside.clone()));
-        helpers.spawn(tend(Arc::clone(&shared), beside.clone()));
+        let (own, stop) = (|| Arc::clone(&shared), || beside.clone());
+        helpers.spawn(clock::same(heartbeat::beat(own(), drain.clone(), stop())));
+        helpers.spawn(clock::same(cancel::follow(own(), stop())));
+        helpers.spawn(clock::same(pauses::follow(own(), stop())));
+        helpers.spawn(clock::same(pulse::beat(own(), stop())));
+        helpers.spawn(clock::same(watchman::watch(own(), stop())));
+        helpers.spawn(clock::same(tend(own(), stop())));
         info!(target: "orchestrator::worker", worker = shared.options.id,
             broker = shared.broker.describe(), concurrency = shared.options.concurrency,
             "worker starts");
@@ -186,7 +206,8 @@ impl Worker {
 /// Has the executor clear up behind abandoned runs, until `stop`.
 async fn tend(shared: Arc<Shared>, stop: CancellationToken) {
     tokio::select! {
-        () = shared.executor.tend() => {}
+        biased;
+        () = shared.hands.tend() => {}
         () = stop.cancelled() => {}
     }
 }
@@ -218,6 +239,7 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
             shared.options.pulse.is_well("nothing to serve");
             // A pause may end by itself.
             tokio::select! {
+                biased;
                 () = serving.changed() => {}
                 () = tokio::time::sleep(PULL_WAIT) => {}
                 () = drain.cancelled() => return,
@@ -243,13 +265,15 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
                 for (delivery, slot) in taken.into_iter().zip(free) {
                     let came = now.checked_sub(delivery.held_for).unwrap_or(now);
                     let since = since.min(came);
-                    deliveries.spawn(attempt::handle(Arc::clone(shared), delivery, since, slot));
+                    let handling = attempt::handle(Arc::clone(shared), delivery, since, slot);
+                    deliveries.spawn(clock::same(handling));
                 }
             }
             Err(error) => {
                 shared.options.pulse.fails(error.to_string());
                 let pause = outage.goes_on(&error);
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     () = drain.cancelled() => return,
                 }
@@ -283,6 +307,7 @@ async fn stopped_by_change(
 ) -> Result<Vec<Delivery>, BrokerError> {
     let mut pulling = std::pin::pin!(pulling);
     tokio::select! {
+        biased;
         taken = &mut pulling => taken,
         () = serving.changed() => {
             stop.cancel();
@@ -309,6 +334,7 @@ impl Serving {
     /// Until there is something new. It stays new until [`Serving::open`].
     async fn changed(&mut self) {
         tokio::select! {
+            biased;
             () = told(&mut self.queues) => {}
             () = told(&mut self.pauses) => {}
         }
@@ -339,6 +365,7 @@ async fn wind_up(shared: &Arc<Shared>, at_once: &CancellationToken, deliveries: 
     let mut killing = false;
     while !deliveries.is_empty() {
         tokio::select! {
+            biased;
             ended = deliveries.join_next() => tell_panic(ended),
             () = at_once.cancelled(), if !killing => {
                 killing = true;
@@ -365,11 +392,4 @@ fn tell_panic(ended: Option<Result<(), tokio::task::JoinError>>) {
         error!(target: "orchestrator::worker", %panicked,
             "a run was abandoned by a defect of this program; its lease brings it back");
     }
-}
-
-/// A random number in `0.0..1.0`.
-fn random() -> f64 {
-    let bytes = uuid::Uuid::new_v4();
-    let [a, b, c, d, ..] = *bytes.as_bytes();
-    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
 }

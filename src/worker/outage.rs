@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::random;
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, chance};
 
 /// An outage is told once when it begins and once when it is over.
 #[derive(Debug, Default)]
@@ -24,7 +23,7 @@ impl Outage {
         let nominal = Duration::from_millis(50 << self.failures.min(6));
         nominal
             .min(Duration::from_secs(2))
-            .mul_f64(1.0 - random() / 2.0)
+            .mul_f64(1.0 - chance::fraction() / 2.0)
     }
 
     pub(super) fn over(&mut self) {

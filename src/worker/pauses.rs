@@ -36,6 +36,7 @@ pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
     let mut told = false;
     loop {
         let listened = tokio::select! {
+            biased;
             listened = listen(&shared, &shared.pauses) => listened,
             () = stop.cancelled() => return,
         };
@@ -46,6 +47,7 @@ pub(super) async fn follow(shared: Arc<Shared>, stop: CancellationToken) {
                 "not told which queues are paused; trying again");
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(AGAIN) => {}
             () = stop.cancelled() => return,
         }

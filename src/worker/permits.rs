@@ -12,13 +12,13 @@ use std::{
 
 use tracing::debug;
 
-use super::{Shared, random};
+use super::Shared;
 use crate::{
     broker::{
         BrokerError, Bucket, Delivery, Taken, give_place_back, permits::Shared as Kind,
         reserve_start, take_place,
     },
-    clock,
+    chance, clock,
     exec::RunContext,
     job::{Seconds, Template, TemplateError},
     run::{By, RunId, RunMessage, RunRecord, Waiting, Wish, grace},
@@ -72,7 +72,9 @@ impl Waiters {
         let (shortest, longest) = ALONE;
         let looks = u32::try_from(deliveries.clamp(1, 8) - 1).unwrap_or(0);
         let alone = (shortest * (1 << looks)).min(longest);
-        crowd.clamp(alone, LONGEST).mul_f64(0.75 + random() / 2.0)
+        crowd
+            .clamp(alone, LONGEST)
+            .mul_f64(0.75 + chance::fraction() / 2.0)
     }
 
     fn leave(&self, key: &str, run_id: &RunId) {

@@ -74,6 +74,7 @@ pub(super) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         shared.pulse.beat(clock::monotonic());
         tokio::select! {
+            biased;
             () = tokio::time::sleep(shared.pulse.interval) => {}
             () = stop.cancelled() => return,
         }

@@ -1,7 +1,7 @@
 //! The runs that this worker executes now, how to end them from outside, and how each is held.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -59,7 +59,7 @@ pub(super) struct Registry(Mutex<Runs>);
 
 #[derive(Debug, Default)]
 struct Runs {
-    held: HashMap<RunId, Held>,
+    held: BTreeMap<RunId, Held>,
     stopping: Stopping,
 }
 
@@ -122,9 +122,7 @@ impl Registry {
     }
 
     pub(super) fn running(&self) -> Vec<RunId> {
-        let mut running: Vec<_> = lock(&self.0).held.keys().cloned().collect();
-        running.sort();
-        running
+        lock(&self.0).held.keys().cloned().collect()
     }
 }
 

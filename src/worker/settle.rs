@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::{Shared, claim::Claimed, random, registry::Held};
+use super::{Shared, claim::Claimed, registry::Held};
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability},
-    clock,
+    chance, clock,
     exec::PingEvent,
     job::Execute,
     run::{
@@ -50,7 +50,7 @@ impl Shared {
     ) -> Result<(), BrokerError> {
         let used = claimed.record.attempts_used + 1;
         let timing = Timing {
-            seed: random(),
+            seed: chance::fraction(),
             retry_after: outcome.1.as_ref().and_then(retry_after),
         };
         let disposition = dispose(&message.spec, used, &outcome.0, timing);
@@ -163,7 +163,8 @@ impl Shared {
                 return Err(error);
             }
             tokio::select! {
-                () = tokio::time::sleep(pause.mul_f64(1.0 - random() / 2.0)) => {}
+                biased;
+                () = tokio::time::sleep(pause.mul_f64(1.0 - chance::fraction() / 2.0)) => {}
                 () = self.at_once.cancelled() => return Err(error),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -103,6 +103,7 @@ pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
             shared.watchman.look(found, clock::monotonic());
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(EVERY) => {}
             () = stop.cancelled() => return,
         }

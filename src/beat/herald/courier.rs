@@ -92,6 +92,7 @@ impl Courier {
         let mut pause = PAUSE;
         while !recalled.is_cancelled() {
             let watched = tokio::select! {
+                biased;
                 watched = self.watch() => watched,
                 () = recalled.cancelled() => return,
             };
@@ -100,6 +101,7 @@ impl Courier {
                 Err(error) => debug!(target: "orchestrator::notify", %error, "starting again"),
             }
             tokio::select! {
+                biased;
                 () = sleep(pause) => {}
                 () = recalled.cancelled() => return,
             }
