@@ -21,6 +21,11 @@ demo:
 chaos:
     CHAOS_SEED=$(date +%s) CHAOS_SECONDS=600 CHAOS_RUNS=2000 cargo test --test e2e chaos -- --nocapture
 
+# kills of the store's writer, power cuts and damaged files, in another order each time
+torture:
+    TORTURE_SEED=$(date +%s) TORTURE_ROUNDS=300 cargo test --test torture -- --nocapture --test-threads=1
+    DAMAGE_SEED=$(date +%s) DAMAGE_ROUNDS=1500 cargo test --lib store::tests::damage -- --nocapture
+
 # throughput, beat and footprint; results go to docs/benchmarks.md
 bench *ARGS:
     cargo bench {{ARGS}}
