@@ -25,6 +25,11 @@ chaos HOURS="1":
 simulate SEEDS="100000":
     SIMULATION_SEEDS={{SEEDS}} cargo test --release --features simulation --test simulation promised -- --nocapture
 
+# kills of the store's writer, power cuts and damaged files, in another order each time
+torture:
+    TORTURE_SEED=$(date +%s) TORTURE_ROUNDS=300 cargo test --test torture -- --nocapture --test-threads=1
+    DAMAGE_SEED=$(date +%s) DAMAGE_ROUNDS=1500 cargo test --lib store::tests::damage -- --nocapture
+
 # throughput, beat and footprint; results go to docs/benchmarks.md
 bench *ARGS:
     cargo bench {{ARGS}}

@@ -21,6 +21,7 @@ mod batch;
 mod durability;
 mod error;
 mod generation;
+mod locality;
 mod lock;
 mod open;
 mod parts;
@@ -120,6 +121,7 @@ impl Store {
         lock: DirectoryLock,
     ) -> Result<Self, (StoreError, DirectoryLock)> {
         let start = || {
+            locality::look(directory);
             open::remove_unfinished(directory)?;
             let generations = open::generation_file(directory)?;
             let (database, generation) = open::open_database(directory, &generations)?;

@@ -1,9 +1,9 @@
 //! Opening the files: whatever is wrong with them becomes an error, in bounded time.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::mpsc,
@@ -186,10 +186,16 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("sled panicked").to_owned()
 }
 
-/// Syncs what opening may have created, and returns our own descriptor of the data file.
+/// Syncs what opening may have created, and returns our own descriptor of the data file, which is for this user
+/// alone: the directory may have been there before, and be open to others.
 pub(super) fn sync_created(directory: &Path) -> Result<File, StoreError> {
     let sync = || {
         let file = File::options().write(true).open(directory.join("db"))?;
+        match file.set_permissions(Permissions::from_mode(0o600)) {
+            // It belongs to somebody else, who lets us write.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            done => done?,
+        }
         file.sync_all()?;
         File::open(directory)?.sync_all()?;
         Ok(file)

@@ -38,8 +38,10 @@ async fn values_are_there_after_reopening() {
     assert_eq!(store.get(TREE, b"b").unwrap(), None);
     assert_eq!(keys(store.scan(TREE)), ["a"]);
     assert_eq!(keys(store.scan(OTHER)), ["c"]);
-    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700);
+    for (file, expected) in [("", 0o700), ("db", 0o600), ("generation", 0o600)] {
+        let mode = path.join(file).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, expected, "{file}");
+    }
 }
 
 #[tokio::test]

@@ -166,6 +166,33 @@ fn a_damaged_store_is_set_aside_and_a_snapshot_taken_up() {
     assert_eq!(again.log().matches("the store is damaged").count(), 1);
 }
 
+/// As docs/recovery.md tells to.
+#[test]
+fn a_copy_from_elsewhere_is_taken_up_as_a_snapshot() {
+    let here = Installation::new();
+    here.schedule("a.toml", JOBS);
+    let up = here.up(&[]);
+    lived_in(&here);
+    let file = here.path("state").display().to_string();
+    let exported = here.run(&["state", "export", &file]);
+    assert_eq!(exported.code, 0, "{}", exported.stderr);
+    up.kill9();
+    std::fs::rename(here.path("data"), here.path("data.old")).unwrap();
+    std::fs::create_dir_all(here.path("data/snapshots")).unwrap();
+    std::fs::copy(&file, here.path("data/snapshots/state-0.snapshot")).unwrap();
+    let up = here.up(&["--snapshot-every", "100ms", "-v"]);
+    assert!(
+        up.log().contains("going on from a snapshot"),
+        "{}",
+        up.log()
+    );
+    is_remembered(&here);
+    wait_for("newer snapshots", || {
+        let gone = !here.path("data/snapshots/state-0.snapshot").exists();
+        gone.then_some(())
+    });
+}
+
 #[test]
 fn without_a_snapshot_it_begins_anew_and_says_so() {
     let here = Installation::new();
