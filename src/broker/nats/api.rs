@@ -25,6 +25,7 @@ pub(super) mod code {
     pub(crate) const CONSUMER_EXISTS: u64 = 10148;
     pub(crate) const NOT_DELETED: u64 = 10043;
     pub(crate) const DELETE_FAILED: u64 = 10057;
+    pub(crate) const BATCH_HAS_DUPLICATE: u64 = 10201;
 }
 
 /// What the JetStream API answered instead of what was asked for.

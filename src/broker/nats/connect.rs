@@ -10,7 +10,7 @@ use std::{
 use async_nats::{ConnectOptions, Event, ServerError};
 use tracing::{info, warn};
 
-use super::{NatsBroker, PATIENCE, names::Names, setup::Setup};
+use super::{NatsBroker, PATIENCE, burst::Burst, names::Names, pace::Batches, setup::Setup};
 use crate::{broker::BrokerError, clock};
 
 /// Where a server is and how to get in.
@@ -26,6 +26,8 @@ pub struct NatsOptions {
     pub lease: Duration,
     /// Copies of every stream and bucket in a cluster, 1 to 5.
     pub replicas: usize,
+    /// When runs that are published at the same time are stored as one.
+    pub batches: Batches,
     /// How long the first connection may take.
     pub connect_timeout: Duration,
 }
@@ -38,6 +40,7 @@ impl Default for NatsOptions {
             credentials: Credentials::default(),
             lease: Duration::from_secs(15),
             replicas: 1,
+            batches: Batches::default(),
             connect_timeout: Duration::from_secs(5),
         }
     }
@@ -139,10 +142,11 @@ impl NatsBroker {
         };
         let names = Names::new(&options.namespace);
         let broker = Arc::new(Self {
+            burst: Burst::start(client.clone(), options.batches),
             client,
             url,
             lease: options.lease,
-            setup: Setup::new(options.replicas),
+            setup: Setup::new(options.replicas, options.batches),
             names,
             violations,
             disturbed,
