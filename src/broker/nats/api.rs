@@ -281,11 +281,13 @@ impl NatsBroker {
         let (broker, operation) = (super::Broker::describe(self), operation.to_owned());
         let reason = format!("{} ({})", error.description, error.err_code);
         match (error.code, error.err_code) {
-            (503 | 504, code::STORE_FAILED) | (_, 10047 | 10122 | 10023) => BrokerError::Full {
-                broker,
-                operation,
-                reason,
-            },
+            (503 | 504, code::STORE_FAILED) | (_, 10_002 | 10_023 | 10_028 | 10_047 | 10_122) => {
+                BrokerError::Full {
+                    broker,
+                    operation,
+                    reason,
+                }
+            }
             (503 | 504 | 408, _) => BrokerError::Unreachable {
                 broker,
                 operation,

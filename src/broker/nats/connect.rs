@@ -165,9 +165,12 @@ async fn build(
         .name("orchestrator")
         .connection_timeout(options.connect_timeout)
         .request_timeout(Some(PATIENCE))
+        .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            tell(&event, &told);
+            if noted.is_new(&event) {
+                tell(&event, &told);
+            }
             noted.note(&event);
             std::future::ready(())
         });
@@ -206,11 +209,28 @@ async fn build(
 
 /// When the connection was lost, or made again after that.
 #[derive(Debug, Default)]
-pub(super) struct Disturbed(Mutex<Option<Instant>>);
+pub(super) struct Disturbed {
+    last: Mutex<Option<Instant>>,
+    /// Why the server is not reached, as it was told last.
+    trouble: Mutex<Option<String>>,
+}
 
 impl Disturbed {
+    /// Whether it is worth telling: a server that is away for a day is tried very often.
+    fn is_new(&self, event: &Event) -> bool {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = match event {
+            Event::ClientError(error) => Some(error.to_string()),
+            Event::Connected => None,
+            _ => return true,
+        };
+        let is_new = now.is_none() || *trouble != now;
+        *trouble = now;
+        is_new
+    }
+
     fn note(&self, event: &Event) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Disconnected => *last = Some(clock::monotonic()),
             // The first one disturbs nothing.
@@ -220,7 +240,7 @@ impl Disturbed {
     }
 
     pub(super) fn ago(&self) -> Duration {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.map_or(Duration::MAX, |last| {
             clock::monotonic().saturating_duration_since(last)
         })
@@ -289,6 +309,26 @@ mod tests {
     fn secrets_are_not_shown() {
         assert_eq!(without_secrets("nats://u:p@host:4222"), "nats://host:4222");
         assert_eq!(without_secrets("token@host, nats://b"), "host,nats://b");
+    }
+
+    #[tokio::test]
+    async fn reconnects_without_limit() {
+        let (violations, disturbed) = (Arc::default(), Arc::default());
+        let options = build(&NatsOptions::default(), (&violations, &disturbed)).await;
+        let options = format!("{:?}", options.unwrap());
+        assert!(options.contains("\"max_reconnects\": None"), "{options}");
+    }
+
+    #[test]
+    fn what_keeps_it_from_reconnecting_is_told_once() {
+        let disturbed = Disturbed::default();
+        let failed = |why: &str| Event::ClientError(async_nats::ClientError::Other(why.to_owned()));
+        assert!(disturbed.is_new(&Event::Disconnected));
+        assert!(disturbed.is_new(&failed("refused")));
+        assert!(!disturbed.is_new(&failed("refused")));
+        assert!(disturbed.is_new(&failed("who are you?")));
+        assert!(disturbed.is_new(&Event::Connected));
+        assert!(disturbed.is_new(&failed("who are you?")));
     }
 
     #[test]

@@ -93,7 +93,7 @@ async fn alone(
                 }
             }
             Err(error @ CallError::Nobody(_)) => {
-                nats.setup.forget();
+                nats.setup.doubt(&nats.names.jobs_stream());
                 nats.ensure(Stream::Jobs).await?;
                 last = Some(error);
             }

@@ -35,6 +35,8 @@ pub(super) struct Setup {
     replicas: usize,
     batches: Batches,
     present: Mutex<HashSet<String>>,
+    /// When the stream of the runs was made, as the server says.
+    made: Mutex<Option<String>>,
     leases: Mutex<HashMap<QueueName, KnownLease>>,
 }
 
@@ -53,6 +55,7 @@ impl Setup {
             replicas,
             batches,
             present: Mutex::default(),
+            made: Mutex::default(),
             leases: Mutex::default(),
         }
     }
@@ -70,6 +73,22 @@ impl Setup {
     pub(super) fn note(&self, name: String) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.insert(name);
+    }
+
+    /// Nobody listens for a stream: it was removed, or has no leader for now. It is made sure of again, and
+    /// what belongs to it only if it turns out to be another one: a server that has just lost its
+    /// neighbour answers such questions late.
+    pub(super) fn doubt(&self, name: &str) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.remove(name);
+    }
+
+    /// Whether the stream of the runs, made at `made`, is another one than before.
+    fn is_another(&self, made: Option<String>) -> bool {
+        let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = made.is_some() && *known == made;
+        *known = made;
+        !same
     }
 
     /// Somebody removed something: everything is made sure of again.
@@ -144,17 +163,23 @@ impl NatsBroker {
         let operation = format!("create the stream {name}");
         let subject = format!("STREAM.CREATE.{name}");
         let config = self.stream_config(stream, &name);
-        let taken = match self.api::<Value>(&operation, &subject, &config).await {
-            Ok(made) => takes_batches(&made["config"]),
+        let (takes_batches, made) = match self.api::<Value>(&operation, &subject, &config).await {
+            Ok(made) => (
+                takes_batches(&made["config"]),
+                made["created"].as_str().map(str::to_owned),
+            ),
             // It exists with other settings: an operator's choice, which stays.
             Err(error) if error.is(code::STREAM_EXISTS) => match stream {
-                Stream::Jobs => self.let_batches_in(&name).await,
-                Stream::Logs | Stream::Dead | Stream::Values(_) => false,
+                Stream::Jobs => (self.let_batches_in(&name).await, None),
+                Stream::Logs | Stream::Dead | Stream::Values(_) => (false, None),
             },
             Err(error) => return Err(self.error(&operation, error)),
         };
         if stream == Stream::Jobs {
-            self.burst.allow(taken && self.wants_batches());
+            self.burst.allow(takes_batches && self.wants_batches());
+            if self.setup.is_another(made) {
+                self.setup.forget();
+            }
         }
         self.setup.note(name);
         Ok(())
