@@ -9,6 +9,7 @@
 )]
 
 mod nats {
+    mod bursts;
     mod cluster;
     mod faults;
     mod harness;

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How many publishes are on their way at once.
-const IN_FLIGHT: usize = 256;
+const IN_FLIGHT: usize = 1024;
 
 /// Ticks of a job that are to become runs, one after the other.
 struct Due {

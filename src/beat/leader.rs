@@ -21,7 +21,7 @@ use crate::{
     clock,
     health::Pulse,
     job::Seconds,
-    plan::{Candidacy, LEADER_KEY, Leader, Vigil},
+    plan::{Candidacy, HeldUp, LEADER_KEY, Leader, Vigil},
 };
 
 /// Looks at the leader in the time of a lease.
@@ -76,6 +76,7 @@ struct TermShared {
     turned: Mutex<(Instant, DateTime<Utc>)>,
     /// Why the lead could not be renewed the last time.
     trouble: Mutex<Option<String>>,
+    held_up: Mutex<Option<HeldUp>>,
 }
 
 impl Candidate {
@@ -136,6 +137,7 @@ impl Candidate {
             renewed_at: clock::now(),
             turned_at,
             lease: Seconds::new(self.lease),
+            held_up: None,
         }
     }
 
@@ -167,6 +169,7 @@ impl Term {
             revision: Mutex::new(revision),
             turned: Mutex::new((now, since)),
             trouble: Mutex::new(None),
+            held_up: Mutex::new(None),
         });
         let renewing = tokio::spawn(clock::same(Arc::clone(&shared).renew_until_over()));
         Self { shared, renewing }
@@ -183,8 +186,17 @@ impl Term {
         *lock(&self.shared.turned) = now;
     }
 
+    /// Its work could not be done.
+    pub(super) fn is_held_up(&self, error: &BeatError) {
+        lock(&self.shared.held_up).get_or_insert_with(|| HeldUp {
+            since: clock::now(),
+            reason: error.to_string(),
+        });
+    }
+
     /// Its work was done.
     pub(super) fn succeeded(&self, own: Option<&OwnState>) {
+        *lock(&self.shared.held_up) = None;
         let pulse = &self.shared.candidate.pulse;
         match lock(&self.shared.trouble).clone() {
             // Nothing may have been due.
@@ -284,7 +296,8 @@ impl TermShared {
     /// Writes the key again; the name of the other one if somebody else did.
     async fn renew(&self, turned_at: DateTime<Utc>) -> Result<Option<String>, BeatError> {
         let candidate = &self.candidate;
-        let leader = candidate.leader(Some(&candidate.beat), self.since, turned_at);
+        let mut leader = candidate.leader(Some(&candidate.beat), self.since, turned_at);
+        leader.held_up.clone_from(&lock(&self.held_up));
         if candidate.is_one_of_many {
             let value = encode(LEADER_KEY, &leader)?;
             candidate

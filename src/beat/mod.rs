@@ -235,8 +235,9 @@ impl Beat {
                     pause
                 }
                 Err(error) => {
-                    if matches!(error, BeatError::Overtaken) {
-                        term.doubt();
+                    match &error {
+                        BeatError::Overtaken => term.doubt(),
+                        error => term.is_held_up(error),
                     }
                     self.must_recover = true;
                     self.options.pulse.fails(error.to_string());

@@ -27,6 +27,8 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
             output::to_stderr(&format!(
                 "warning: {stall}; start `orchestrator beat`, or read the log of the one that runs"
             ));
+        } else if let Some(held_up) = &beat.held_up {
+            output::to_stderr(&format!("warning: {held_up}; no tick is lost meanwhile"));
         }
     }
     for job in &view.jobs {

@@ -117,10 +117,12 @@ fn beat(jobs: &JobsView, now: DateTime<Utc>) -> Finding {
     };
     // By the clocks of two machines, perhaps.
     let silent = (now - leader.renewed_at).to_std().unwrap_or_default();
-    match (leader.stall(silent), &leader.beat) {
-        (Some(stall), _) => Finding::failed("beat", stall.to_string()).with_help(START),
-        (None, Some(beat)) => Finding::ok("beat", format!("{beat} is at work")),
-        (None, None) => Finding::warning("beat", "it has just been stopped").with_help(START),
+    match (leader.stall(silent), &leader.beat, &leader.held_up) {
+        (Some(stall), _, _) => Finding::failed("beat", stall.to_string()).with_help(START),
+        (None, Some(_), Some(held_up)) => Finding::failed("beat", held_up.to_string())
+            .with_help("it goes on by itself, without losing a tick, when that is mended"),
+        (None, Some(beat), None) => Finding::ok("beat", format!("{beat} is at work")),
+        (None, None, _) => Finding::warning("beat", "it has just been stopped").with_help(START),
     }
 }
 

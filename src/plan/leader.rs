@@ -27,6 +27,27 @@ pub struct Leader {
     pub turned_at: DateTime<Utc>,
     /// For how long it may be silent before another one takes over.
     pub lease: crate::job::Seconds,
+    /// What keeps it from firing what is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_up: Option<HeldUp>,
+}
+
+/// What keeps a beat from firing what is due. It tries again and again, and loses no tick meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldUp {
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Why the first of its tries failed.
+    pub reason: String,
+}
+
+impl std::fmt::Display for HeldUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let since = self
+            .since
+            .to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        write!(f, "beat is held up since {since}: {}", self.reason)
+    }
 }
 
 /// Why nobody can rely on beat now.
@@ -150,6 +171,7 @@ mod tests {
             renewed_at: at,
             turned_at: at,
             lease: "3s".parse().unwrap(),
+            held_up: None,
         }
     }
 

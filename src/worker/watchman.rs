@@ -128,6 +128,7 @@ mod tests {
             renewed_at: at,
             turned_at: at,
             lease: crate::job::Seconds::from_secs(3),
+            held_up: None,
         };
         let revision = serde_json::from_value(revision.into()).ok()?;
         Some((revision, leader))

@@ -16,6 +16,7 @@ macro_rules! for_backend {
                 publish::a_slot_is_held_while_put_off
                 publish::run_slots_let_runs_overlap
                 publish::many_at_once_are_all_stored
+                publish::in_a_burst_each_run_fares_as_by_itself
                 pulling::order_is_that_of_publishing
                 pulling::shares_are_honoured_when_all_queues_are_full
                 pulling::what_a_queue_does_not_use_goes_to_the_next

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use orchestrator::broker::{
     SharedBroker,
-    nats::{NatsBroker, NatsOptions},
+    nats::{Batches, NatsBroker, NatsOptions},
 };
 
 use super::{
@@ -28,6 +28,8 @@ impl Backend for Nats {
         let options = NatsOptions {
             url: server.url(),
             lease,
+            // What is published at once is what these tests are about.
+            batches: Batches::Always,
             ..NatsOptions::default()
         };
         let broker = NatsBroker::connect(options.clone()).await.unwrap();

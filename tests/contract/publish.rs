@@ -193,3 +193,47 @@ pub(super) async fn many_at_once_are_all_stored(backend: &dyn Backend) {
     got.dedup();
     assert_eq!(got.len(), 200);
 }
+
+pub(super) async fn in_a_burst_each_run_fares_as_by_itself(backend: &dyn Backend) {
+    let harness = backend.start(LONG).await;
+    let broker = harness.broker();
+    broker
+        .publish(exclusive("default", "held", 0))
+        .await
+        .unwrap();
+    for n in [7, 77, 177] {
+        broker
+            .publish(outgoing("default", "crawl", n))
+            .await
+            .unwrap();
+    }
+    // Among many that are new: some that are stored already, one whose slot is occupied, and one twice.
+    let mut burst: Vec<_> = (0..200).map(|n| outgoing("default", "crawl", n)).collect();
+    burst.insert(120, exclusive("default", "held", 1));
+    burst.insert(60, outgoing("high", "login", 1));
+    burst.insert(150, outgoing("high", "login", 1));
+    let published = join_all(burst.iter().map(|run| broker.publish(run.clone()))).await;
+    let fared: Vec<_> = burst.iter().zip(published).collect();
+    let of = |job: &str, n: usize| {
+        let id = run_id(job, n);
+        let own = fared.iter().filter(move |(run, _)| run.run_id == id);
+        own.map(|(_, published)| published.clone().unwrap())
+            .collect::<Vec<_>>()
+    };
+    for n in 0..200 {
+        let expected = match n {
+            7 | 77 | 177 => Published::Duplicate,
+            _ => Published::Stored,
+        };
+        assert_eq!(of("crawl", n), [expected], "{n}");
+    }
+    assert_eq!(of("held", 1), [Published::Occupied(run_id("held", 0))]);
+    let twice = of("login", 1);
+    for expected in [Published::Stored, Published::Duplicate] {
+        assert!(twice.contains(&expected), "{twice:?}");
+    }
+    drain(&*broker, "default", 201).await;
+    assert_nothing(&*broker, "default").await;
+    drain(&*broker, "high", 1).await;
+    assert_nothing(&*broker, "high").await;
+}

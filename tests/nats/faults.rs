@@ -165,6 +165,52 @@ async fn reading_what_nobody_has_made_yet_finds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_or_a_server_without_room_is_full_and_not_broken() {
+    let account = "jetstream {}\naccounts { A { users: [{ user: a, password: a }], jetstream: { max_file: 2MB } } }\nno_auth_user: a";
+    for limited in [account, "jetstream { max_file_store: 2MB }"] {
+        let server = NatsServer::start_with(limited);
+        let broker = connect(server.url(), LONG).await;
+        let big = |n: usize| orchestrator::broker::Outgoing {
+            payload: vec![b'x'; 100_000],
+            ..outgoing("high", n)
+        };
+        let mut stored = 0;
+        let error = loop {
+            match broker.publish(big(stored)).await {
+                Ok(_) => stored += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(error, BrokerError::Full { .. }),
+            "{limited}: {error:?}"
+        );
+        assert!((5..25).contains(&stored), "{limited}: {stored}");
+        let value = vec![b'x'; 200_000];
+        let error = broker.put(Bucket::State, "big", value).await.unwrap_err();
+        assert!(
+            matches!(error, BrokerError::Full { .. }),
+            "{limited}: {error:?}"
+        );
+        // Many at once fare no worse.
+        let many = (0..100).map(|n| broker.publish(big(1000 + n)));
+        for published in futures::future::join_all(many).await {
+            let error = published.unwrap_err();
+            assert!(
+                matches!(error, BrokerError::Full { .. }),
+                "{limited}: {error:?}"
+            );
+        }
+        for _ in 0..3 {
+            let run = next(&*broker, "high").await;
+            broker.ack(&run.receipt).await.unwrap();
+        }
+        let again = eventually("room", async || broker.publish(big(stored)).await.ok()).await;
+        assert_eq!(again, orchestrator::broker::Published::Stored);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_stream_is_full_and_not_broken() {
     let server = NatsServer::start();
     let broker = connect(server.url(), LONG).await;

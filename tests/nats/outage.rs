@@ -195,6 +195,48 @@ async fn calls_end_in_bounded_time_while_the_server_is_away() {
     .await;
 }
 
+/// `AWAY_TRIES` makes it longer: with 70, four minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_for_long_is_found_again() {
+    let tries = std::env::var("AWAY_TRIES").map_or(8, |text| text.parse().unwrap());
+    let server = NatsServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let broker = connect(proxy.url(), LONG).await;
+    publish(&*broker, "high", 0).await;
+    proxy.set(Line::Cut);
+    let mut seen = 0;
+    while seen < tries {
+        // Each of them soon after the one before.
+        seen = eventually("another try", async || {
+            let refused = proxy.refused();
+            (refused > seen).then_some(refused)
+        })
+        .await;
+    }
+    proxy.set(Line::Whole);
+    eventually("a publish", async || {
+        broker.publish(outgoing("high", 1)).await.ok()
+    })
+    .await;
+    assert_eq!(broker.pending(0, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_servers_the_one_that_is_there_is_used() {
+    let mut server = NatsServer::start();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = nobody.local_addr().unwrap();
+    let url = format!("nats://{nobody}, {}", server.url());
+    let broker = connect(url, LONG).await;
+    publish(&*broker, "high", 0).await;
+    server.restart();
+    eventually("a publish", async || {
+        broker.publish(outgoing("high", 1)).await.ok()
+    })
+    .await;
+    assert_eq!(broker.pending(0, 10).await.unwrap().len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_waits_learns_at_once_that_the_connection_is_lost() {
     let server = NatsServer::start();

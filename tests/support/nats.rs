@@ -77,6 +77,11 @@ impl NatsServer {
 
     /// Servers that replicate, named `n0`, `n1` and so on. They may need a while to find each other.
     pub fn cluster(size: usize) -> Vec<Self> {
+        Self::cluster_with(size, "")
+    }
+
+    /// The same, with these lines in the configuration of each.
+    pub fn cluster_with(size: usize, more: &str) -> Vec<Self> {
         // All at the same time: each port is another one.
         let free: Vec<_> = (0..2 * size)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
@@ -93,7 +98,7 @@ impl NatsServer {
             .collect();
         let start = |at: usize| {
             let more = format!(
-                "server_name: n{at}\ncluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{}] }}",
+                "server_name: n{at}\ncluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{}] }}\n{more}",
                 routes[at],
                 all.join(", ")
             );
@@ -148,6 +153,66 @@ impl NatsServer {
         self.kill9();
         self.child = Some(spawn(self.dir.path()));
         assert!(self.answers(), "nats-server does not come up again");
+    }
+
+    /// Reads its configuration again, with these lines in place of those it was started with.
+    pub fn reconfigure(&self, more: &str) {
+        let text = config(self.dir.path(), (self.host, self.port), more);
+        fs::write(self.dir.path().join("nats.conf"), text).unwrap();
+        self.signal(rustix::process::Signal::HUP);
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.as_ref().expect("it runs").id();
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.unwrap(), signal).unwrap();
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
+    /// Asks the JetStream API as any client could.
+    pub fn api(&self, subject: &str, body: &str) -> serde_json::Value {
+        let mut stream = TcpStream::connect((self.host, self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("PUB $JS.API.{subject} inbox {}", body.len());
+        write!(
+            stream,
+            "CONNECT {{\"verbose\":false}}\r\nSUB inbox 1\r\n{head}\r\n{body}\r\n"
+        )
+        .unwrap();
+        let mut lines = std::io::BufReader::new(stream);
+        loop {
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+            assert!(!line.is_empty(), "nats-server closed the connection");
+            let Some(size) = line
+                .strip_prefix("MSG ")
+                .and_then(|msg| msg.rsplit(' ').next())
+            else {
+                continue;
+            };
+            let mut answer = vec![0; size.trim().parse().unwrap()];
+            std::io::Read::read_exact(&mut lines, &mut answer).unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            assert_eq!(answer.get("error"), None, "{answer}");
+            return answer;
+        }
+    }
+
+    /// Gives a stream other settings.
+    pub fn edit_stream(&self, name: &str, settings: &serde_json::Value) {
+        let mut info = self.api(&format!("STREAM.INFO.{name}"), "");
+        let mut config = info["config"].take();
+        let settings = settings.as_object().unwrap().clone();
+        config.as_object_mut().unwrap().extend(settings);
+        self.api(&format!("STREAM.UPDATE.{name}"), &config.to_string());
     }
 
     /// Publishes bytes as any client could.

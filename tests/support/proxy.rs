@@ -1,6 +1,13 @@
 //! A TCP proxy that can break the connection between a client and its server.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,6 +38,7 @@ pub enum Line {
 pub struct Proxy {
     address: SocketAddr,
     line: Arc<watch::Sender<Line>>,
+    refused: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -40,22 +48,35 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let line = Arc::new(watch::Sender::new(Line::Whole));
         let told = line.subscribe();
+        let refused = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&refused);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                if *told.borrow() != Line::Cut {
-                    tokio::spawn(carry(client, port, told.clone()));
+                match *told.borrow() {
+                    Line::Cut => {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Line::Whole | Line::Mute => {
+                        tokio::spawn(carry(client, port, told.clone()));
+                    }
                 }
             }
         });
         Self {
             address,
             line,
+            refused,
             accepting,
         }
     }
 
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
+    }
+
+    /// How many connections were closed at once.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
     }
 
     pub fn set(&self, line: Line) {

@@ -1,9 +1,13 @@
 //! Requests to the JetStream API, and what its errors mean.
 
-use std::{sync::atomic::Ordering, time::Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind, connection::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -12,6 +16,9 @@ use crate::{
     broker::{BrokerError, Receipt},
     clock,
 };
+
+/// How long a question waits for its answer before it is asked once more.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Error codes of the server that mean something to us.
 pub(super) mod code {
@@ -25,6 +32,7 @@ pub(super) mod code {
     pub(crate) const CONSUMER_EXISTS: u64 = 10148;
     pub(crate) const NOT_DELETED: u64 = 10043;
     pub(crate) const DELETE_FAILED: u64 = 10057;
+    pub(crate) const BATCH_HAS_DUPLICATE: u64 = 10201;
 }
 
 /// What the JetStream API answered instead of what was asked for.
@@ -132,8 +140,26 @@ impl NatsBroker {
             })
     }
 
-    /// A request to the API under `$JS.API.`.
+    /// A request to the API under `$JS.API.` that may be repeated: it is, every second, until one of them is
+    /// answered. A cluster that elects a leader drops what it is asked meanwhile.
     pub(super) async fn api<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        subject: &str,
+        body: &Value,
+    ) -> Result<T, CallError> {
+        let mut asked = FuturesUnordered::new();
+        loop {
+            asked.push(self.api_once(operation, subject, body));
+            tokio::select! {
+                Some(answer) = asked.next() => return answer,
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// The same, for what is to be asked once.
+    async fn api_once<T: DeserializeOwned>(
         &self,
         operation: &str,
         subject: &str,
@@ -186,7 +212,7 @@ impl NatsBroker {
     ) -> Result<bool, BrokerError> {
         let subject = format!("STREAM.MSG.DELETE.{stream}");
         let which = json!({ "seq": sequence, "no_erase": true });
-        match self.api::<Value>(operation, &subject, &which).await {
+        match self.api_once::<Value>(operation, &subject, &which).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_about_a_missing_message() => Ok(false),
             Err(error) => Err(self.error(operation, error)),
@@ -280,11 +306,13 @@ impl NatsBroker {
         let (broker, operation) = (super::Broker::describe(self), operation.to_owned());
         let reason = format!("{} ({})", error.description, error.err_code);
         match (error.code, error.err_code) {
-            (503 | 504, code::STORE_FAILED) | (_, 10047 | 10122 | 10023) => BrokerError::Full {
-                broker,
-                operation,
-                reason,
-            },
+            (503 | 504, code::STORE_FAILED) | (_, 10_002 | 10_023 | 10_028 | 10_047 | 10_122) => {
+                BrokerError::Full {
+                    broker,
+                    operation,
+                    reason,
+                }
+            }
             (503 | 504 | 408, _) => BrokerError::Unreachable {
                 broker,
                 operation,

@@ -10,7 +10,7 @@ use std::{
 use async_nats::{ConnectOptions, Event, ServerError};
 use tracing::{info, warn};
 
-use super::{NatsBroker, PATIENCE, names::Names, setup::Setup};
+use super::{NatsBroker, PATIENCE, burst::Burst, names::Names, pace::Batches, setup::Setup};
 use crate::{broker::BrokerError, clock};
 
 /// Where a server is and how to get in.
@@ -26,6 +26,8 @@ pub struct NatsOptions {
     pub lease: Duration,
     /// Copies of every stream and bucket in a cluster, 1 to 5.
     pub replicas: usize,
+    /// When runs that are published at the same time are stored as one.
+    pub batches: Batches,
     /// How long the first connection may take.
     pub connect_timeout: Duration,
 }
@@ -38,6 +40,7 @@ impl Default for NatsOptions {
             credentials: Credentials::default(),
             lease: Duration::from_secs(15),
             replicas: 1,
+            batches: Batches::default(),
             connect_timeout: Duration::from_secs(5),
         }
     }
@@ -139,10 +142,11 @@ impl NatsBroker {
         };
         let names = Names::new(&options.namespace);
         let broker = Arc::new(Self {
+            burst: Burst::start(client.clone(), options.batches),
             client,
             url,
             lease: options.lease,
-            setup: Setup::new(options.replicas),
+            setup: Setup::new(options.replicas, options.batches),
             names,
             violations,
             disturbed,
@@ -161,9 +165,12 @@ async fn build(
         .name("orchestrator")
         .connection_timeout(options.connect_timeout)
         .request_timeout(Some(PATIENCE))
+        .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
-            tell(&event, &told);
+            if noted.is_new(&event) {
+                tell(&event, &told);
+            }
             noted.note(&event);
             std::future::ready(())
         });
@@ -202,11 +209,28 @@ async fn build(
 
 /// When the connection was lost, or made again after that.
 #[derive(Debug, Default)]
-pub(super) struct Disturbed(Mutex<Option<Instant>>);
+pub(super) struct Disturbed {
+    last: Mutex<Option<Instant>>,
+    /// Why the server is not reached, as it was told last.
+    trouble: Mutex<Option<String>>,
+}
 
 impl Disturbed {
+    /// Whether it is worth telling: a server that is away for a day is tried very often.
+    fn is_new(&self, event: &Event) -> bool {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = match event {
+            Event::ClientError(error) => Some(error.to_string()),
+            Event::Connected => None,
+            _ => return true,
+        };
+        let is_new = now.is_none() || *trouble != now;
+        *trouble = now;
+        is_new
+    }
+
     fn note(&self, event: &Event) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Disconnected => *last = Some(clock::monotonic()),
             // The first one disturbs nothing.
@@ -216,7 +240,7 @@ impl Disturbed {
     }
 
     pub(super) fn ago(&self) -> Duration {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.map_or(Duration::MAX, |last| {
             clock::monotonic().saturating_duration_since(last)
         })
@@ -285,6 +309,26 @@ mod tests {
     fn secrets_are_not_shown() {
         assert_eq!(without_secrets("nats://u:p@host:4222"), "nats://host:4222");
         assert_eq!(without_secrets("token@host, nats://b"), "host,nats://b");
+    }
+
+    #[tokio::test]
+    async fn reconnects_without_limit() {
+        let (violations, disturbed) = (Arc::default(), Arc::default());
+        let options = build(&NatsOptions::default(), (&violations, &disturbed)).await;
+        let options = format!("{:?}", options.unwrap());
+        assert!(options.contains("\"max_reconnects\": None"), "{options}");
+    }
+
+    #[test]
+    fn what_keeps_it_from_reconnecting_is_told_once() {
+        let disturbed = Disturbed::default();
+        let failed = |why: &str| Event::ClientError(async_nats::ClientError::Other(why.to_owned()));
+        assert!(disturbed.is_new(&Event::Disconnected));
+        assert!(disturbed.is_new(&failed("refused")));
+        assert!(!disturbed.is_new(&failed("refused")));
+        assert!(disturbed.is_new(&failed("who are you?")));
+        assert!(disturbed.is_new(&Event::Connected));
+        assert!(disturbed.is_new(&failed("who are you?")));
     }
 
     #[test]

@@ -8,9 +8,11 @@
 //! [`super::Broker`] for what callers do about it.
 
 mod api;
+mod burst;
 mod connect;
 mod consumer;
 mod names;
+mod pace;
 mod publish;
 mod pull;
 mod remarks;
@@ -25,9 +27,11 @@ use async_nats::Client;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use burst::Burst;
 pub use connect::{Credentials, NatsOptions, check_url, is_namespace};
 use connect::{Disturbed, Violations};
 use names::Names;
+pub use pace::Batches;
 use setup::Setup;
 
 use super::{
@@ -47,6 +51,7 @@ pub struct NatsBroker {
     lease: Duration,
     names: Names,
     setup: Setup,
+    burst: Burst,
     violations: Arc<Violations>,
     disturbed: Arc<Disturbed>,
 }

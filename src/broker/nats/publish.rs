@@ -1,4 +1,5 @@
-//! Publishing runs. The server refuses a repeated message id and an occupied subject.
+//! Publishing runs. The server refuses a repeated message id and an occupied subject; many runs at once
+//! may go together (`burst.rs`).
 
 use async_nats::HeaderMap;
 use serde::Deserialize;
@@ -6,10 +7,14 @@ use serde::Deserialize;
 use super::{
     NatsBroker,
     api::{CallError, code},
+    burst::{Message, Place, Turn},
     setup::Stream,
     stored,
 };
-use crate::broker::{BrokerError, Outgoing, Published};
+use crate::{
+    broker::{BrokerError, Outgoing, Published},
+    clock,
+};
 
 /// The header that holds the run id.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -23,12 +28,36 @@ pub(super) struct Stored {
     duplicate: bool,
 }
 
+/// Alone, or with others that are published at the same time.
 pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Published, BrokerError> {
+    nats.make_queue_known(&run.queue).await?;
+    let start = clock::monotonic();
+    let turn = nats.burst.turn(|| Message {
+        run_id: run.run_id.to_string(),
+        subject: nats.names.run(&run.queue, &run.run_id, run.slot),
+        payload: run.payload.clone().into(),
+    });
+    match turn.await {
+        Turn::Stored => Ok(Published::Stored),
+        Turn::Unclear(reason) => {
+            let operation = format!("publish {} with others", run.run_id);
+            Err(nats.out_of_reach(&operation, start, reason))
+        }
+        Turn::Alone(place) => alone(nats, run, place).await,
+    }
+}
+
+async fn alone(
+    nats: &NatsBroker,
+    run: Outgoing,
+    mut place: Option<Place>,
+) -> Result<Published, BrokerError> {
     let operation = format!("publish {}", run.run_id);
     let subject = nats.names.run(&run.queue, &run.run_id, run.slot);
     let mut last = None;
     for _ in 0..TRIES {
         nats.make_queue_known(&run.queue).await?;
+        let start = clock::monotonic();
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_ID, run.run_id.to_string());
         let stored = nats
@@ -39,6 +68,10 @@ pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Publishe
                 run.payload.clone(),
             )
             .await;
+        if let Some(place) = place.take() {
+            let took = clock::monotonic().saturating_duration_since(start);
+            nats.burst.note(&place, took);
+        }
         match stored {
             Ok(Stored {
                 duplicate: true, ..
@@ -60,7 +93,7 @@ pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Publishe
                 }
             }
             Err(error @ CallError::Nobody(_)) => {
-                nats.setup.forget();
+                nats.setup.doubt(&nats.names.jobs_stream());
                 nats.ensure(Stream::Jobs).await?;
                 last = Some(error);
             }

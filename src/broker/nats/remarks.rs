@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{NatsBroker, api::code};
+use super::{NatsBroker, api::code, setup::knows_batches};
 use crate::broker::{BrokerError, Remark, RemarkKind};
 
 /// Versions of these series are without known advisories from here on; later series are.
@@ -29,6 +29,16 @@ struct Limits {
 #[derive(Deserialize)]
 struct StreamInfo {
     config: StreamConfig,
+    #[serde(default)]
+    state: StreamState,
+}
+
+#[derive(Deserialize, Default)]
+struct StreamState {
+    #[serde(default)]
+    messages: i64,
+    #[serde(default)]
+    bytes: i64,
 }
 
 #[derive(Deserialize)]
@@ -41,10 +51,17 @@ struct StreamConfig {
     discard_new_per_subject: bool,
     #[serde(default)]
     num_replicas: usize,
+    #[serde(default)]
+    allow_atomic: bool,
+    #[serde(default)]
+    max_msgs: i64,
+    #[serde(default)]
+    max_bytes: i64,
 }
 
 pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerError> {
-    let mut remarks = vec![version(&broker.client.server_info().version)];
+    let server = broker.client.server_info().version;
+    let mut remarks = vec![version(&server)];
     let operation = "ask for the account";
     let account = broker.api::<Account>(operation, "INFO", &Value::Null).await;
     let account = account.map_err(|error| broker.error(operation, error))?;
@@ -56,7 +73,11 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
         .api::<StreamInfo>(&operation, &subject, &Value::Null)
         .await
     {
-        Ok(found) => remarks.push(settings(&stream, &found.config, broker.setup.replicas())),
+        Ok(found) => {
+            remarks.push(settings(&stream, &found.config, broker.setup.replicas()));
+            remarks.extend(room_in(&stream, &found));
+            remarks.push(batches(&server, &found.config));
+        }
         // Made when the first run is published.
         Err(error) if error.is(code::NO_STREAM) => {}
         Err(error) => return Err(broker.error(&operation, error)),
@@ -137,6 +158,45 @@ fn room(account: &Account) -> Remark {
     }
 }
 
+/// How full a stream is that somebody has given a limit.
+fn room_in(stream: &str, found: &StreamInfo) -> Option<Remark> {
+    const KB: i64 = 1 << 10;
+    let (state, config) = (&found.state, &found.config);
+    let limits = [
+        ("runs", state.messages, config.max_msgs),
+        ("KB", state.bytes / KB, config.max_bytes / KB),
+    ];
+    let limited = limits.into_iter().filter(|(_, _, limit)| *limit > 0);
+    let nearest = limited.max_by(|(_, a, of_a), (_, b, of_b)| (a * of_b).cmp(&(b * of_a)));
+    let (unit, held, limit) = nearest?;
+    let message = format!("{stream} holds {held} of {limit} {unit}");
+    Some(match held * 10 >= limit * 8 {
+        true => {
+            let help = "when it is full, beat waits and submitters are refused: start more workers, or raise the stream's limit";
+            remark("room", RemarkKind::Warning, message, Some(help))
+        }
+        false => remark("room", RemarkKind::Ok, message, None),
+    })
+}
+
+/// Whether a burst can be stored at once.
+fn batches(server: &str, config: &StreamConfig) -> Remark {
+    let (message, help) = match (config.allow_atomic, knows_batches(server)) {
+        (true, _) => ("bursts are stored as batches, where that is quicker", None),
+        (false, true) => (
+            "the stream takes no batches: each run of a burst is stored by itself",
+            Some(
+                "set `allow_atomic` of the stream, or remove it while it is empty: it is made again",
+            ),
+        ),
+        (false, false) => (
+            "before nats-server 2.12 each run of a burst is stored by itself",
+            None,
+        ),
+    };
+    remark("batches", RemarkKind::Ok, message.to_owned(), help)
+}
+
 fn settings(stream: &str, config: &StreamConfig, wanted: usize) -> Remark {
     let is_ours = config.retention == "workqueue"
         && config.discard == "new"
@@ -178,6 +238,28 @@ mod tests {
             assert_eq!(version(bad).kind, RemarkKind::Warning, "{bad}");
         }
         assert!(version("2.9.10").message.contains("may come back"));
+    }
+
+    #[test]
+    fn a_stream_with_a_limit_tells_how_full_it_is() {
+        let found = |messages, max_msgs, bytes, max_bytes| StreamInfo {
+            config: serde_json::from_value(
+                serde_json::json!({"max_msgs": max_msgs, "max_bytes": max_bytes}),
+            )
+            .unwrap(),
+            state: StreamState { messages, bytes },
+        };
+        assert_eq!(room_in("S", &found(1000, -1, 1000, -1)), None);
+        let room = room_in("S", &found(10, 100, 90 << 10, 100 << 10)).unwrap();
+        assert_eq!(
+            (room.kind, room.message.as_str()),
+            (RemarkKind::Warning, "S holds 90 of 100 KB")
+        );
+        let room = room_in("S", &found(79, 100, 0, -1)).unwrap();
+        assert_eq!(
+            (room.kind, room.message.as_str()),
+            (RemarkKind::Ok, "S holds 79 of 100 runs")
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     NatsBroker,
     api::{CallError, code},
     consumer::KnownLease,
+    pace::Batches,
 };
 use crate::{
     broker::{BrokerError, Bucket, Lifetime},
@@ -32,7 +33,10 @@ const DEAD_MAX_BYTES: i64 = 1 << 30;
 #[derive(Debug)]
 pub(super) struct Setup {
     replicas: usize,
+    batches: Batches,
     present: Mutex<HashSet<String>>,
+    /// When the stream of the runs was made, as the server says.
+    made: Mutex<Option<String>>,
     leases: Mutex<HashMap<QueueName, KnownLease>>,
 }
 
@@ -46,10 +50,12 @@ pub(super) enum Stream {
 }
 
 impl Setup {
-    pub(super) fn new(replicas: usize) -> Self {
+    pub(super) fn new(replicas: usize, batches: Batches) -> Self {
         Self {
             replicas,
+            batches,
             present: Mutex::default(),
+            made: Mutex::default(),
             leases: Mutex::default(),
         }
     }
@@ -67,6 +73,22 @@ impl Setup {
     pub(super) fn note(&self, name: String) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.insert(name);
+    }
+
+    /// Nobody listens for a stream: it was removed, or has no leader for now. It is made sure of again, and
+    /// what belongs to it only if it turns out to be another one: a server that has just lost its
+    /// neighbour answers such questions late.
+    pub(super) fn doubt(&self, name: &str) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.remove(name);
+    }
+
+    /// Whether the stream of the runs, made at `made`, is another one than before.
+    fn is_another(&self, made: Option<String>) -> bool {
+        let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = made.is_some() && *known == made;
+        *known = made;
+        !same
     }
 
     /// Somebody removed something: everything is made sure of again.
@@ -141,14 +163,56 @@ impl NatsBroker {
         let operation = format!("create the stream {name}");
         let subject = format!("STREAM.CREATE.{name}");
         let config = self.stream_config(stream, &name);
-        match self.api::<Value>(&operation, &subject, &config).await {
-            Ok(_) => {}
+        let (takes_batches, made) = match self.api::<Value>(&operation, &subject, &config).await {
+            Ok(made) => (
+                takes_batches(&made["config"]),
+                made["created"].as_str().map(str::to_owned),
+            ),
             // It exists with other settings: an operator's choice, which stays.
-            Err(error) if error.is(code::STREAM_EXISTS) => {}
+            Err(error) if error.is(code::STREAM_EXISTS) => match stream {
+                Stream::Jobs => (self.let_batches_in(&name).await, None),
+                Stream::Logs | Stream::Dead | Stream::Values(_) => (false, None),
+            },
             Err(error) => return Err(self.error(&operation, error)),
+        };
+        if stream == Stream::Jobs {
+            self.burst.allow(takes_batches && self.wants_batches());
+            if self.setup.is_another(made) {
+                self.setup.forget();
+            }
         }
         self.setup.note(name);
         Ok(())
+    }
+
+    /// A stream that was made by an earlier version, or on an earlier server, gets the setting. Returns whether it
+    /// has it now; without, runs are published one by one.
+    async fn let_batches_in(&self, stream: &str) -> bool {
+        if !self.wants_batches() {
+            return false;
+        }
+        let operation = format!("let batches into {stream}");
+        let (look, change) = (
+            format!("STREAM.INFO.{stream}"),
+            format!("STREAM.UPDATE.{stream}"),
+        );
+        let mut found = match self.api::<Value>(&operation, &look, &Value::Null).await {
+            Ok(found) => found,
+            Err(_) => return false,
+        };
+        if takes_batches(&found["config"]) {
+            return true;
+        }
+        let mut config = found["config"].take();
+        config["allow_atomic"] = true.into();
+        match self.api::<Value>(&operation, &change, &config).await {
+            Ok(changed) => takes_batches(&changed["config"]),
+            Err(_) => false,
+        }
+    }
+
+    fn wants_batches(&self) -> bool {
+        self.setup.batches != Batches::Never && knows_batches(&self.client.server_info().version)
     }
 
     fn stream_config(&self, stream: Stream, name: &str) -> Value {
@@ -203,8 +267,24 @@ impl NatsBroker {
         if let (Value::Object(config), Value::Object(more)) = (&mut config, more) {
             config.extend(more);
         }
+        if stream == Stream::Jobs && self.wants_batches() {
+            config["allow_atomic"] = true.into();
+        }
         config
     }
+}
+
+/// Whether a server of this version has atomic batches.
+pub(super) fn knows_batches(version: &str) -> bool {
+    let mut numbers = version
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let found: (Option<u32>, Option<u32>) = (numbers.next(), numbers.next());
+    found >= (Some(2), Some(12))
+}
+
+fn takes_batches(config: &Value) -> bool {
+    config["allow_atomic"] == true
 }
 
 pub(super) fn nanoseconds(duration: Duration) -> u64 {

@@ -159,7 +159,9 @@ async fn write(
             )
             .await;
         match stored {
-            Err(CallError::Nobody(_)) if tried < TRIES => nats.setup.forget(),
+            Err(CallError::Nobody(_)) if tried < TRIES => {
+                nats.setup.doubt(&nats.names.bucket_stream(bucket));
+            }
             stored => return stored,
         }
     }

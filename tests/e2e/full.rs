@@ -1,0 +1,173 @@
+//! A broker that is full: submitters are told, beat waits, and no tick is lost or fired twice.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use orchestrator::clock;
+use serde_json::{Value, json};
+
+use crate::support::{Installation, Service, nats::NatsServer, wait_for};
+
+/// `tick` is executed by nobody until somebody serves `ticks`.
+const JOBS: &str = r#"
+[job.tick]
+every = "1s"
+queue = "ticks"
+overlap = "allow"
+catch_up = "all"
+catch_up_window = "1h"
+max_catch_up = 1000
+shell = "echo $ORCHESTRATOR_RUN_ID >> ticks"
+working_dir = ".."
+
+[job.page]
+queue = "pages"
+overlap = "allow"
+shell = "true"
+"#;
+
+const HELD: &str = "beat holds its watermark";
+
+fn waiting(here: &Installation) -> u64 {
+    let queues = here.try_json(&["queues"]).unwrap_or_default();
+    let queues = queues.as_array().into_iter().flatten();
+    let ticks = queues.filter(|queue| queue["queue"] == "ticks");
+    ticks.filter_map(|queue| queue["waiting"].as_u64()).sum()
+}
+
+/// What `doctor` says in a check, in words with this part.
+fn finding(here: &Installation, check: &str, part: &str) -> Option<Value> {
+    let ended = here.run(&["doctor", "-o", "json"]);
+    let found: Value = serde_json::from_str(&ended.stdout).ok()?;
+    let is = |finding: &&Value| {
+        let message = finding["message"].as_str();
+        finding["check"] == check && message.is_some_and(|text| text.contains(part))
+    };
+    found.as_array()?.iter().find(is).cloned()
+}
+
+fn beat(here: &Installation) -> Service {
+    let beat = here.start("beat", &["beat"]);
+    wait_for("ticks", || (waiting(here) > 1).then_some(()));
+    beat
+}
+
+fn wait_until_it_waits(beat: &Service) {
+    wait_for("beat to say that it waits", || {
+        let log = beat.log();
+        let told = |line: &&str| line.contains(HELD) && line.contains("has no room");
+        log.lines().find(told).map(drop)
+    });
+}
+
+/// Lets a few more ticks be due: beat says nothing new of them.
+fn is_told_once(beat: &Service) {
+    let start = clock::now();
+    wait_for("some ticks to be due", || {
+        (clock::now() > start + chrono::Duration::seconds(4)).then_some(())
+    });
+    assert_eq!(beat.log().matches(HELD).count(), 1, "{}", beat.log());
+}
+
+/// Every tick from the first to the last has one run, which was executed once.
+fn every_tick_has_its_run(here: &Installation, beat: Service) {
+    let roomy = clock::now();
+    let worker = here.start(
+        "worker",
+        &["worker", "--queue", "ticks", "--concurrency", "4"],
+    );
+    wait_for("the ticks that were due meanwhile", || {
+        let newest = here.runs("tick").iter().filter_map(tick_of).max()?;
+        (newest > roomy).then_some(())
+    });
+    assert!(beat.log().contains("beat goes on"), "{}", beat.log());
+    assert!(beat.stop().success());
+    wait_for("every run to succeed", || {
+        let runs = here.runs("tick");
+        let all = waiting(here) == 0 && runs.iter().all(|run| run["state"] == "succeeded");
+        (all && !runs.is_empty()).then_some(())
+    });
+    assert!(worker.stop().success());
+    let runs = here.runs("tick");
+    let ticks: BTreeSet<_> = runs.iter().filter_map(tick_of).collect();
+    assert_eq!(ticks.len(), runs.len());
+    let (first, last) = (ticks.first().unwrap(), ticks.last().unwrap());
+    let expected = usize::try_from((*last - *first).num_seconds() + 1).unwrap();
+    assert_eq!(ticks.len(), expected, "a tick is missing: {ticks:?}");
+    let executed = here.lines("ticks");
+    let ids: BTreeSet<_> = executed.iter().collect();
+    assert_eq!((ids.len(), executed.len()), (expected, expected));
+    let jobs = here.json(&["jobs"]);
+    let tick = jobs
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|job| job["name"] == "tick");
+    assert_eq!(tick.unwrap()["missed"], 0);
+}
+
+fn tick_of(run: &Value) -> Option<DateTime<Utc>> {
+    run["scheduled_for"].as_str()?.parse().ok()
+}
+
+#[test]
+fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
+    let server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    here.schedule("a.toml", JOBS);
+    let beat = beat(&here);
+    server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": 4 }));
+    wait_until_it_waits(&beat);
+    wait_for("`jobs` to say so", || {
+        let said = here.run(&["jobs"]).stderr;
+        (said.contains("beat is held up") && said.contains("has no room")).then_some(())
+    });
+    let held = finding(&here, "beat", "has no room").unwrap();
+    assert_eq!(held["state"], "failed", "{held}");
+    let room = finding(&here, "room", "ORCH_JOBS holds").unwrap();
+    assert_eq!(room["state"], "warning", "{room}");
+    let refused = here.run(&["run", "page"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    let reason = "maximum messages exceeded";
+    assert!(refused.stderr.contains(reason), "{}", refused.stderr);
+    is_told_once(&beat);
+    server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": -1 }));
+    every_tick_has_its_run(&here, beat);
+}
+
+/// All that the installation stores, records included, may take so much.
+fn limited(megabytes: u32) -> String {
+    format!(
+        "jetstream {{}}\naccounts {{ A {{ users: [{{ user: a, password: a }}], jetstream: {{ max_file: {megabytes}MB }} }} }}\nno_auth_user: a"
+    )
+}
+
+#[test]
+fn an_account_that_is_full_refuses_submitters_and_costs_no_tick() {
+    let server = NatsServer::start_with(&limited(4));
+    let here = Installation::on_nats(&server.url());
+    here.schedule("a.toml", JOBS);
+    let beat = beat(&here);
+    let text = "x".repeat(100_000);
+    let lines: Vec<_> = (0..100)
+        .map(|n| json!({ "n": n, "text": text }).to_string())
+        .collect();
+    let file = here.path("lines");
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let file = file.display().to_string();
+    let refused = here.run(&["run", "page", "--batch", &file]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    for expected in ["has no room", "resource limits exceeded", "accepted "] {
+        assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+    }
+    // What is left would take some more ticks.
+    for n in 0..300 {
+        server.publish(&format!("orch.jobs.pages.page.{n}"), &[b'x'; 400]);
+    }
+    wait_until_it_waits(&beat);
+    let room = finding(&here, "room", " MB are stored").unwrap();
+    assert_eq!(room["state"], "warning", "{room}");
+    is_told_once(&beat);
+    server.reconfigure(&limited(400));
+    every_tick_has_its_run(&here, beat);
+}

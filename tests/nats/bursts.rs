@@ -1,0 +1,188 @@
+//! Runs that are published at the same time, as one atomic batch where the server takes them.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use orchestrator::broker::{
+    Broker, BrokerError, Published,
+    nats::{Batches, NatsBroker, NatsOptions},
+};
+
+use super::{
+    harness::{LONG, api, eventually, options, outgoing, publish},
+    proxy::{Line, Proxy},
+    server::NatsServer,
+};
+
+async fn connect(url: String, batches: Batches) -> Arc<NatsBroker> {
+    let options = NatsOptions {
+        batches,
+        ..options(url, LONG)
+    };
+    NatsBroker::connect(options).await.unwrap()
+}
+
+async fn all_at_once(
+    broker: &NatsBroker,
+    runs: impl IntoIterator<Item = usize>,
+) -> Vec<Result<Published, BrokerError>> {
+    let runs = runs
+        .into_iter()
+        .map(|n| broker.publish(outgoing("high", n)));
+    join_all(runs).await
+}
+
+/// Whether the stream takes batches: servers from 2.12 on.
+async fn takes_batches(server: &NatsServer) -> bool {
+    let info = api(server.url(), "STREAM.INFO.ORCH_JOBS", "").await;
+    info["config"]["allow_atomic"] == true
+}
+
+/// How many stored messages came in a batch.
+async fn came_in_batches(server: &NatsServer) -> usize {
+    let info = api(server.url(), "STREAM.INFO.ORCH_JOBS", "").await;
+    let last = info["state"]["last_seq"].as_u64().unwrap();
+    let mut found = 0;
+    for sequence in 1..=last {
+        let which = format!("{{\"seq\":{sequence}}}");
+        let message = api(server.url(), "STREAM.MSG.GET.ORCH_JOBS", &which).await;
+        let headers = message["message"]["hdrs"].as_str().unwrap();
+        let plain = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, headers);
+        let plain = String::from_utf8(plain.unwrap()).unwrap();
+        found += usize::from(plain.contains("Nats-Batch-Id"));
+    }
+    found
+}
+
+async fn stored(broker: &NatsBroker) -> Vec<String> {
+    let pending = broker.pending(0, 5000).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    pending.into_iter().map(|run| text(run.payload)).collect()
+}
+
+fn is_each_once(stored: &[String], count: usize) {
+    let expected: BTreeSet<_> = (0..count)
+        .map(|n| outgoing("high", n).run_id.to_string())
+        .collect();
+    let found: BTreeSet<_> = stored.iter().cloned().collect();
+    assert_eq!(found, expected);
+    assert_eq!(stored.len(), count, "none twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_comes_in_batches_where_the_server_takes_them() {
+    let server = NatsServer::start();
+    let broker = connect(server.url(), Batches::Always).await;
+    for published in all_at_once(&broker, 0..300).await {
+        assert_eq!(published, Ok(Published::Stored));
+    }
+    is_each_once(&stored(&broker).await, 300);
+    let in_batches = came_in_batches(&server).await;
+    match takes_batches(&server).await {
+        true => assert!(in_batches > 0),
+        false => assert_eq!(in_batches, 0),
+    }
+    // All of them once more: none of the batches is taken, and every run is a duplicate.
+    for published in all_at_once(&broker, 0..300).await {
+        assert_eq!(published, Ok(Published::Duplicate));
+    }
+    is_each_once(&stored(&broker).await, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_an_earlier_version_gets_the_setting_and_keeps_what_it_holds() {
+    let server = NatsServer::start();
+    let earlier = connect(server.url(), Batches::Never).await;
+    publish(&*earlier, "high", 0).await;
+    assert!(!takes_batches(&server).await);
+    let later = connect(server.url(), Batches::Always).await;
+    let all = all_at_once(&later, 0..100).await;
+    assert_eq!(all[0], Ok(Published::Duplicate));
+    let knows = api(server.url(), "STREAM.INFO.ORCH_JOBS", "").await["config"]
+        .get("metadata")
+        .is_some_and(|metadata| metadata.get("_nats.req.level").is_some());
+    if knows {
+        assert!(takes_batches(&server).await);
+        assert!(came_in_batches(&server).await > 0);
+    }
+    // The earlier one goes on.
+    for published in all_at_once(&earlier, 100..150).await {
+        assert_eq!(published, Ok(Published::Stored));
+    }
+    is_each_once(&stored(&later).await, 150);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_takes_none_any_more_gets_single_runs() {
+    let server = NatsServer::start();
+    let broker = connect(server.url(), Batches::Always).await;
+    publish(&*broker, "high", 0).await;
+    if takes_batches(&server).await {
+        let mut info = api(server.url(), "STREAM.INFO.ORCH_JOBS", "").await;
+        let mut config = info["config"].take();
+        config["allow_atomic"] = false.into();
+        api(server.url(), "STREAM.UPDATE.ORCH_JOBS", &config.to_string()).await;
+    }
+    for published in all_at_once(&broker, 1..200).await {
+        assert_eq!(published, Ok(Published::Stored));
+    }
+    is_each_once(&stored(&broker).await, 200);
+    assert_eq!(came_in_batches(&server).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_whose_answer_is_lost_can_be_repeated() {
+    let server = NatsServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let broker = connect(proxy.url(), Batches::Always).await;
+    publish(&*broker, "high", 0).await;
+    // What is sent arrives, and no answer comes back; then the connection is gone.
+    let mut failed = 0;
+    for line in [Line::Mute, Line::Cut] {
+        proxy.set(line);
+        let began = orchestrator::clock::monotonic();
+        for published in all_at_once(&broker, 0..300).await {
+            let error = published.unwrap_err();
+            assert!(error.is_transient(), "{error:?}");
+            failed += 1;
+        }
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(25), "{took:?}");
+    }
+    assert_eq!(failed, 600);
+    proxy.set(Line::Whole);
+    eventually("everything to be stored", async || {
+        let all = all_at_once(&broker, 0..300).await;
+        all.into_iter()
+            .all(|published| published.is_ok())
+            .then_some(())
+    })
+    .await;
+    is_each_once(&stored(&broker).await, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bursts_survive_a_server_that_is_killed() {
+    let mut server = NatsServer::start();
+    let broker = connect(server.url(), Batches::Always).await;
+    publish(&*broker, "high", 0).await;
+    for round in 1..=3_usize {
+        let publisher = broker.clone();
+        let burst = tokio::spawn(async move { all_at_once(&publisher, 0..400 * round).await });
+        server.kill9();
+        server.restart();
+        for published in burst.await.unwrap() {
+            if let Err(error) = published {
+                assert!(error.is_transient(), "{error:?}");
+            }
+        }
+        eventually("everything to be stored", async || {
+            let all = all_at_once(&broker, 0..400 * round).await;
+            all.into_iter()
+                .all(|published| published.is_ok())
+                .then_some(())
+        })
+        .await;
+        is_each_once(&stored(&broker).await, 400 * round);
+    }
+}
