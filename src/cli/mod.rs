@@ -21,6 +21,7 @@ mod import;
 mod jobs;
 mod lock;
 mod logs;
+mod nats;
 mod next;
 pub mod output;
 mod pause;

@@ -1,6 +1,6 @@
 //! Requests to the JetStream API, and what its errors mean.
 
-use std::{sync::atomic::Ordering, time::Instant};
+use std::sync::atomic::Ordering;
 
 use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind, connection::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -8,10 +8,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::NatsBroker;
-use crate::{
-    broker::{BrokerError, Receipt},
-    clock,
-};
+use crate::broker::{BrokerError, Receipt};
 
 /// Error codes of the server that mean something to us.
 pub(super) mod code {
@@ -108,28 +105,33 @@ impl NatsBroker {
         headers: Option<HeaderMap>,
         payload: Vec<u8>,
     ) -> Result<Message, CallError> {
-        let start = clock::monotonic();
         let mut request = Request::new().payload(payload.into());
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
-        self.client
-            .send_request(subject, request)
-            .await
-            .map_err(|error| {
-                let reason = match error.kind() {
-                    RequestErrorKind::TimedOut => "no answer in time".to_owned(),
-                    RequestErrorKind::NoResponders => {
-                        "JetStream does not answer; is it enabled (`nats-server -js`)?".to_owned()
-                    }
-                    _ => error.to_string(),
-                };
-                let told = self.out_of_reach(operation, start, reason);
-                match error.kind() {
-                    RequestErrorKind::NoResponders => CallError::Nobody(told),
-                    _ => CallError::Broker(told),
+        // Before the request: its violation may come at once.
+        let mut violations = self.violations.listen();
+        let asked = self.client.send_request(subject.clone(), request);
+        let answer = tokio::select! {
+            answer = asked => answer,
+            reason = violations.refusal(|told| told.is_publish_to(&subject)) => {
+                return Err(CallError::Broker(self.not_permitted(operation, reason)));
+            }
+        };
+        answer.map_err(|error| {
+            let reason = match error.kind() {
+                RequestErrorKind::TimedOut => "no answer in time".to_owned(),
+                RequestErrorKind::NoResponders => {
+                    "JetStream does not answer; is it enabled (`nats-server -js`)?".to_owned()
                 }
-            })
+                _ => error.to_string(),
+            };
+            let told = self.out_of_reach(operation, reason);
+            match error.kind() {
+                RequestErrorKind::NoResponders => CallError::Nobody(told),
+                _ => CallError::Broker(told),
+            }
+        })
     }
 
     /// A request to the API under `$JS.API.`.
@@ -234,7 +236,7 @@ impl NatsBroker {
     ) -> Result<(), BrokerError> {
         if !self.is_connected() {
             let reason = "not connected".to_owned();
-            return Err(self.out_of_reach(operation, clock::monotonic(), reason));
+            return Err(self.out_of_reach(operation, reason));
         }
         let asked = self.ask(operation, receipt.0.clone(), None, word.into_bytes());
         match asked.await {
@@ -243,24 +245,19 @@ impl NatsBroker {
         }
     }
 
-    pub(super) fn out_of_reach(
-        &self,
-        operation: &str,
-        start: Instant,
-        reason: String,
-    ) -> BrokerError {
-        let (broker, operation) = (super::Broker::describe(self), operation.to_owned());
-        match self.violations.since(start) {
-            Some(reason) => BrokerError::NotPermitted {
-                broker,
-                operation,
-                reason,
-            },
-            None => BrokerError::Unreachable {
-                broker,
-                operation,
-                reason,
-            },
+    pub(super) fn out_of_reach(&self, operation: &str, reason: String) -> BrokerError {
+        BrokerError::Unreachable {
+            broker: super::Broker::describe(self),
+            operation: operation.to_owned(),
+            reason,
+        }
+    }
+
+    pub(super) fn not_permitted(&self, operation: &str, reason: String) -> BrokerError {
+        BrokerError::NotPermitted {
+            broker: super::Broker::describe(self),
+            operation: operation.to_owned(),
+            reason,
         }
     }
 

@@ -10,14 +10,17 @@
 mod api;
 mod connect;
 mod consumer;
+mod credentials;
 mod names;
 mod publish;
 mod pull;
+mod refused;
 mod remarks;
 mod setup;
 mod stored;
 mod streams;
 mod values;
+mod violations;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +28,12 @@ use async_nats::Client;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use connect::{Credentials, NatsOptions, check_url, is_namespace};
-use connect::{Disturbed, Violations};
+use connect::Disturbed;
+pub use connect::{NatsOptions, check_url, is_namespace};
+pub use credentials::{Credentials, check_seed};
 use names::Names;
 use setup::Setup;
+use violations::Violations;
 
 use super::{
     Broker, BrokerError, Bucket, Cas, Changes, DeadLetter, Delivery, Durability, Entry, LogChunk,
