@@ -12,9 +12,13 @@ mod support;
 
 #[path = "access/authority.rs"]
 mod authority;
+#[path = "access/installation.rs"]
+mod installation;
 #[path = "access/places.rs"]
 mod places;
 #[path = "access/refused.rs"]
 mod refused;
+#[path = "access/roles.rs"]
+mod roles;
 #[path = "access/ways_in.rs"]
 mod ways_in;

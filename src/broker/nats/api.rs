@@ -2,7 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind, connection::State};
+use async_nats::{
+    HeaderMap, Message, Request, StatusCode, client::RequestErrorKind, connection::State,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -75,6 +77,32 @@ pub(super) struct StoredMessage {
 }
 
 impl StoredMessage {
+    /// Reads the answer to a direct question, which is the message itself with its place in headers.
+    fn direct(answer: &Message) -> Result<Option<Self>, &'static str> {
+        const ODD: &str = "its answer is not understood: the place of the message is missing";
+        match answer.status {
+            None | Some(StatusCode::OK) => {}
+            Some(StatusCode::NOT_FOUND) => return Ok(None),
+            Some(_) => return Err("the server answers a direct question with an error"),
+        }
+        let headers = answer.headers.as_ref().ok_or(ODD)?;
+        let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+        let mut own = Vec::new();
+        for (name, values) in headers.iter() {
+            for value in values {
+                own.extend(format!("{name}: {value}\r\n").into_bytes());
+            }
+        }
+        Ok(Some(Self {
+            subject: header("Nats-Subject").ok_or(ODD)?,
+            seq: header("Nats-Sequence")
+                .and_then(|sequence| sequence.parse().ok())
+                .ok_or(ODD)?,
+            data: STANDARD.encode(&answer.payload),
+            hdrs: STANDARD.encode(own),
+        }))
+    }
+
     pub(super) fn payload(&self) -> Vec<u8> {
         STANDARD.decode(&self.data).unwrap_or_default()
     }
@@ -213,6 +241,49 @@ impl NatsBroker {
             }
             Err(error) => Err(self.error(operation, error)),
         }
+    }
+
+    /// The last message of a subject; `None` if there is none. Asked so that the subject is part of what is
+    /// permitted, where the stream allows it.
+    pub(super) async fn last_message(
+        &self,
+        operation: &str,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        if !self.setup.is_direct(stream) {
+            let which = json!({ "last_by_subj": subject });
+            return self.stored_message(operation, stream, &which).await;
+        }
+        let asked = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+        match self.ask(operation, asked, None, Vec::new()).await {
+            Ok(answer) => StoredMessage::direct(&answer)
+                .map_err(|reason| self.failed(operation, reason.to_owned())),
+            Err(CallError::Nobody(told)) => self.look_again(operation, stream, subject, told).await,
+            Err(error) => Err(self.error(operation, error)),
+        }
+    }
+
+    /// Nobody answers a direct question: the stream was removed, its setting was changed, or the server starts.
+    async fn look_again(
+        &self,
+        operation: &str,
+        stream: &str,
+        subject: &str,
+        told: BrokerError,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        self.setup.forget();
+        let info = format!("STREAM.INFO.{stream}");
+        match self.api::<Value>(operation, &info, &Value::Null).await {
+            Ok(found) => self.setup.note_direct(stream, &found["config"]),
+            Err(error) if error.is(code::NO_STREAM) => return Ok(None),
+            Err(error) => return Err(self.error(operation, error)),
+        }
+        if self.setup.is_direct(stream) {
+            return Err(told);
+        }
+        let which = json!({ "last_by_subj": subject });
+        self.stored_message(operation, stream, &which).await
     }
 
     /// Whether the server is there, as far as the client has noticed.

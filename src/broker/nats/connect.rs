@@ -182,7 +182,9 @@ fn tell(event: &Event, violations: &Violations) {
         }
         Event::ServerError(ServerError::Other(text)) => match violations.tell(text) {
             Some(reason) => {
-                warn!(target: "orchestrator::broker", reason, "NATS does not permit it");
+                if violations.is_news(&reason, clock::monotonic()) {
+                    warn!(target: "orchestrator::broker", reason, "NATS does not permit it");
+                }
             }
             None => warn!(target: "orchestrator::broker", event = %event, "NATS"),
         },

@@ -41,6 +41,13 @@ pub fn check_seed(seed: &str) -> Result<(), String> {
         .map_err(|error| format!("it is not the seed of an nkey, which begins with SU: {error}"))
 }
 
+/// A new nkey of a user: its seed, which is a secret, and its public key.
+pub fn new_nkey() -> Result<(String, String), String> {
+    let pair = nkeys::KeyPair::new_user();
+    let seed = pair.seed().map_err(|error| error.to_string())?;
+    Ok((seed, pair.public_key()))
+}
+
 impl Credentials {
     /// Who we are to the server, for errors.
     pub(super) fn who(&self) -> String {

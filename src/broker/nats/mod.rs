@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use connect::Disturbed;
 pub use connect::{NatsOptions, check_url, is_namespace};
-pub use credentials::{Credentials, check_seed};
+pub use credentials::{Credentials, check_seed, new_nkey};
 use names::Names;
 use setup::Setup;
 use violations::Violations;
@@ -72,6 +72,10 @@ impl Broker for NatsBroker {
 
     async fn remarks(&self) -> Result<Vec<Remark>, BrokerError> {
         remarks::remarks(self).await
+    }
+
+    async fn make_everything(&self) -> Result<(), BrokerError> {
+        Self::make_everything(self).await
     }
 
     async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError> {

@@ -35,7 +35,13 @@ pub(super) async fn latest(
     bucket: Bucket,
     prefix: &str,
 ) -> Result<Option<Entry>, BrokerError> {
-    get(nats, bucket, &format!("{prefix}>")).await
+    nats.ensure(Stream::Values(bucket)).await?;
+    let subject = nats.names.key(bucket, &format!("{prefix}>"));
+    let operation = format!("get {subject}");
+    let which = json!({ "last_by_subj": subject });
+    let stream = nats.names.bucket_stream(bucket);
+    let message = nats.stored_message(&operation, &stream, &which).await?;
+    Ok(message.and_then(|message| as_entry(nats, bucket, &message)))
 }
 
 async fn last(
@@ -46,9 +52,8 @@ async fn last(
     nats.ensure(Stream::Values(bucket)).await?;
     let subject = nats.names.key(bucket, key);
     let operation = format!("get {subject}");
-    let which = json!({ "last_by_subj": subject });
     let stream = nats.names.bucket_stream(bucket);
-    nats.stored_message(&operation, &stream, &which).await
+    nats.last_message(&operation, &stream, &subject).await
 }
 
 fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Option<Entry> {

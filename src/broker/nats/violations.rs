@@ -2,14 +2,19 @@
 //! otherwise wait for an answer until its time is up.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fmt,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::broadcast;
 
 /// How many violations somebody who looks for one of his own may fall behind.
 const KEPT: usize = 256;
+
+/// How often the same one is logged.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the server did not permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,16 +72,39 @@ pub(super) struct Violations {
     told: broadcast::Sender<Violation>,
     /// The inbox that no answer reaches: the client does not subscribe a second time.
     deaf: Mutex<Option<Violation>>,
+    /// What was logged, and when.
+    logged: Mutex<HashMap<String, Instant>>,
 }
 
 impl Violations {
     /// Of a user who gets its answers under `inbox`.
     pub(super) fn new(who: String, inbox: &str) -> Self {
+        let who = match inbox {
+            "_INBOX" => who,
+            own => format!("{who} ({own})"),
+        };
         Self {
             who,
             inbox: format!("{inbox}."),
             told: broadcast::channel(KEPT).0,
             deaf: Mutex::default(),
+            logged: Mutex::default(),
+        }
+    }
+
+    /// Whether this is to be logged: what is tried again and again is told now and then.
+    pub(super) fn is_news(&self, described: &str, now: Instant) -> bool {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, at| now.saturating_duration_since(*at) < TELL_AGAIN);
+        if logged.len() >= KEPT {
+            return false;
+        }
+        match logged.entry(described.to_owned()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(now);
+                true
+            }
         }
     }
 
@@ -180,7 +208,10 @@ mod tests {
         violations.tell(r#"Permissions Violation for Publish to "other""#);
         violations.tell(r#"Permissions Violation for Publish to "mine""#);
         let refusal = mine.refusal(|told| told.is_publish_to("mine")).await;
-        assert_eq!(refusal, "the user w may not publish to mine");
+        assert_eq!(refusal, "the user w (_INBOX_w) may not publish to mine");
+        let now = crate::clock::monotonic();
+        let told = |later: u64| violations.is_news(&refusal, now + Duration::from_secs(later));
+        assert_eq!([told(0), told(59), told(61)], [true, false, true]);
         violations.tell(r#"Permissions Violation for Subscription to "_INBOX_w.x.*""#);
         let mut late = violations.listen();
         let refusal = late.refusal(|_| false).await;
