@@ -48,7 +48,7 @@ impl Shared {
         held: &Held,
         outcome: Outcome,
     ) -> Result<(), BrokerError> {
-        let used = claimed.record.attempts_used + 1;
+        let used = claimed.record.attempts_used.saturating_add(1);
         let timing = Timing {
             seed: random(),
             retry_after: outcome.1.as_ref().and_then(retry_after),

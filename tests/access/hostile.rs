@@ -136,7 +136,10 @@ fn ten_thousand_messages_that_are_no_runs_change_nothing_but_a_counter() {
     let installation = Installation::on_nats(&server.url());
     installation.schedule("jobs.toml", SCHEDULES);
     let beat = installation.start("beat", &["beat"]);
-    let worker = installation.start("worker", &["worker", "--queue", "default"]);
+    let worker = installation.start(
+        "worker",
+        &["worker", "--queue", "default", "--concurrency", "64"],
+    );
     let run = || {
         let ended = installation.run(&["run", "--wait", "real", "-o", "json"]);
         assert_eq!(ended.code, 0, "{}{}", ended.stdout, ended.stderr);
