@@ -8,10 +8,14 @@ test *ARGS:
     tests/run {{ARGS}}
 
 # format, lints, dependencies
-lint:
+lint: audit
     cargo fmt --check
     cargo clippy --all-targets --all-features -- -D warnings
-    cargo deny check
+
+# dependencies: advisories too, which `tests/run` leaves out
+audit:
+    tests/tools/cargo-deny
+    target/tools/cargo-deny check
 
 # the example crawler, on one machine, with nothing else installed
 demo:

@@ -1,13 +1,29 @@
 //! What must hold for every input, whoever makes it: the fuzz targets here and the short run in
 //! `tests/fuzz.rs`.
 
-use std::path::PathBuf;
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    path::PathBuf,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use orchestrator::{
+    broker::{DeadLetter, LogChunk},
+    health::{self, Health},
     job::{Job, cron::CronTrigger},
+    plan::{JobState, Leader, Pause, ReloadStatus, Watermark},
+    run::{
+        Claimant, DeliveryMark, LastRun, Pace, Places, RunMessage, RunRecord, WorkerStatus,
+        is_shallow,
+    },
     schedules::{self, Source},
 };
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_428_000, 0).unwrap_or_default()
@@ -64,4 +80,137 @@ fn ordered(next: impl Fn(DateTime<Utc>) -> Option<DateTime<Utc>>) -> usize {
         count += 1;
     }
     count
+}
+
+/// A message is refused with a reason, or it survives the wire, and so does the record that is made of it,
+/// whoever claims it and whatever it leaves behind.
+pub fn envelope(text: &str) {
+    let bytes = text.as_bytes();
+    let message = match RunMessage::decode(bytes) {
+        Ok(message) => message,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            let _ = RunMessage::run_id_in(bytes);
+            return;
+        }
+    };
+    assert_eq!(RunMessage::run_id_in(bytes).as_ref(), Some(&message.run_id));
+    let Ok(wire) = message.encode() else { return };
+    assert_eq!(
+        RunMessage::decode(&wire).expect("what was written"),
+        message
+    );
+    assert!(message.spec.templates().count() <= text.len() + 1);
+    claimed(RunRecord::queued(&message), &message);
+}
+
+/// What a bucket holds is not understood, or it survives being read and written; a record can be claimed, and is
+/// a record afterwards.
+pub fn state(text: &str) {
+    survives::<LastRun>(text);
+    survives::<WorkerStatus>(text);
+    survives::<Places>(text);
+    survives::<Pace>(text);
+    survives::<Watermark>(text);
+    survives::<JobState>(text);
+    survives::<Pause>(text);
+    survives::<Leader>(text);
+    survives::<ReloadStatus>(text);
+    survives::<DeadLetter>(text);
+    survives::<LogChunk>(text);
+    if let Some(job) = survives::<Job>(text) {
+        ordered(|after| job.next_after(after));
+    }
+    let Some(record) = survives::<RunRecord>(text) else {
+        // Anything may be what a job leaves behind.
+        if let Ok(value) = serde_json::from_str::<Value>(text)
+            && is_shallow(&value)
+        {
+            let mut record = RunRecord::queued(&plain());
+            record.result = Some(value);
+            let wire = serde_json::to_string(&record).expect("a record is JSON");
+            assert_eq!(survives::<RunRecord>(&wire), Some(record));
+        }
+        return;
+    };
+    claimed(record, &plain());
+}
+
+fn survives<T>(text: &str) -> Option<T>
+where
+    T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug,
+{
+    let value: T = serde_json::from_str(text).ok()?;
+    let wire = serde_json::to_string(&value).expect("it is JSON");
+    let read: T = serde_json::from_str(&wire).expect("what was written");
+    assert_eq!(read, value);
+    Some(value)
+}
+
+fn claimed(record: RunRecord, message: &RunMessage) {
+    let (fence, was_final) = (record.fence, record.state.is_final());
+    let by = Claimant {
+        worker: "fuzz".to_owned(),
+        delivery: DeliveryMark {
+            sequence: 1,
+            count: 1,
+        },
+        at: now(),
+    };
+    if let Ok(claim) = record.claim(&by, message.expires_at, message.spec.retry.max_crashes) {
+        assert!(!was_final, "a final record was claimed");
+        assert!(claim.fence > fence, "the fence did not grow");
+        let wire = serde_json::to_string(&claim.record).expect("a record is JSON");
+        assert_eq!(survives::<RunRecord>(&wire), Some(claim.record));
+    }
+}
+
+fn plain() -> RunMessage {
+    let text = r#"{"version":1,"run_id":"a@20261123T023000Z","queue":"default","scheduled_for":"2026-11-23T02:30:00Z",
+        "published_at":"2026-11-23T02:30:00Z","spec":{"execute":{"command":["true"]}}}"#;
+    RunMessage::decode(text.as_bytes()).expect("a message")
+}
+
+/// Whatever comes in at `--listen`, it is answered in HTTP or the connection ends; the next probe is answered.
+pub fn probes(text: &str) {
+    static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let (any, stop) = (([127, 0, 0, 1], 0).into(), CancellationToken::new());
+                let bound = health::listen(any, Health::default(), stop).await;
+                tell.send(bound.expect("a port")).expect("somebody waits");
+                std::future::pending::<()>().await;
+            });
+        });
+        told.recv().expect("the server starts")
+    });
+    let ask = |bytes: &[u8], is_all: bool| {
+        let mut stream = TcpStream::connect(*ADDRESS).expect("the server is there");
+        let limit = Some(Duration::from_secs(20));
+        stream.set_read_timeout(limit).expect("a limit");
+        // It may end the connection before it has read everything.
+        let _ = stream.write_all(bytes);
+        if is_all {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+        }
+        answer
+    };
+    let answer = ask(text.as_bytes(), true);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
+    let answer = ask(
+        b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        false,
+    );
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "no probe is answered any more"
+    );
 }

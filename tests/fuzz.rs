@@ -147,7 +147,7 @@ fn number(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-fn run(target: &str, property: fn(&str)) {
+fn run(target: &str, cases: u64, property: fn(&str)) {
     let seeds = seeds(target);
     for seed in &seeds {
         property(seed);
@@ -155,7 +155,7 @@ fn run(target: &str, property: fn(&str)) {
     let seed = number("FUZZ_SEED", 1);
     println!("FUZZ_SEED={seed}");
     let config = Config {
-        cases: u32::try_from(number("FUZZ_CASES", 3_000)).unwrap(),
+        cases: u32::try_from(number("FUZZ_CASES", cases)).unwrap(),
         failure_persistence: None,
         max_shrink_iters: 2_000,
         ..Config::default()
@@ -184,10 +184,25 @@ fn run(target: &str, property: fn(&str)) {
 
 #[test]
 fn schedules() {
-    run("schedules", properties::schedule);
+    run("schedules", 3_000, properties::schedule);
 }
 
 #[test]
 fn cron() {
-    run("cron", properties::cron);
+    run("cron", 3_000, properties::cron);
+}
+
+#[test]
+fn envelope() {
+    run("envelope", 10_000, properties::envelope);
+}
+
+#[test]
+fn state() {
+    run("state", 10_000, properties::state);
+}
+
+#[test]
+fn probes() {
+    run("probes", 1_000, properties::probes);
 }

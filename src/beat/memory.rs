@@ -68,6 +68,7 @@ impl Memory {
         options: &BeatOptions,
         now: DateTime<Utc>,
     ) -> Result<Self, BeatError> {
+        broker.make_everything().await?;
         let (shared, revision) = read_watermark(broker.as_ref()).await?.unzip();
         let fresh = Watermark {
             at: now,

@@ -77,6 +77,12 @@ pub trait Broker: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Makes everything that an installation keeps here and that is missing. Whoever leads does so, for those
+    /// who are not permitted to.
+    async fn make_everything(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
     /// Stores a run. What was stored survives the death of every process involved.
     async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError>;
 

@@ -270,8 +270,9 @@ pub async fn older_run(
         let Some(stored) = stored.filter(|stored| stored.sequence < sequence) else {
             continue;
         };
+        // One that has ended and is still stored is swept away by beat; a worker may not be permitted to.
         if let Ok(older) = RunMessage::decode(&stored.payload)
-            && !remove_if_ended(broker, &stored).await?
+            && !has_ended(broker, &older.run_id).await?
         {
             return Ok(Some(older.run_id));
         }
@@ -285,9 +286,11 @@ pub async fn remove_if_ended(broker: &dyn Broker, stored: &Pending) -> Result<bo
         // A worker takes it to the dead letters.
         return Ok(false);
     };
-    let record = broker.get(Bucket::Runs, &message.run_id.key()).await?;
-    let ended = record
-        .and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok())
-        .is_some_and(|record| record.state.is_final());
-    Ok(ended && broker.remove(stored).await?)
+    Ok(has_ended(broker, &message.run_id).await? && broker.remove(stored).await?)
+}
+
+async fn has_ended(broker: &dyn Broker, run_id: &RunId) -> Result<bool, BrokerError> {
+    let record = broker.get(Bucket::Runs, &run_id.key()).await?;
+    let record = record.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
+    Ok(record.is_some_and(|record| record.state.is_final()))
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use super::{CliError, Exit, Globals, connect, globals::Format, guardian, output};
+use super::{CliError, Exit, Globals, connect, globals::Format, guardian, nats, output};
 use crate::{
     bench::{self, BenchError, BenchOptions, Compared, Delays, Report},
     broker::{
@@ -81,7 +81,7 @@ pub(super) async fn run(args: BenchArgs, globals: &Globals) -> Result<(), CliErr
         }
     };
     let name = format!("bench-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
-    let report = match connect::names_nats(globals) {
+    let report = match nats::is_named(globals) {
         true => {
             let own = Globals {
                 namespace: name,

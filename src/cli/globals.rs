@@ -4,12 +4,20 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::nats::NatsArgs;
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Globals {
     /// NATS server to use, for example nats://127.0.0.1:4222; wins over a running `up` [env: also NATS_URL]
-    #[arg(long, global = true, env = "ORCHESTRATOR_NATS", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "ORCHESTRATOR_NATS",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub nats: Option<String>,
 
     /// First word of all names in NATS, so that several installations can share a server
@@ -72,6 +80,9 @@ pub struct Globals {
         default_value = "auto"
     )]
     pub color: Color,
+
+    #[command(flatten)]
+    pub(super) access: NatsArgs,
 }
 
 /// Form of the data on standard output.

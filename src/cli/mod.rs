@@ -21,7 +21,9 @@ mod import;
 mod jobs;
 mod lock;
 mod logs;
+mod nats;
 mod next;
+mod nkey;
 pub mod output;
 mod pause;
 mod run;
@@ -68,6 +70,7 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     Diff(diff::DiffArgs),
     Doctor(doctor::DoctorArgs),
+    Nkey(nkey::NkeyArgs),
     Jobs(jobs::JobsArgs),
     Run(run::RunArgs),
     Runs(runs::RunsArgs),
@@ -113,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
         Command::Import(args) => import::run(args, &globals),
+        Command::Nkey(args) => nkey::run(&args),
         Command::Guardian(args) => guardian::run(&args),
         Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),

@@ -141,5 +141,6 @@ pub(super) fn hand_on(globals: &Globals) -> BTreeMap<String, String> {
     if let Some(url) = &globals.nats {
         variables.insert("ORCHESTRATOR_NATS".to_owned(), url.clone());
     }
+    variables.extend(globals.access.variables());
     variables
 }

@@ -20,7 +20,7 @@ use crate::{
     broker::LogStream,
     clock,
     job::{Body, HttpRequest, TemplateError, Values},
-    run::Exit,
+    run::{Exit, is_shallow},
 };
 
 /// How long a connection may take to be made.
@@ -227,6 +227,7 @@ async fn ask(
     if is_json
         && body.len() <= RESULT / 2
         && let Ok(value) = serde_json::from_slice::<Value>(&body)
+        && is_shallow(&value)
     {
         result["body"] = value;
     }

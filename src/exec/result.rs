@@ -13,6 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::ExecError;
+use crate::run::{DEEPEST, is_shallow};
 
 /// Bytes of a result at most.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -37,6 +38,8 @@ pub(super) struct ResultFile {
 pub(super) enum Unusable {
     #[error("the result is left out: ORCHESTRATOR_RESULT has more than 64 KiB")]
     TooLarge,
+    #[error("the result is left out: ORCHESTRATOR_RESULT is nested deeper than {DEEPEST} levels")]
+    TooDeep,
     #[error("the result is left out: ORCHESTRATOR_RESULT is not JSON: {0}")]
     NotJson(serde_json::Error),
     #[error("the result is left out: ORCHESTRATOR_RESULT is not a regular file")]
@@ -106,9 +109,11 @@ impl ResultFile {
         if bytes.trim_ascii().is_empty() {
             return Ok(None);
         }
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(Unusable::NotJson)
+        let value = serde_json::from_slice(&bytes).map_err(Unusable::NotJson)?;
+        match is_shallow(&value) {
+            true => Ok(Some(value)),
+            false => Err(Unusable::TooDeep),
+        }
     }
 }
 
@@ -140,12 +145,14 @@ mod tests {
         let scratch = Scratch::create().unwrap();
         let file = scratch.file();
         assert_eq!(file.read().unwrap(), None);
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
         let large = format!("\"{}\"", "x".repeat(64 * 1024));
         for (text, expected) in [
             ("{\"pages\": 3}", Ok(Some(json!({"pages": 3})))),
             ("  \n", Ok(None)),
             ("pages: 3", Err("not JSON")),
             (large.as_str(), Err("more than 64 KiB")),
+            (deep.as_str(), Err("deeper than 64 levels")),
         ] {
             std::fs::write(file.path(), text).unwrap();
             match (file.read(), expected) {

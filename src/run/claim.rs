@@ -71,8 +71,17 @@ impl RunRecord {
             let reason = format!("its worker died {} times", self.crashes);
             return Err(self.end_now(RunState::Dead, by.at, &reason));
         }
-        self.fence += 1;
-        let attempt = self.attempts_used + self.crashes + 1;
+        // Only somebody who wrote it on purpose; a fence must never be smaller than one before.
+        let Some(fence) = self.fence.checked_add(1) else {
+            return Err(self.end_now(
+                RunState::Dead,
+                by.at,
+                "its record has the last of all fences",
+            ));
+        };
+        self.fence = fence;
+        let attempts = self.attempts_used.saturating_add(self.crashes);
+        let attempt = attempts.saturating_add(1);
         self.attempts.push(Attempt {
             number: attempt,
             fence: self.fence,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::RunId;
+use super::{DEEPEST, RunId, is_shallow};
 use crate::job::{Anchor, Job, Overlap, QueueName, RunSpec, Values};
 
 /// The version of the message that this build writes and reads.
@@ -61,6 +61,9 @@ pub enum Malformed {
         "the message has {0} bytes, more than {MAX_BYTES}: let its arguments name a file or a URL in place of what is large"
     )]
     Oversize(usize),
+    /// Nobody could read its record.
+    #[error("the argument `{0}` is nested deeper than {DEEPEST} levels")]
+    Deep(String),
     /// Not JSON, or not of the contract's form.
     #[error("the message is not understood: {0}")]
     Json(#[from] serde_json::Error),
@@ -134,6 +137,7 @@ impl RunMessage {
 
     /// The message as bytes, at most 1 MiB.
     pub fn encode(&self) -> Result<Vec<u8>, Malformed> {
+        self.check_depth()?;
         let bytes = serde_json::to_vec(self)?;
         if bytes.len() > MAX_BYTES {
             return Err(Malformed::Oversize(bytes.len()));
@@ -150,7 +154,17 @@ impl RunMessage {
         if version != u64::from(VERSION) {
             return Err(Malformed::Version(version));
         }
-        Ok(serde_json::from_slice(bytes)?)
+        let message: Self = serde_json::from_slice(bytes)?;
+        message.check_depth()?;
+        Ok(message)
+    }
+
+    fn check_depth(&self) -> Result<(), Malformed> {
+        let mut args = self.spec.args.iter();
+        match args.find(|(_, value)| !is_shallow(value)) {
+            Some((name, _)) => Err(Malformed::Deep(name.clone())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -234,6 +248,15 @@ mod tests {
         ));
         assert!(matches!(RunMessage::decode(b"{}"), Err(Malformed::Json(_))));
         assert_eq!(RunMessage::run_id_in(b"hello"), None);
+        let mut deep = message();
+        let nested = (0..DEEPEST).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
+        deep.spec.args.insert("deep".to_owned(), nested);
+        assert!(matches!(deep.encode(), Err(Malformed::Deep(_))));
+        let bytes = serde_json::to_vec(&deep).unwrap();
+        assert!(matches!(
+            RunMessage::decode(&bytes),
+            Err(Malformed::Deep(_))
+        ));
         let huge = vec![b' '; MAX_BYTES + 1];
         assert!(matches!(
             RunMessage::decode(&huge),

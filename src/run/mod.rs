@@ -2,6 +2,7 @@
 //! Pure: no I/O, no clock, no async.
 
 mod claim;
+mod depth;
 mod id;
 mod last;
 mod message;
@@ -12,6 +13,7 @@ mod state;
 mod status;
 
 pub use claim::{Claim, ClaimRefused, Claimant};
+pub use depth::{DEEPEST, is_shallow};
 pub use id::{RunId, RunIdError};
 pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess, Past};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION, time};

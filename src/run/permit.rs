@@ -117,7 +117,7 @@ impl Places {
         self.holders.retain(|holder| !holder.by.is_same(&wish.by));
         // Larger than before even if the value was lost meanwhile.
         let at = u64::try_from(wish.at.timestamp_millis()).unwrap_or(0);
-        self.token = (self.token + 1).max(at);
+        self.token = self.token.saturating_add(1).max(at);
         self.holders.push(Holder {
             by: wish.by.clone(),
             token: self.token,
@@ -152,7 +152,9 @@ impl Places {
     pub fn renew(&mut self, session: &str) -> Option<u64> {
         self.holders.iter_mut().find_map(|holder| {
             match &mut holder.by {
-                By::Session { id, renewals, .. } if id == session => *renewals += 1,
+                By::Session { id, renewals, .. } if id == session => {
+                    *renewals = renewals.saturating_add(1);
+                }
                 By::Session { .. } | By::Run { .. } => return None,
             }
             Some(holder.token)

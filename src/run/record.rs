@@ -211,12 +211,14 @@ impl RunRecord {
             open.exit = exit;
         }
         match end {
-            AttemptEnd::Lost => self.crashes += 1,
+            AttemptEnd::Lost => self.crashes = self.crashes.saturating_add(1),
             AttemptEnd::HandedBack => {}
             AttemptEnd::Succeeded
             | AttemptEnd::Failed
             | AttemptEnd::TimedOut
-            | AttemptEnd::Cancelled => self.attempts_used += 1,
+            | AttemptEnd::Cancelled => {
+                self.attempts_used = self.attempts_used.saturating_add(1);
+            }
         }
     }
 

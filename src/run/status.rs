@@ -38,6 +38,9 @@ pub struct WorkerStatus {
     /// What it knows of beat.
     #[serde(default)]
     pub beat: BeatSeen,
+    /// How many messages it refused since it started, because they are no runs.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// What a worker knows of beat.

@@ -15,6 +15,7 @@ use super::{
     lease::Lease,
     log::{self, Before},
     permits::Permits,
+    refused::{self, Telling},
     registry::{Cause, Held},
 };
 use crate::{
@@ -290,7 +291,17 @@ impl Shared {
         run_id: Option<RunId>,
         reason: &str,
     ) -> Result<(), BrokerError> {
-        let kept = delivery.payload.len().min(KEPT_PAYLOAD);
+        self.bury(delivery, run_id, reason, KEPT_PAYLOAD).await
+    }
+
+    async fn bury(
+        &self,
+        delivery: &Delivery,
+        run_id: Option<RunId>,
+        reason: &str,
+        kept: usize,
+    ) -> Result<(), BrokerError> {
+        let kept = delivery.payload.len().min(kept);
         let letter = DeadLetter {
             run_id,
             queue: delivery.queue.clone(),
@@ -305,13 +316,30 @@ impl Shared {
 async fn bury(shared: &Shared, delivery: &Delivery, why: &Malformed) {
     let reason = &why.to_string();
     let run_id = RunMessage::run_id_in(&delivery.payload);
-    let buried = match shared.dead_letter(delivery, run_id, reason).await {
+    let has_letter = run_id.is_some() || shared.refused.has_room_for_a_letter(clock::monotonic());
+    let buried = match has_letter {
+        true => {
+            let kept = match run_id {
+                Some(_) => KEPT_PAYLOAD,
+                None => refused::KEPT,
+            };
+            shared.bury(delivery, run_id, reason, kept).await
+        }
+        false => Ok(()),
+    };
+    let settled = match buried {
         Ok(()) => shared.broker.ack(&delivery.receipt).await,
         Err(error) => Err(error),
     };
-    match buried {
-        Ok(()) => warn!(target: "orchestrator::worker", queue = %delivery.queue,
-            sequence = delivery.sequence, reason, "a message became a dead letter"),
+    match settled {
+        Ok(()) => match shared.refused.note() {
+            (refused, Telling::Line) => {
+                warn!(target: "orchestrator::worker", queue = %delivery.queue,
+                    sequence = delivery.sequence, reason, refused, has_letter,
+                    "a message is no run: it is refused, and becomes a dead letter unless there were too many");
+            }
+            (_, Telling::Nothing) => {}
+        },
         Err(error) => warn!(target: "orchestrator::worker", queue = %delivery.queue,
             sequence = delivery.sequence, reason, %error,
             "a message should become a dead letter; its lease brings it back"),

@@ -36,6 +36,7 @@ pub(super) async fn beat(shared: Arc<Shared>, drain: CancellationToken, stop: Ca
             seen_at: clock::now(),
             draining: drain.is_cancelled(),
             beat: shared.watchman.seen(),
+            refused: shared.refused.count(),
         };
         status.name_running(shared.registry.running().into_iter());
         if let Err(error) = tell(&shared, &status).await {

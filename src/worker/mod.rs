@@ -17,6 +17,7 @@ mod outage;
 mod pauses;
 mod permits;
 mod pulse;
+mod refused;
 mod registry;
 mod settle;
 mod shares;
@@ -41,6 +42,7 @@ use outage::Outage;
 use pauses::Pauses;
 use permits::Waiters;
 use pulse::Pulse;
+use refused::Refused;
 use registry::Registry;
 pub use shares::QueueShare;
 use shares::Shares;
@@ -114,6 +116,7 @@ struct Shared {
     hands: Hands,
     options: WorkerOptions,
     registry: Registry,
+    refused: Refused,
     recording: Arc<Semaphore>,
     pauses: watch::Sender<Pauses>,
     pulse: Pulse,
@@ -163,6 +166,7 @@ impl Worker {
                 },
                 options,
                 registry: Registry::default(),
+                refused: Refused::default(),
                 recording: Arc::new(recording),
                 pauses: watch::channel(None).0,
                 pulse,

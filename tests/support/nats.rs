@@ -25,7 +25,8 @@ pub struct NatsServer {
     child: Option<Child>,
 }
 
-fn binary() -> PathBuf {
+/// The program.
+pub fn binary() -> PathBuf {
     let named = std::env::var_os("NATS_SERVER_BIN").map(PathBuf::from);
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/nats-server");
     let binary = named.unwrap_or(tools);
@@ -127,6 +128,17 @@ impl NatsServer {
     /// Where it is.
     pub fn url(&self) -> String {
         format!("nats://{}:{}", self.host, self.port)
+    }
+
+    /// What it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("nats.log")).unwrap_or_default()
+    }
+
+    /// Whether it stores this stream.
+    pub fn has_stream(&self, name: &str) -> bool {
+        let streams = self.dir.path().join("store/jetstream/$G/streams");
+        streams.join(name).exists()
     }
 
     /// Its port.

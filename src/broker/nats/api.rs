@@ -1,21 +1,17 @@
 //! Requests to the JetStream API, and what its errors mean.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use async_nats::{HeaderMap, Message, Request, client::RequestErrorKind, connection::State};
+use async_nats::{
+    HeaderMap, Message, Request, StatusCode, client::RequestErrorKind, connection::State,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::NatsBroker;
-use crate::{
-    broker::{BrokerError, Receipt},
-    clock,
-};
+use crate::broker::{BrokerError, Receipt};
 
 /// How long a question waits for its answer before it is asked once more.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -86,6 +82,32 @@ pub(super) struct StoredMessage {
 }
 
 impl StoredMessage {
+    /// Reads the answer to a direct question, which is the message itself with its place in headers.
+    fn direct(answer: &Message) -> Result<Option<Self>, &'static str> {
+        const ODD: &str = "its answer is not understood: the place of the message is missing";
+        match answer.status {
+            None | Some(StatusCode::OK) => {}
+            Some(StatusCode::NOT_FOUND) => return Ok(None),
+            Some(_) => return Err("the server answers a direct question with an error"),
+        }
+        let headers = answer.headers.as_ref().ok_or(ODD)?;
+        let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+        let mut own = Vec::new();
+        for (name, values) in headers.iter() {
+            for value in values {
+                own.extend(format!("{name}: {value}\r\n").into_bytes());
+            }
+        }
+        Ok(Some(Self {
+            subject: header("Nats-Subject").ok_or(ODD)?,
+            seq: header("Nats-Sequence")
+                .and_then(|sequence| sequence.parse().ok())
+                .ok_or(ODD)?,
+            data: STANDARD.encode(&answer.payload),
+            hdrs: STANDARD.encode(own),
+        }))
+    }
+
     pub(super) fn payload(&self) -> Vec<u8> {
         STANDARD.decode(&self.data).unwrap_or_default()
     }
@@ -116,28 +138,33 @@ impl NatsBroker {
         headers: Option<HeaderMap>,
         payload: Vec<u8>,
     ) -> Result<Message, CallError> {
-        let start = clock::monotonic();
         let mut request = Request::new().payload(payload.into());
         if let Some(headers) = headers {
             request = request.headers(headers);
         }
-        self.client
-            .send_request(subject, request)
-            .await
-            .map_err(|error| {
-                let reason = match error.kind() {
-                    RequestErrorKind::TimedOut => "no answer in time".to_owned(),
-                    RequestErrorKind::NoResponders => {
-                        "JetStream does not answer; is it enabled (`nats-server -js`)?".to_owned()
-                    }
-                    _ => error.to_string(),
-                };
-                let told = self.out_of_reach(operation, start, reason);
-                match error.kind() {
-                    RequestErrorKind::NoResponders => CallError::Nobody(told),
-                    _ => CallError::Broker(told),
+        // Before the request: its violation may come at once.
+        let mut violations = self.violations.listen();
+        let asked = self.client.send_request(subject.clone(), request);
+        let answer = tokio::select! {
+            answer = asked => answer,
+            reason = violations.refusal(|told| told.is_publish_to(&subject)) => {
+                return Err(CallError::Broker(self.not_permitted(operation, reason)));
+            }
+        };
+        answer.map_err(|error| {
+            let reason = match error.kind() {
+                RequestErrorKind::TimedOut => "no answer in time".to_owned(),
+                RequestErrorKind::NoResponders => {
+                    "JetStream does not answer; is it enabled (`nats-server -js`)?".to_owned()
                 }
-            })
+                _ => error.to_string(),
+            };
+            let told = self.out_of_reach(operation, reason);
+            match error.kind() {
+                RequestErrorKind::NoResponders => CallError::Nobody(told),
+                _ => CallError::Broker(told),
+            }
+        })
     }
 
     /// A request to the API under `$JS.API.` that may be repeated: it is, every second, until one of them is
@@ -239,6 +266,49 @@ impl NatsBroker {
         }
     }
 
+    /// The last message of a subject; `None` if there is none. Asked so that the subject is part of what is
+    /// permitted, where the stream allows it.
+    pub(super) async fn last_message(
+        &self,
+        operation: &str,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        if !self.setup.is_direct(stream) {
+            let which = json!({ "last_by_subj": subject });
+            return self.stored_message(operation, stream, &which).await;
+        }
+        let asked = format!("$JS.API.DIRECT.GET.{stream}.{subject}");
+        match self.ask(operation, asked, None, Vec::new()).await {
+            Ok(answer) => StoredMessage::direct(&answer)
+                .map_err(|reason| self.failed(operation, reason.to_owned())),
+            Err(CallError::Nobody(told)) => self.look_again(operation, stream, subject, told).await,
+            Err(error) => Err(self.error(operation, error)),
+        }
+    }
+
+    /// Nobody answers a direct question: the stream was removed, its setting was changed, or the server starts.
+    async fn look_again(
+        &self,
+        operation: &str,
+        stream: &str,
+        subject: &str,
+        told: BrokerError,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        self.setup.forget();
+        let info = format!("STREAM.INFO.{stream}");
+        match self.api::<Value>(operation, &info, &Value::Null).await {
+            Ok(found) => self.setup.note_direct(stream, &found["config"]),
+            Err(error) if error.is(code::NO_STREAM) => return Ok(None),
+            Err(error) => return Err(self.error(operation, error)),
+        }
+        if self.setup.is_direct(stream) {
+            return Err(told);
+        }
+        let which = json!({ "last_by_subj": subject });
+        self.stored_message(operation, stream, &which).await
+    }
+
     /// Whether the server is there, as far as the client has noticed.
     pub(super) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
@@ -260,7 +330,7 @@ impl NatsBroker {
     ) -> Result<(), BrokerError> {
         if !self.is_connected() {
             let reason = "not connected".to_owned();
-            return Err(self.out_of_reach(operation, clock::monotonic(), reason));
+            return Err(self.out_of_reach(operation, reason));
         }
         let asked = self.ask(operation, receipt.0.clone(), None, word.into_bytes());
         match asked.await {
@@ -269,24 +339,19 @@ impl NatsBroker {
         }
     }
 
-    pub(super) fn out_of_reach(
-        &self,
-        operation: &str,
-        start: Instant,
-        reason: String,
-    ) -> BrokerError {
-        let (broker, operation) = (super::Broker::describe(self), operation.to_owned());
-        match self.violations.since(start) {
-            Some(reason) => BrokerError::NotPermitted {
-                broker,
-                operation,
-                reason,
-            },
-            None => BrokerError::Unreachable {
-                broker,
-                operation,
-                reason,
-            },
+    pub(super) fn out_of_reach(&self, operation: &str, reason: String) -> BrokerError {
+        BrokerError::Unreachable {
+            broker: super::Broker::describe(self),
+            operation: operation.to_owned(),
+            reason,
+        }
+    }
+
+    pub(super) fn not_permitted(&self, operation: &str, reason: String) -> BrokerError {
+        BrokerError::NotPermitted {
+            broker: super::Broker::describe(self),
+            operation: operation.to_owned(),
+            reason,
         }
     }
 

@@ -1,8 +1,6 @@
-//! The connection: credentials, reconnecting, and violations of permissions, which the server tells
-//! beside the call that they belong to.
+//! The connection: how it is made, and made again.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,7 +8,10 @@ use std::{
 use async_nats::{ConnectOptions, Event, ServerError};
 use tracing::{info, warn};
 
-use super::{NatsBroker, PATIENCE, burst::Burst, names::Names, pace::Batches, setup::Setup};
+use super::{
+    NatsBroker, PATIENCE, burst::Burst, credentials::Credentials, names::Names, pace::Batches,
+    refused, setup::Setup, violations::Violations,
+};
 use crate::{broker::BrokerError, clock};
 
 /// Where a server is and how to get in.
@@ -22,6 +23,10 @@ pub struct NatsOptions {
     pub namespace: String,
     /// How to get in.
     pub credentials: Credentials,
+    /// What the subjects begin with on which answers come; a user may be permitted one of its own only.
+    pub inbox_prefix: String,
+    /// Whether TLS begins before the server has said anything (`handshake_first` there).
+    pub tls_first: bool,
     /// How long a delivered run may go without renewal.
     pub lease: Duration,
     /// Copies of every stream and bucket in a cluster, 1 to 5.
@@ -38,56 +43,13 @@ impl Default for NatsOptions {
             url: "nats://127.0.0.1:4222".to_owned(),
             namespace: "orch".to_owned(),
             credentials: Credentials::default(),
+            inbox_prefix: "_INBOX".to_owned(),
+            tls_first: false,
             lease: Duration::from_secs(15),
             replicas: 1,
             batches: Batches::default(),
             connect_timeout: Duration::from_secs(5),
         }
-    }
-}
-
-/// How to get in; what is not given is not used.
-#[derive(Clone, Default)]
-pub struct Credentials {
-    /// A `.creds` file.
-    pub creds_file: Option<PathBuf>,
-    /// The seed of an nkey.
-    pub nkey: Option<String>,
-    /// With `password`.
-    pub user: Option<String>,
-    /// With `user`.
-    pub password: Option<String>,
-    /// A token.
-    pub token: Option<String>,
-    /// Certificates that are trusted.
-    pub ca: Option<PathBuf>,
-    /// Our certificate; with `key`.
-    pub cert: Option<PathBuf>,
-    /// Our private key; with `cert`.
-    pub key: Option<PathBuf>,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").finish_non_exhaustive()
-    }
-}
-
-/// The last violation of permissions that the server told.
-#[derive(Debug, Default)]
-pub(super) struct Violations(Mutex<Option<(Instant, String)>>);
-
-impl Violations {
-    fn tell(&self, text: String) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((clock::monotonic(), text));
-    }
-
-    /// What was told since `start`.
-    pub(super) fn since(&self, start: Instant) -> Option<String> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, text) = last.as_ref()?;
-        (*at >= start).then(|| text.clone())
     }
 }
 
@@ -123,7 +85,8 @@ impl NatsBroker {
                 options.namespace
             )));
         }
-        let violations = Arc::new(Violations::default());
+        let who = options.credentials.who();
+        let violations = Arc::new(Violations::new(who.clone(), &options.inbox_prefix));
         let disturbed = Arc::new(Disturbed::default());
         let connect = build(&options, (&violations, &disturbed));
         let connect = connect.await.map_err(refuse)?;
@@ -131,12 +94,15 @@ impl NatsBroker {
         let work = connect.connect(servers);
         let client = match tokio::time::timeout(options.connect_timeout, work).await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(cannot_connect(broker, &error)),
+            Ok(Err(error)) => return Err(refused::cannot_connect(broker, &who, &error)),
             Err(_) => {
                 return Err(BrokerError::Unreachable {
                     broker,
                     operation: "connect".to_owned(),
-                    reason: format!("no answer within {:?}", options.connect_timeout),
+                    reason: format!(
+                        "no answer within {:?}; if the server begins with TLS (`handshake_first`), give --nats-tls-first",
+                        options.connect_timeout
+                    ),
                 });
             }
         };
@@ -174,37 +140,11 @@ async fn build(
             noted.note(&event);
             std::future::ready(())
         });
-    let Credentials {
-        creds_file,
-        nkey,
-        user,
-        password,
-        token,
-        ca,
-        cert,
-        key,
-    } = options.credentials.clone();
-    if let (Some(user), password) = (user, password.unwrap_or_default()) {
-        connect = connect.user_and_password(user, password);
+    if options.tls_first {
+        connect = connect.tls_first().require_tls(true);
     }
-    if let Some(token) = token {
-        connect = connect.token(token);
-    }
-    if let Some(seed) = nkey {
-        connect = connect.nkey(seed);
-    }
-    if let Some(path) = creds_file {
-        let shown = path.display().to_string();
-        let read = connect.credentials_file(path).await;
-        connect = read.map_err(|error| format!("{shown}: {error}"))?;
-    }
-    if let Some(path) = ca {
-        connect = connect.add_root_certificates(path).require_tls(true);
-    }
-    if let (Some(cert), Some(key)) = (cert, key) {
-        connect = connect.add_client_certificate(cert, key).require_tls(true);
-    }
-    Ok(connect)
+    connect = connect.custom_inbox_prefix(&options.inbox_prefix);
+    options.credentials.clone().apply(connect).await
 }
 
 /// When the connection was lost, or made again after that.
@@ -260,33 +200,19 @@ fn tell(event: &Event, violations: &Violations) {
         Event::Disconnected => {
             warn!(target: "orchestrator::broker", "the connection to NATS is lost: reconnecting");
         }
-        Event::Connected => info!(target: "orchestrator::broker", "connected to NATS"),
-        Event::ServerError(ServerError::Other(text)) if is_violation(text) => {
-            warn!(target: "orchestrator::broker", reason = text, "NATS does not permit it");
-            violations.tell(text.clone());
+        Event::Connected => {
+            violations.start_afresh();
+            info!(target: "orchestrator::broker", "connected to NATS");
         }
+        Event::ServerError(ServerError::Other(text)) => match violations.tell(text) {
+            Some(reason) => {
+                if violations.is_news(&reason, clock::monotonic()) {
+                    warn!(target: "orchestrator::broker", reason, "NATS does not permit it");
+                }
+            }
+            None => warn!(target: "orchestrator::broker", event = %event, "NATS"),
+        },
         other => warn!(target: "orchestrator::broker", event = %other, "NATS"),
-    }
-}
-
-fn is_violation(text: &str) -> bool {
-    text.to_lowercase().contains("permissions violation")
-}
-
-fn cannot_connect(broker: String, error: &async_nats::ConnectError) -> BrokerError {
-    use async_nats::ConnectErrorKind as Kind;
-    let (operation, reason) = ("connect".to_owned(), error.to_string());
-    match error.kind() {
-        Kind::Authentication | Kind::AuthorizationViolation => BrokerError::NotPermitted {
-            broker,
-            operation,
-            reason,
-        },
-        _ => BrokerError::Unreachable {
-            broker,
-            operation,
-            reason,
-        },
     }
 }
 

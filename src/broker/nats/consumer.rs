@@ -115,12 +115,15 @@ impl NatsBroker {
     async fn set_lease(&self, queue: &QueueName) -> Result<bool, BrokerError> {
         let stream = self.names.jobs_stream();
         let operation = format!("create the consumer {queue} of {stream}");
-        let subject = format!("CONSUMER.DURABLE.CREATE.{stream}.{queue}");
+        // The server holds the filter against this subject: who may make this consumer gets no other runs.
+        let filter = self.names.queue(queue);
+        let subject = format!("CONSUMER.CREATE.{stream}.{queue}.{filter}");
         let config = json!({
             "stream_name": stream,
             "config": {
+                "name": queue,
                 "durable_name": queue,
-                "filter_subject": self.names.queue(queue),
+                "filter_subject": filter,
                 "deliver_policy": "all",
                 "replay_policy": "instant",
                 "ack_policy": "explicit",

@@ -11,15 +11,18 @@ mod api;
 mod burst;
 mod connect;
 mod consumer;
+mod credentials;
 mod names;
 mod pace;
 mod publish;
 mod pull;
+mod refused;
 mod remarks;
 mod setup;
 mod stored;
 mod streams;
 mod values;
+mod violations;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,11 +31,13 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use burst::Burst;
-pub use connect::{Credentials, NatsOptions, check_url, is_namespace};
-use connect::{Disturbed, Violations};
+use connect::Disturbed;
+pub use connect::{NatsOptions, check_url, is_namespace};
+pub use credentials::{Credentials, check_seed, new_nkey};
 use names::Names;
 pub use pace::Batches;
 use setup::Setup;
+use violations::Violations;
 
 use super::{
     Broker, BrokerError, Bucket, Cas, Changes, DeadLetter, Delivery, Durability, Entry, LogChunk,
@@ -72,6 +77,10 @@ impl Broker for NatsBroker {
 
     async fn remarks(&self) -> Result<Vec<Remark>, BrokerError> {
         remarks::remarks(self).await
+    }
+
+    async fn make_everything(&self) -> Result<(), BrokerError> {
+        Self::make_everything(self).await
     }
 
     async fn publish(&self, run: Outgoing) -> Result<Published, BrokerError> {

@@ -31,7 +31,6 @@ pub(super) struct Stored {
 /// Alone, or with others that are published at the same time.
 pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Published, BrokerError> {
     nats.make_queue_known(&run.queue).await?;
-    let start = clock::monotonic();
     let turn = nats.burst.turn(|| Message {
         run_id: run.run_id.to_string(),
         subject: nats.names.run(&run.queue, &run.run_id, run.slot),
@@ -41,7 +40,7 @@ pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Publishe
         Turn::Stored => Ok(Published::Stored),
         Turn::Unclear(reason) => {
             let operation = format!("publish {} with others", run.run_id);
-            Err(nats.out_of_reach(&operation, start, reason))
+            Err(nats.out_of_reach(&operation, reason))
         }
         Turn::Alone(place) => alone(nats, run, place).await,
     }

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsBroker, PATIENCE, setup::nanoseconds};
+use super::{NatsBroker, PATIENCE, setup::nanoseconds, violations::Listening};
 use crate::{
     broker::{Broker, BrokerError, Delivery, PullRequest, Receipt},
     clock,
@@ -46,12 +46,14 @@ pub(super) async fn pull(
     for (queue, _) in &request.shares {
         leases.insert(queue.clone(), nats.serve_queue(queue).await?);
     }
+    // Before anything is asked: a violation may come at once.
+    let violations = nats.violations.listen();
     let inbox = nats.client.new_inbox();
     let subscriber = nats.client.subscribe(format!("{inbox}.*")).await;
     let subscriber = subscriber.map_err(|error| lost(nats, &error.to_string()))?;
     let mut pulling = Pulling {
         nats,
-        start: clock::monotonic(),
+        violations,
         connects: nats.connects(),
         leases,
         inbox,
@@ -69,7 +71,7 @@ pub(super) async fn pull(
 
 struct Pulling<'a> {
     nats: &'a NatsBroker,
-    start: Instant,
+    violations: Listening<'a>,
     /// How often the client had connected when this pull began.
     connects: u64,
     /// Of the queues that are asked.
@@ -151,17 +153,11 @@ impl Pulling<'_> {
         self.open.iter().any(|open| open.number == number)
     }
 
-    /// No answer came in time: an error if the server is away or does not permit the question.
+    /// No answer came in time: an error if the server is away.
     fn check_silence(&self) -> Result<(), BrokerError> {
-        let what = "pull";
-        if !self.nats.is_connected() {
-            return Err(self
-                .nats
-                .out_of_reach(what, self.start, "not connected".to_owned()));
-        }
-        match self.nats.out_of_reach(what, self.start, String::new()) {
-            refused @ BrokerError::NotPermitted { .. } => Err(refused),
-            _ => Ok(()),
+        match self.nats.is_connected() {
+            true => Ok(()),
+            false => Err(lost(self.nats, "not connected")),
         }
     }
 
@@ -169,10 +165,7 @@ impl Pulling<'_> {
     fn check_unbroken(&self) -> Result<(), BrokerError> {
         match self.nats.is_connected() && self.nats.connects() == self.connects {
             true => Ok(()),
-            false => {
-                let reason = "the connection was lost".to_owned();
-                Err(self.nats.out_of_reach("pull", self.start, reason))
-            }
+            false => Err(lost(self.nats, "the connection was lost")),
         }
     }
 
@@ -209,8 +202,7 @@ impl Pulling<'_> {
         batch: usize,
         body: &serde_json::Value,
     ) -> Result<u64, BrokerError> {
-        let stream = self.nats.names.jobs_stream();
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{queue}");
+        let subject = question(self.nats, queue);
         let number = self.asked;
         self.asked += 1;
         let reply = format!("{}.{number}", self.inbox);
@@ -230,10 +222,19 @@ impl Pulling<'_> {
     }
 
     async fn next(&mut self) -> Result<Came, BrokerError> {
-        let Some(message) = self.subscriber.next().await else {
-            return Err(lost(self.nats, "the connection was closed"));
+        let (nats, leases) = (self.nats, &self.leases);
+        let refusal = self.violations.refusal(|told| {
+            let mut asked = leases.keys();
+            asked.any(|queue| told.is_publish_to(&question(nats, queue)))
+        });
+        let message = tokio::select! {
+            message = self.subscriber.next() => message,
+            reason = refusal => return Err(nats.not_permitted("pull", reason)),
         };
-        self.receive(message)
+        match message {
+            Some(message) => self.receive(message),
+            None => Err(lost(nats, "the connection was closed")),
+        }
     }
 
     fn receive(&mut self, message: Message) -> Result<Came, BrokerError> {
@@ -362,6 +363,12 @@ impl Pulling<'_> {
     }
 }
 
+/// Where the runs of a queue are asked for.
+fn question(nats: &NatsBroker, queue: &QueueName) -> String {
+    let stream = nats.names.jobs_stream();
+    format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{queue}")
+}
+
 fn lost(nats: &NatsBroker, reason: &str) -> BrokerError {
-    nats.out_of_reach("pull", clock::monotonic(), reason.to_owned())
+    nats.out_of_reach("pull", reason.to_owned())
 }

@@ -37,6 +37,8 @@ pub(super) struct Setup {
     present: Mutex<HashSet<String>>,
     /// When the stream of the runs was made, as the server says.
     made: Mutex<Option<String>>,
+    /// Those of which one message can be read by its subject: the subject is then part of what is permitted.
+    direct: Mutex<HashSet<String>>,
     leases: Mutex<HashMap<QueueName, KnownLease>>,
 }
 
@@ -56,6 +58,7 @@ impl Setup {
             batches,
             present: Mutex::default(),
             made: Mutex::default(),
+            direct: Mutex::default(),
             leases: Mutex::default(),
         }
     }
@@ -95,7 +98,27 @@ impl Setup {
     pub(super) fn forget(&self) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.clear();
+        self.lock_direct().clear();
         self.leases().clear();
+    }
+
+    pub(super) fn is_direct(&self, name: &str) -> bool {
+        self.lock_direct().contains(name)
+    }
+
+    /// One copy answers for all: with several, one that is behind could.
+    pub(super) fn note_direct(&self, name: &str, config: &Value) {
+        let mut direct = self.lock_direct();
+        let is_direct =
+            config["allow_direct"] == true && config["num_replicas"].as_u64() <= Some(1);
+        match is_direct {
+            true => direct.insert(name.to_owned()),
+            false => direct.remove(name),
+        };
+    }
+
+    fn lock_direct(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The leases of queues, as far as this connection knows them.
@@ -108,9 +131,6 @@ impl NatsBroker {
     /// Removes every stream and bucket of the namespace, with all that is in them. Nobody may use it meanwhile.
     pub async fn remove_namespace(&self) -> Result<(), BrokerError> {
         let names = &self.names;
-        let buckets = [Bucket::State, Bucket::Runs, Bucket::Locks, Bucket::Workers];
-        let unique = Lifetime::ALL.map(Bucket::Unique);
-        let values = buckets.into_iter().chain(unique);
         let streams = [
             names.jobs_stream(),
             names.logs_stream(),
@@ -118,7 +138,7 @@ impl NatsBroker {
         ];
         let all = streams
             .into_iter()
-            .chain(values.map(|bucket| names.bucket_stream(bucket)));
+            .chain(buckets().map(|bucket| names.bucket_stream(bucket)));
         for stream in all {
             let operation = format!("remove {stream}");
             let subject = format!("STREAM.DELETE.{stream}");
@@ -154,31 +174,39 @@ impl NatsBroker {
         }
     }
 
-    /// Makes sure of a stream.
+    /// Makes every stream and bucket that is missing, so that users need not be permitted to.
+    pub(super) async fn make_everything(&self) -> Result<(), BrokerError> {
+        for stream in [Stream::Jobs, Stream::Logs, Stream::Dead] {
+            self.ensure(stream).await?;
+        }
+        for bucket in buckets() {
+            self.ensure(Stream::Values(bucket)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure of a stream: it is looked at, and made if it is missing. What exists with other settings is an
+    /// operator's choice, which stays.
     pub(super) async fn ensure(&self, stream: Stream) -> Result<(), BrokerError> {
         let name = self.stream_name(stream);
         if self.setup.knows(&name) {
             return Ok(());
         }
-        let operation = format!("create the stream {name}");
-        let subject = format!("STREAM.CREATE.{name}");
-        let config = self.stream_config(stream, &name);
-        let (takes_batches, made) = match self.api::<Value>(&operation, &subject, &config).await {
-            Ok(made) => (
-                takes_batches(&made["config"]),
-                made["created"].as_str().map(str::to_owned),
-            ),
-            // It exists with other settings: an operator's choice, which stays.
-            Err(error) if error.is(code::STREAM_EXISTS) => match stream {
-                Stream::Jobs => (self.let_batches_in(&name).await, None),
-                Stream::Logs | Stream::Dead | Stream::Values(_) => (false, None),
-            },
+        let operation = format!("look at the stream {name}");
+        let subject = format!("STREAM.INFO.{name}");
+        let found = match self.api::<Value>(&operation, &subject, &Value::Null).await {
+            Ok(found) => found,
+            Err(error) if error.is(code::NO_STREAM) => self.create(stream, &name).await?,
             Err(error) => return Err(self.error(&operation, error)),
         };
+        self.setup.note_direct(&name, &found["config"]);
         if stream == Stream::Jobs {
-            self.burst.allow(takes_batches && self.wants_batches());
+            let takes_batches = self.let_batches_in(&name, &found["config"]).await;
+            self.burst.allow(takes_batches);
+            let made = found["created"].as_str().map(str::to_owned);
             if self.setup.is_another(made) {
                 self.setup.forget();
+                self.setup.note_direct(&name, &found["config"]);
             }
         }
         self.setup.note(name);
@@ -187,23 +215,16 @@ impl NatsBroker {
 
     /// A stream that was made by an earlier version, or on an earlier server, gets the setting. Returns whether it
     /// has it now; without, runs are published one by one.
-    async fn let_batches_in(&self, stream: &str) -> bool {
-        if !self.wants_batches() {
+    async fn let_batches_in(&self, stream: &str, config: &Value) -> bool {
+        if !self.wants_batches() || !config.is_object() {
             return false;
         }
-        let operation = format!("let batches into {stream}");
-        let (look, change) = (
-            format!("STREAM.INFO.{stream}"),
-            format!("STREAM.UPDATE.{stream}"),
-        );
-        let mut found = match self.api::<Value>(&operation, &look, &Value::Null).await {
-            Ok(found) => found,
-            Err(_) => return false,
-        };
-        if takes_batches(&found["config"]) {
+        if takes_batches(config) {
             return true;
         }
-        let mut config = found["config"].take();
+        let operation = format!("let batches into {stream}");
+        let change = format!("STREAM.UPDATE.{stream}");
+        let mut config = config.clone();
         config["allow_atomic"] = true.into();
         match self.api::<Value>(&operation, &change, &config).await {
             Ok(changed) => takes_batches(&changed["config"]),
@@ -213,6 +234,24 @@ impl NatsBroker {
 
     fn wants_batches(&self) -> bool {
         self.setup.batches != Batches::Never && knows_batches(&self.client.server_info().version)
+    }
+
+    async fn create(&self, stream: Stream, name: &str) -> Result<Value, BrokerError> {
+        let operation = format!("create the stream {name}");
+        let subject = format!("STREAM.CREATE.{name}");
+        let config = self.stream_config(stream, name);
+        match self.api::<Value>(&operation, &subject, &config).await {
+            Ok(made) => Ok(made),
+            // Somebody was quicker, with other settings.
+            Err(error) if error.is(code::STREAM_EXISTS) => Ok(Value::Null),
+            Err(error) => Err(match self.error(&operation, error) {
+                BrokerError::NotPermitted { reason, .. } => self.not_permitted(
+                    &format!("use the stream {name}"),
+                    format!("it is missing, and {reason}: start `orchestrator beat`, which makes all streams"),
+                ),
+                error => error,
+            }),
+        }
     }
 
     fn stream_config(&self, stream: Stream, name: &str) -> Value {
@@ -233,6 +272,7 @@ impl NatsBroker {
                 "discard": "new",
                 "discard_new_per_subject": true,
                 "max_msgs_per_subject": 1,
+                "allow_direct": true,
             }),
             Stream::Logs => json!({
                 "subjects": [self.names.all_logs()],
@@ -272,6 +312,11 @@ impl NatsBroker {
         }
         config
     }
+}
+
+fn buckets() -> impl Iterator<Item = Bucket> {
+    let buckets = [Bucket::State, Bucket::Runs, Bucket::Locks, Bucket::Workers];
+    buckets.into_iter().chain(Lifetime::ALL.map(Bucket::Unique))
 }
 
 /// Whether a server of this version has atomic batches.

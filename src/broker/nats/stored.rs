@@ -53,9 +53,8 @@ pub(super) async fn occupant(
     nats.ensure(Stream::Jobs).await?;
     let subject = nats.names.run(queue, run_id, slot);
     let operation = format!("look at {subject}");
-    let which = json!({ "last_by_subj": subject });
     let stream = nats.names.jobs_stream();
-    let found = nats.stored_message(&operation, &stream, &which).await?;
+    let found = nats.last_message(&operation, &stream, &subject).await?;
     Ok(found.and_then(|message| {
         let id = message.header(MESSAGE_ID).and_then(|id| id.parse().ok());
         Some((as_pending(nats, &message)?, id))

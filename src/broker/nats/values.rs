@@ -35,7 +35,13 @@ pub(super) async fn latest(
     bucket: Bucket,
     prefix: &str,
 ) -> Result<Option<Entry>, BrokerError> {
-    get(nats, bucket, &format!("{prefix}>")).await
+    nats.ensure(Stream::Values(bucket)).await?;
+    let subject = nats.names.key(bucket, &format!("{prefix}>"));
+    let operation = format!("get {subject}");
+    let which = json!({ "last_by_subj": subject });
+    let stream = nats.names.bucket_stream(bucket);
+    let message = nats.stored_message(&operation, &stream, &which).await?;
+    Ok(message.and_then(|message| as_entry(nats, bucket, &message)))
 }
 
 async fn last(
@@ -46,9 +52,8 @@ async fn last(
     nats.ensure(Stream::Values(bucket)).await?;
     let subject = nats.names.key(bucket, key);
     let operation = format!("get {subject}");
-    let which = json!({ "last_by_subj": subject });
     let stream = nats.names.bucket_stream(bucket);
-    nats.stored_message(&operation, &stream, &which).await
+    nats.last_message(&operation, &stream, &subject).await
 }
 
 fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Option<Entry> {
@@ -183,15 +188,23 @@ pub(super) async fn watch(
     let context = jetstream::new(nats.client.clone());
     let stream = context.get_stream_no_info(&name).await;
     let stream = stream.map_err(|error| failed(error.to_string()))?;
-    let consumer = stream
-        .create_consumer(push::OrderedConfig {
-            deliver_subject: nats.client.new_inbox(),
-            filter_subject: nats.names.key(bucket, &format!("{prefix}>")),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            ..push::OrderedConfig::default()
-        })
-        .await
-        .map_err(|error| failed(error.to_string()))?;
+    let mut violations = nats.violations.listen();
+    let created = stream.create_consumer(push::OrderedConfig {
+        // With a name, what is watched is part of the API's subject, for permissions.
+        name: Some(format!("watch-{}", uuid::Uuid::new_v4().simple())),
+        deliver_subject: nats.client.new_inbox(),
+        filter_subject: nats.names.key(bucket, &format!("{prefix}>")),
+        deliver_policy: DeliverPolicy::LastPerSubject,
+        ..push::OrderedConfig::default()
+    });
+    let asked = format!("$JS.API.CONSUMER.CREATE.{name}");
+    let created = tokio::select! {
+        created = created => created,
+        reason = violations.refusal(|told| told.is_publish_under(&asked)) => {
+            return Err(nats.not_permitted(&operation, reason));
+        }
+    };
+    let consumer = created.map_err(|error| failed(error.to_string()))?;
     let empty = consumer.cached_info().num_pending == 0;
     let messages = consumer.messages().await;
     let messages = messages.map_err(|error| failed(error.to_string()))?;

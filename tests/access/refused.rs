@@ -1,0 +1,128 @@
+//! Who does not get in is told at once why, and what to change.
+
+use std::{fs, time::Duration, time::Instant};
+
+use super::{
+    authority::{Authority, Validity, operator},
+    support::{Installation, nats::NatsServer},
+};
+
+/// Far below the time-out of a call, with room for a slow machine.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+fn refused(args: &[&str], env: &[(&str, &str)], code: i32, parts: &[&str]) {
+    let installation = Installation::new();
+    let start = Instant::now();
+    let mut command = installation.command(&[&["queues"], args].concat());
+    let output = command.envs(env.iter().copied()).output().unwrap();
+    let took = start.elapsed();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("canary"), "{said}");
+    assert!(took < AT_ONCE, "{took:?}: {said}");
+}
+
+#[test]
+fn wrong_credentials() {
+    let server = NatsServer::start_with("authorization { user: beat, password: right }");
+    let url = server.url();
+    let wrong = [
+        ("NATS_URL", &*url),
+        ("NATS_USER", "beat"),
+        ("NATS_PASSWORD", "canary"),
+    ];
+    refused(
+        &[],
+        &wrong,
+        6,
+        &["does not let the user beat in", "--nats-creds"],
+    );
+    refused(&["--nats", &url], &[], 6, &["a user without credentials"]);
+    let stranger = nkeys::KeyPair::new_user();
+    let seed = stranger.seed().unwrap();
+    let env = [("NATS_URL", &*url), ("NATS_NKEY", &*seed)];
+    refused(&[], &env, 6, &[&stranger.public_key()]);
+    let dir = tempfile::tempdir().unwrap();
+    let (_, creds) = operator("eve");
+    let (config, _) = operator("beat");
+    let file = dir.path().join("eve.creds");
+    fs::write(&file, creds).unwrap();
+    let server = NatsServer::start_with(&config);
+    let args = [
+        "--nats",
+        &server.url(),
+        "--nats-creds",
+        file.to_str().unwrap(),
+    ];
+    refused(&args, &[], 6, &["does not let the user eve in"]);
+}
+
+#[test]
+fn servers_that_are_not_what_they_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let other = Authority::new(dir.path(), "other");
+    let (ca, foreign) = (authority.ca.to_str().unwrap(), other.ca.to_str().unwrap());
+    let good = authority.sign("good", "127.0.0.1", Validity::Now);
+    let server = NatsServer::start_with(&authority.server(&good, ""));
+    refused(
+        &["--nats", &server.url(), "--nats-ca", foreign],
+        &[],
+        5,
+        &["is not trusted", "--nats-ca"],
+    );
+    // It demands TLS, and nobody has named its authority.
+    refused(
+        &["--nats", &server.url()],
+        &[],
+        5,
+        &["is not trusted", "--nats-ca"],
+    );
+    let expired = authority.sign("expired", "127.0.0.1", Validity::Expired);
+    let server = NatsServer::start_with(&authority.server(&expired, ""));
+    refused(
+        &["--nats", &server.url(), "--nats-ca", ca],
+        &[],
+        5,
+        &["has expired"],
+    );
+    let elsewhere = authority.sign("elsewhere", "nats.example", Validity::Now);
+    let server = NatsServer::start_with(&authority.server(&elsewhere, ""));
+    refused(
+        &["--nats", &server.url(), "--nats-ca", ca],
+        &[],
+        5,
+        &["for another name", "nats.example"],
+    );
+    let plain = NatsServer::start();
+    let tls = plain.url().replace("nats://", "tls://");
+    refused(
+        &["--nats", &tls, "--nats-ca", ca],
+        &[],
+        5,
+        &["does not speak TLS", "nats://"],
+    );
+}
+
+#[test]
+fn servers_that_want_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let other = Authority::new(dir.path(), "other");
+    let good = authority.sign("good", "127.0.0.1", Validity::Now);
+    let server = NatsServer::start_with(&authority.server(&good, "verify: true"));
+    let url = server.url();
+    let base = ["--nats", &*url, "--nats-ca", authority.ca.to_str().unwrap()];
+    refused(&base, &[], 6, &["--nats-cert"]);
+    for files in [
+        authority.sign("late", "client", Validity::Expired),
+        other.sign("foreign", "client", Validity::Now),
+    ] {
+        let (cert, key) = (files.cert.to_str().unwrap(), files.key.to_str().unwrap());
+        let args = [&base[..], &["--nats-cert", cert, "--nats-key", key]].concat();
+        refused(&args, &[], 6, &["--nats-cert"]);
+    }
+}
