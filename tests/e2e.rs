@@ -41,6 +41,8 @@ mod http;
 mod lease_loss;
 #[path = "e2e/locks.rs"]
 mod locks;
+#[path = "e2e/manager.rs"]
+mod manager;
 #[path = "e2e/notify.rs"]
 mod notify;
 #[path = "e2e/overlap.rs"]

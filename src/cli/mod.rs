@@ -21,6 +21,7 @@ mod import;
 mod jobs;
 mod lock;
 mod logs;
+mod manual;
 mod next;
 pub mod output;
 mod pause;
@@ -87,6 +88,8 @@ enum Command {
     Dead(dead::DeadArgs),
     State(state::StateArgs),
     Bench(bench::BenchArgs),
+    Man(manual::ManArgs),
+    Completions(manual::CompletionsArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
 }
@@ -114,6 +117,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Next(args) => next::run(args, &globals),
         Command::Import(args) => import::run(args, &globals),
         Command::Guardian(args) => guardian::run(&args),
+        Command::Man(args) => manual::man(&args),
+        Command::Completions(args) => manual::completions(&args),
         Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),
