@@ -37,6 +37,8 @@ mod explain;
 mod faults;
 #[path = "e2e/http.rs"]
 mod http;
+#[path = "e2e/init.rs"]
+mod init;
 #[path = "e2e/lease_loss.rs"]
 mod lease_loss;
 #[path = "e2e/locks.rs"]

@@ -18,6 +18,7 @@ mod explain;
 pub mod globals;
 mod guardian;
 mod import;
+mod init;
 mod jobs;
 mod lock;
 mod logs;
@@ -59,6 +60,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::InitArgs),
     Up(up::UpArgs),
     Beat(beat::BeatArgs),
     Worker(worker::WorkerArgs),
@@ -115,6 +117,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Check(args) => check::run(args, &globals),
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
+        Command::Init(args) => init::run(&args, &globals),
         Command::Import(args) => import::run(args, &globals),
         Command::Guardian(args) => guardian::run(&args),
         Command::Man(args) => manual::man(&args),
