@@ -139,7 +139,8 @@ machine_stop() {
         machine_pid=
     fi
     umount -R -l "$machine" 2>/dev/null || true
-    rm -rf "$machine"
+    # Never into what is still mounted there.
+    rm -rf --one-file-system "$machine"
     [ -z "$machine_cgroup" ] || find "$machine_cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
     machine_cgroup=
 }
