@@ -1,45 +1,29 @@
-//! Whether this process gets on: what its loops say of themselves, and the two paths that tell it.
+//! Whether this process gets on: what its loops say of themselves, and who is told of it.
 //!
 //! `/livez` answers 200 as long as every loop comes round; else whoever watches should restart the
 //! process. `/readyz` answers 200 as long as it does its work: not while it starts, drains, or waits for
-//! the broker.
+//! the broker. A service manager is told the same ([`crate::manager`]), by the loops themselves: whatever they say
+//! is passed on at once, and nobody speaks for a loop that stands still.
+
+mod probes;
 
 use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
+    fmt::Debug,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
-use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
 use crate::clock;
+pub use probes::listen;
 
 /// A loop that says nothing for so long does not come round any more. The calls of a loop have shorter
 /// time-outs.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Connections at once; others wait.
-const CONNECTIONS: usize = 64;
-/// How long a client may take for its request.
-const REQUEST: Duration = Duration::from_secs(5);
-/// How long one connection is kept.
-const CONNECTION: Duration = Duration::from_secs(60);
 
 /// How the loops of a process are.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +33,26 @@ pub struct Health(Arc<Inner>);
 struct Inner {
     parts: Mutex<Vec<Pulse>>,
     draining: AtomicBool,
+    listener: OnceLock<Box<dyn Listener>>,
+}
+
+/// Who is told what the loops say, in the loop that says it: it must not wait for anything.
+pub trait Listener: Debug + Send + Sync {
+    /// Something was said.
+    fn told(&self, health: &Health, news: News);
+}
+
+/// What was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// How a loop is: as a rule, that it came round.
+    CameRound,
+    /// What is configured is to be read again.
+    Reloads,
+    /// It was read again.
+    Reloaded,
+    /// Nothing new is taken any more.
+    Drains,
 }
 
 /// How one loop is; it says so itself.
@@ -58,6 +62,7 @@ pub struct Pulse(Arc<Part>);
 #[derive(Debug)]
 struct Part {
     name: &'static str,
+    health: Weak<Inner>,
     seen: Mutex<Seen>,
 }
 
@@ -65,8 +70,8 @@ struct Part {
 struct Seen {
     at: Instant,
     condition: Condition,
-    /// It waits for something that may take any time.
-    is_resting: bool,
+    note: Option<String>,
+    has_ended: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -76,7 +81,7 @@ enum Condition {
     Failing(String),
 }
 
-/// What the two paths tell.
+/// How a process is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Whether every loop comes round.
@@ -89,7 +94,7 @@ pub struct Report {
     pub parts: Vec<PartReport>,
 }
 
-/// What is told of one loop.
+/// How one loop is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartReport {
     /// Which.
@@ -100,21 +105,36 @@ pub struct PartReport {
     pub ready: bool,
     /// What it does, or why not.
     pub detail: String,
+    /// What else there is to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// How long ago it said so, in seconds.
     pub seconds_ago: f64,
 }
 
 impl Health {
+    /// Tells `listener` whatever is said from now on; there is one at most.
+    pub fn tell(&self, listener: Box<dyn Listener>) {
+        // A second one is not heard of.
+        let _ = self.0.listener.set(listener);
+    }
+
     /// A loop that is to be watched.
     pub fn part(&self, name: &'static str) -> Pulse {
-        let pulse = Pulse::unwatched(name);
+        let pulse = Pulse::new(name, Arc::downgrade(&self.0));
         lock(&self.0.parts).push(pulse.clone());
         pulse
+    }
+
+    /// What is configured is to be read again; whoever does says [`Pulse::has_reloaded`].
+    pub fn reloads(&self) {
+        self.say(News::Reloads);
     }
 
     /// Nothing new is taken any more.
     pub fn drains(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
+        self.say(News::Drains);
     }
 
     /// How it is at `now`.
@@ -131,36 +151,78 @@ impl Health {
             parts,
         }
     }
+
+    /// Whether every loop came round since `then`.
+    pub fn came_round_since(&self, then: Instant) -> bool {
+        let parts = lock(&self.0.parts);
+        parts.iter().all(|pulse| {
+            let seen = lock(&pulse.0.seen);
+            seen.has_ended || seen.at > then
+        })
+    }
+
+    fn say(&self, news: News) {
+        if let Some(listener) = self.0.listener.get() {
+            listener.told(self, news);
+        }
+    }
 }
 
 impl Pulse {
     /// A loop that nobody watches.
     pub fn unwatched(name: &'static str) -> Self {
+        Self::new(name, Weak::new())
+    }
+
+    fn new(name: &'static str, health: Weak<Inner>) -> Self {
         Self(Arc::new(Part {
             name,
+            health,
             seen: Mutex::new(Seen {
                 at: clock::monotonic(),
                 condition: Condition::Starting,
-                is_resting: false,
+                note: None,
+                has_ended: false,
             }),
         }))
     }
 
     /// It came round, and does its work.
     pub fn is_well(&self, doing: &'static str) {
-        self.say(Condition::Well(doing));
+        self.came_round(|seen| seen.condition = Condition::Well(doing));
     }
 
     /// It came round, but cannot do its work.
     pub fn fails(&self, reason: String) {
-        self.say(Condition::Failing(reason));
+        self.came_round(|seen| seen.condition = Condition::Failing(reason));
+    }
+
+    /// Somebody else found that it cannot do its work. That does not say that it comes round.
+    pub fn is_held_up(&self, reason: String) {
+        lock(&self.0.seen).condition = Condition::Failing(reason);
+        self.tell(News::CameRound);
+    }
+
+    /// Somebody else found that it can do its work again.
+    pub fn is_held_up_no_more(&self, doing: &'static str) {
+        lock(&self.0.seen).condition = Condition::Well(doing);
+        self.tell(News::CameRound);
     }
 
     /// It gets on, in the middle of something.
     pub fn beats(&self) {
-        let mut seen = lock(&self.0.seen);
-        seen.at = clock::monotonic();
-        seen.is_resting = false;
+        self.came_round(|_| ());
+    }
+
+    /// It is over, and is not to be waited for.
+    pub fn has_ended(&self) {
+        self.came_round(|seen| seen.has_ended = true);
+    }
+
+    /// It has read again what is configured; what there is to know of that.
+    pub fn has_reloaded(&self, note: Option<String>) {
+        lock(&self.0.seen).note = note;
+        self.tell(News::Reloaded);
     }
 
     /// How long it has said nothing.
@@ -168,25 +230,25 @@ impl Pulse {
         now.saturating_duration_since(lock(&self.0.seen).at)
     }
 
-    /// It waits until it says something else, however long.
-    pub fn rests(&self) {
-        let mut seen = lock(&self.0.seen);
-        seen.at = clock::monotonic();
-        seen.is_resting = true;
+    fn came_round(&self, change: impl FnOnce(&mut Seen)) {
+        {
+            let mut seen = lock(&self.0.seen);
+            seen.at = clock::monotonic();
+            change(&mut seen);
+        }
+        self.tell(News::CameRound);
     }
 
-    fn say(&self, condition: Condition) {
-        *lock(&self.0.seen) = Seen {
-            at: clock::monotonic(),
-            condition,
-            is_resting: false,
-        };
+    fn tell(&self, news: News) {
+        if let Some(inner) = self.0.health.upgrade() {
+            Health(inner).say(news);
+        }
     }
 
     fn report(&self, now: Instant) -> PartReport {
         let seen = lock(&self.0.seen);
         let ago = now.saturating_duration_since(seen.at);
-        let live = seen.is_resting || ago <= PATIENCE;
+        let live = seen.has_ended || ago <= PATIENCE;
         let (ready, detail) = match &seen.condition {
             Condition::Starting => (false, "starting"),
             Condition::Well(doing) => (true, *doing),
@@ -200,88 +262,10 @@ impl Pulse {
                 true => detail.to_owned(),
                 false => format!("does not get on; before: {detail}"),
             },
+            note: seen.note.clone(),
             seconds_ago: ago.as_secs_f64(),
         }
     }
-}
-
-/// Answers `/livez` and `/readyz` at `address` until `stop`.
-///
-/// # Errors
-/// The address cannot be listened at.
-pub async fn listen(
-    address: SocketAddr,
-    health: Health,
-    stop: CancellationToken,
-) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address).await?;
-    let bound = listener.local_addr()?;
-    tokio::spawn(async move {
-        tokio::select! {
-            () = accept(&listener, &health) => {}
-            () = stop.cancelled() => {}
-        }
-    });
-    Ok(bound)
-}
-
-async fn accept(listener: &TcpListener, health: &Health) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, perhaps: those who have some may give them back.
-                debug!(target: "orchestrator::service", %error, "a connection was not accepted");
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let health = health.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            let answer = service_fn(move |request| {
-                let answer = answer(&request, &health);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST)
-                .serve_connection(TokioIo::new(stream), answer);
-            // Whoever broke off asks again.
-            let _ = tokio::time::timeout(CONNECTION, served).await;
-        });
-    }
-}
-
-fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
-    let report = health.report(clock::monotonic());
-    let good = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/livez") => report.live,
-        (&Method::GET | &Method::HEAD, "/readyz") => report.ready,
-        (_, "/livez" | "/readyz") => return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
-        _ => return plain(StatusCode::NOT_FOUND, "there are /livez and /readyz\n"),
-    };
-    let status = match good {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let body = serde_json::to_vec(&report).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    response
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -307,15 +291,13 @@ mod tests {
         assert_eq!(at(1), (true, true));
         worker.fails("the broker is away".to_owned());
         assert_eq!(at(1), (true, false));
-        worker.rests();
-        assert_eq!(at(59), (true, false));
         worker.is_well("taking runs");
-        worker.rests();
         assert_eq!(at(59), (true, true));
-        assert_eq!(at(70), (false, false), "beat said nothing");
+        assert_eq!(at(70), (false, false), "nobody said anything");
+        worker.has_ended();
         let report = health.report(start + Duration::from_secs(70));
         assert_eq!(report.parts[0].detail, "does not get on; before: leading");
-        assert!(report.parts[1].live, "it rests");
+        assert!(report.parts[1].live, "it has ended");
         health.drains();
         assert_eq!(at(1), (true, false));
     }

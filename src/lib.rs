@@ -13,6 +13,7 @@ pub mod clock;
 pub mod exec;
 pub mod health;
 pub mod job;
+pub mod manager;
 pub mod ops;
 pub mod plan;
 pub mod run;

@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("clock", &[]),
     ("chance", &["clock"]),
     ("health", &["clock"]),
+    ("manager", &["clock", "health"]),
     ("store", &["clock"]),
     ("broker", &["job", "run", "clock", "store"]),
     ("schedules", &["job", "run", "plan", "clock"]),
@@ -71,6 +72,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
             "ops",
             "bench",
             "health",
+            "manager",
         ],
     ),
 ];
@@ -231,6 +233,7 @@ fn one_owner_for_each_outside_crate() {
         ("cron::", "src/job/cron"),
         ("sled::", "src/store"),
         ("async_nats::", "src/broker/nats"),
+        ("sd_notify::", "src/manager.rs"),
     ];
     for (_, path, text) in all() {
         for (name, owner) in owners {

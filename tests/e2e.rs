@@ -35,10 +35,14 @@ mod faults;
 mod full;
 #[path = "e2e/http.rs"]
 mod http;
+#[path = "e2e/init.rs"]
+mod init;
 #[path = "e2e/lease_loss.rs"]
 mod lease_loss;
 #[path = "e2e/locks.rs"]
 mod locks;
+#[path = "e2e/manager.rs"]
+mod manager;
 #[path = "e2e/notify.rs"]
 mod notify;
 #[path = "e2e/overlap.rs"]

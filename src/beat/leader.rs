@@ -284,12 +284,12 @@ impl TermShared {
 
     fn is_reached(&self) {
         if lock(&self.trouble).take().is_some() {
-            self.candidate.pulse.is_well(AT_WORK);
+            self.candidate.pulse.is_held_up_no_more(AT_WORK);
         }
     }
 
     fn is_cut_off(&self, reason: String) {
-        self.candidate.pulse.fails(reason.clone());
+        self.candidate.pulse.is_held_up(reason.clone());
         *lock(&self.trouble) = Some(reason);
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tracing::{error, info, warn};
 
-use super::{Beat, BeatError, shared::encode};
+use super::{Beat, BeatError, BeatOptions, shared::encode};
 use crate::{
     broker::Bucket,
     clock,
@@ -57,7 +57,7 @@ impl Wanted {
 impl Beat {
     /// Reads the schedules again. They come into force with the next turn.
     pub(super) async fn reload(&mut self, cause: ReloadCause) {
-        if let Some(wanted) = read(&self.options.schedules, cause).await {
+        if let Some(wanted) = read(&self.options, cause).await {
             self.wanted = Some(wanted);
         }
     }
@@ -92,8 +92,16 @@ impl Beat {
 }
 
 /// Reads the schedules again, and tells what is wrong with them. `None`: no reading was possible.
-pub(super) async fn read(sources: &[PathBuf], cause: ReloadCause) -> Option<Wanted> {
-    let sources = sources.to_vec();
+pub(super) async fn read(options: &BeatOptions, cause: ReloadCause) -> Option<Wanted> {
+    let read = read_files(options.schedules.clone(), cause).await;
+    let errors = read.as_ref().map_or(&[][..], |read| &read.errors);
+    options.pulse.has_reloaded(errors.first().map(|first| {
+        format!("the schedules have errors, those read before are in force: {first}")
+    }));
+    read
+}
+
+async fn read_files(sources: Vec<PathBuf>, cause: ReloadCause) -> Option<Wanted> {
     let now = clock::now();
     let read = tokio::task::spawn_blocking(move || schedules::load(&sources, now)).await;
     match read {

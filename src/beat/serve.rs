@@ -139,7 +139,7 @@ impl Server {
     }
 
     async fn read_again(&mut self, cause: ReloadCause) {
-        let Some(read) = reload::read(&self.options.schedules, cause).await else {
+        let Some(read) = reload::read(&self.options, cause).await else {
             return;
         };
         match read.set.clone() {

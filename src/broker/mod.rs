@@ -62,6 +62,11 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// The broker as a user knows it: `NATS at nats://127.0.0.1:4222`.
     fn describe(&self) -> String;
 
+    /// The servers behind it, separated by commas; `None` if it has none.
+    fn servers(&self) -> Option<&str> {
+        None
+    }
+
     /// How long a delivered run may go without renewal, as far as this handle may say so: each
     /// delivery names the lease in force.
     fn lease(&self) -> Duration;

@@ -1,38 +1,57 @@
 //! `orchestrator doctor`
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{CliError, Exit, Globals, connect, globals::Format, output};
-use crate::{broker::RemarkKind, clock, ops};
+use crate::{
+    broker::{Broker, RemarkKind},
+    clock, exec,
+    ops::{self, Finding},
+};
 
-/// Look for what is wrong: broker, beat, schedules, workers, jobs; and say how to mend it
+/// Variables that name files with secrets.
+const SECRETS: [&str; 7] = [
+    "NATS_CREDS",
+    "NATS_KEY",
+    "ORCHESTRATOR_NATS_CREDS",
+    "ORCHESTRATOR_NATS_KEY",
+    "ORCHESTRATOR_NATS_NKEY",
+    "ORCHESTRATOR_NATS_PASSWORD_FILE",
+    "ORCHESTRATOR_NATS_TOKEN_FILE",
+];
+
+/// Look for what is wrong: broker, beat, schedules, workers, jobs, this machine; and say how to mend it
 ///
 /// Ends with 1 if something does not work, with 0 if there are warnings at most.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// The monitoring of a nats-server, which tells when it syncs; may be repeated, `off` for none
+    /// [default: port 8222 of each server]
+    #[arg(
+        long = "monitor",
+        env = "ORCHESTRATOR_MONITOR",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    monitors: Vec<String>,
+}
 
-pub(super) async fn run(_args: DoctorArgs, globals: &Globals) -> Result<(), CliError> {
+pub(super) async fn run(args: DoctorArgs, globals: &Globals) -> Result<(), CliError> {
     let broker = connect::any_broker(globals).await?;
     let mut findings = ops::doctor(broker.as_ref(), clock::now()).await?;
+    findings.extend(durability(args, broker.as_ref()).await);
     findings.extend(ops::room_on_disk(&globals.data_dir));
+    findings.extend(ops::data_directory(&globals.data_dir));
+    findings.extend(SECRETS.iter().filter_map(|name| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        ops::open_secret(name, &path)
+    }));
+    findings.push(ops::open_files());
     match globals.output {
         Format::Json => output::json(&findings)?,
-        Format::Table | Format::Name => {
-            for finding in &findings {
-                let state = match finding.state {
-                    RemarkKind::Ok => "ok",
-                    RemarkKind::Warning => "warning",
-                    RemarkKind::Failed => "FAILED",
-                };
-                output::to_stdout(&format!(
-                    "{state:<8} {:<13} {}",
-                    finding.check, finding.message
-                ))?;
-                if let Some(help) = &finding.help {
-                    output::to_stdout(&format!("{:<22} {help}", ""))?;
-                }
-            }
-        }
+        Format::Table | Format::Name => print(&findings)?,
     }
     match findings
         .iter()
@@ -41,4 +60,40 @@ pub(super) async fn run(_args: DoctorArgs, globals: &Globals) -> Result<(), CliE
         true => Err(CliError::silent(Exit::Failed)),
         false => Ok(()),
     }
+}
+
+/// What the servers do not tell their clients.
+async fn durability(args: DoctorArgs, broker: &dyn Broker) -> Vec<Finding> {
+    let Some(servers) = broker.servers() else {
+        return Vec::new();
+    };
+    let monitors = match args.monitors.is_empty() {
+        true => ops::usual_monitors(servers),
+        false => args.monitors,
+    };
+    let mut findings = Vec::new();
+    for monitor in monitors.iter().filter(|monitor| *monitor != "off") {
+        let answer = exec::fetch(&format!("{}/varz", monitor.trim_end_matches('/'))).await;
+        let answer = answer.as_deref().map_err(String::as_str);
+        findings.push(ops::durability(monitor, answer));
+    }
+    findings
+}
+
+fn print(findings: &[Finding]) -> Result<(), CliError> {
+    for finding in findings {
+        let state = match finding.state {
+            RemarkKind::Ok => "ok",
+            RemarkKind::Warning => "warning",
+            RemarkKind::Failed => "FAILED",
+        };
+        output::to_stdout(&format!(
+            "{state:<8} {:<13} {}",
+            finding.check, finding.message
+        ))?;
+        if let Some(help) = &finding.help {
+            output::to_stdout(&format!("{:<22} {help}", ""))?;
+        }
+    }
+    Ok(())
 }

@@ -18,9 +18,11 @@ mod explain;
 pub mod globals;
 mod guardian;
 mod import;
+mod init;
 mod jobs;
 mod lock;
 mod logs;
+mod manual;
 mod nats;
 mod next;
 mod nkey;
@@ -60,6 +62,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::InitArgs),
     Up(up::UpArgs),
     Beat(beat::BeatArgs),
     Worker(worker::WorkerArgs),
@@ -90,6 +93,8 @@ enum Command {
     Dead(dead::DeadArgs),
     State(state::StateArgs),
     Bench(bench::BenchArgs),
+    Man(manual::ManArgs),
+    Completions(manual::CompletionsArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
 }
@@ -115,9 +120,12 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Check(args) => check::run(args, &globals),
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
+        Command::Init(args) => init::run(&args, &globals),
         Command::Import(args) => import::run(args, &globals),
         Command::Nkey(args) => nkey::run(&args),
         Command::Guardian(args) => guardian::run(&args),
+        Command::Man(args) => manual::man(&args),
+        Command::Completions(args) => manual::completions(&args),
         Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),
         Command::Beat(args) => serve(beat::run(args, &globals)),

@@ -15,12 +15,14 @@ use super::{CliError, Exit};
 use crate::{
     beat::ReloadCause,
     health::{self, Health, Pulse},
-    schedules,
+    manager, schedules,
 };
 
 /// How a service is asked to end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stop {
+    /// How the loops of this process are.
+    health: Health,
     /// Take nothing new, let what is running end.
     pub(super) drain: CancellationToken,
     /// Do not wait for anything any more.
@@ -30,6 +32,7 @@ pub(super) struct Stop {
 /// Follows the signals: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP reloads.
 pub(super) fn follow_signals(reload: Option<mpsc::Sender<ReloadCause>>) -> Result<Stop, CliError> {
     let stop = Stop::default();
+    manager::follow(&stop.health);
     let told = stop.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -40,6 +43,7 @@ pub(super) fn follow_signals(reload: Option<mpsc::Sender<ReloadCause>>) -> Resul
                 () = received(&mut terminate) => told.ask("SIGTERM"),
                 () = received(&mut interrupt) => told.ask("SIGINT"),
                 () = received(&mut hang_up) => if let Some(reload) = &reload {
+                    told.health.reloads();
                     // Full: a reload is due anyway.
                     let _ = reload.try_send(ReloadCause::Signal);
                 },
@@ -57,12 +61,20 @@ async fn received(signal: &mut Signal) {
 }
 
 impl Stop {
+    /// Everything ends now.
+    pub(super) fn ends(&self) {
+        self.health.drains();
+        self.drain.cancel();
+        self.at_once.cancel();
+    }
+
     fn ask(&self, signal: &str) {
         if self.drain.is_cancelled() {
             warn!(target: "orchestrator::service", signal, "ending at once");
             self.at_once.cancel();
         } else {
             info!(target: "orchestrator::service", signal, "draining; a second signal ends at once");
+            self.health.drains();
             self.drain.cancel();
         }
     }
@@ -111,7 +123,7 @@ impl Listen {
         loops: [&'static str; N],
         stop: &Stop,
     ) -> Result<[Pulse; N], CliError> {
-        let health = Health::default();
+        let health = &stop.health;
         let pulses = loops.map(|name| health.part(name));
         if let Some(address) = self.listen {
             let listening = health::listen(address, health.clone(), stop.at_once.clone());
@@ -121,11 +133,6 @@ impl Listen {
             })?;
             info!(target: "orchestrator::service", %bound, "answering /livez and /readyz");
         }
-        let drain = stop.drain.clone();
-        tokio::spawn(async move {
-            drain.cancelled().await;
-            health.drains();
-        });
         Ok(pulses)
     }
 }

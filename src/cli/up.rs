@@ -100,7 +100,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         // Nobody else has this broker.
         leader_lease: None,
         ping: args.keeping.ping(),
-        pulse: beat_pulse,
+        pulse: beat_pulse.clone(),
         credentials: credentials.clone(),
     };
     let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
@@ -119,8 +119,11 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         ..WorkerOptions::following(service::instance_id(), queues)
     };
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;
-    let drain = stop.drain.clone();
-    let beating = tokio::spawn(async move { beat.run(&mut reload, &drain).await });
+    let (drain, beats_end) = (stop.drain.clone(), beat_pulse);
+    let beating = tokio::spawn(async move {
+        beat.run(&mut reload, &drain).await;
+        beats_end.has_ended();
+    });
     let snapshots = tokio::spawn(snapshots::keep(
         Arc::clone(&embedded),
         globals.data_dir.as_path().into(),
@@ -159,8 +162,7 @@ async fn until_broken(
         () = &mut working => None,
         error = embedded.broken() => {
             error!(target: "orchestrator::service", %error, "ending: nothing can be stored any more");
-            stop.drain.cancel();
-            stop.at_once.cancel();
+            stop.ends();
             working.await;
             Some(error)
         }

@@ -1,6 +1,6 @@
 //! What is wrong with an installation, and how to mend it.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -44,19 +44,19 @@ impl Finding {
         }
     }
 
-    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn ok(check: &'static str, message: impl Into<String>) -> Self {
         Self::new(check, RemarkKind::Ok, message)
     }
 
-    fn warning(check: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn warning(check: &'static str, message: impl Into<String>) -> Self {
         Self::new(check, RemarkKind::Warning, message)
     }
 
-    fn failed(check: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn failed(check: &'static str, message: impl Into<String>) -> Self {
         Self::new(check, RemarkKind::Failed, message)
     }
 
-    fn with_help(mut self, help: impl Into<String>) -> Self {
+    pub(super) fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -73,40 +73,50 @@ impl From<Remark> for Finding {
     }
 }
 
-/// How much room is left in a data directory; `None` if there is none.
-pub fn room_on_disk(data_dir: &Path) -> Option<Finding> {
-    const MB: u64 = 1 << 20;
-    let disk = rustix::fs::statvfs(data_dir).ok()?;
-    let (free, whole) = (
-        disk.f_bavail.saturating_mul(disk.f_frsize) / MB,
-        disk.f_blocks.saturating_mul(disk.f_frsize) / MB,
-    );
-    let message = format!("{free} MB of {whole} MB are free in {}", data_dir.display());
-    let is_little = free < 100 || free.saturating_mul(20) < whole;
-    Some(match is_little {
-        false => Finding::ok("disk", message),
-        true => Finding::warning("disk", message)
-            .with_help("make room: what cannot be written down is not run"),
-    })
-}
-
-/// Looks at the broker, at beat, the schedules, the workers and the jobs.
+/// Looks at the broker, at beat, the schedules, the workers and the jobs. What may not be looked at is a finding, too.
 ///
 /// # Errors
 /// The broker cannot be reached.
 pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Finding>, OpsError> {
     let mut findings = vec![Finding::ok("broker", broker.describe())];
-    findings.extend(broker.remarks().await?.into_iter().map(Finding::from));
-    let jobs = jobs(broker, now).await?;
-    let workers = workers(broker).await?;
-    findings.push(beat(&jobs, now));
-    findings.extend(clocks(&jobs, now));
-    findings.push(watermark(broker, now).await?);
-    findings.push(schedules(&jobs));
-    findings.extend(serving(&jobs, &queues(broker, now).await?, &workers));
-    findings.extend(fates(&jobs.jobs));
-    findings.extend(dead(broker).await?);
+    let remarks = permitted(broker.remarks().await, &mut findings)?;
+    findings.extend(remarks.into_iter().flatten().map(Finding::from));
+    let jobs = permitted(jobs(broker, now).await, &mut findings)?;
+    let workers = permitted(workers(broker).await, &mut findings)?;
+    let queues = permitted(queues(broker, now).await, &mut findings)?;
+    if let Some(jobs) = &jobs {
+        findings.push(beat(jobs, now));
+        findings.extend(clocks(jobs, now));
+    }
+    let watermark = permitted(watermark(broker, now).await, &mut findings)?;
+    findings.extend(watermark);
+    if let Some(jobs) = &jobs {
+        findings.push(schedules(jobs));
+        if let (Some(queues), Some(workers)) = (&queues, &workers) {
+            findings.extend(serving(jobs, queues, workers));
+        }
+        findings.extend(fates(&jobs.jobs));
+    }
+    let dead = permitted(dead(broker).await, &mut findings)?;
+    findings.extend(dead.flatten());
     Ok(findings)
+}
+
+/// The value; `None` if this user may not ask for it, which is noted.
+fn permitted<T>(
+    asked: Result<T, impl Into<OpsError>>,
+    findings: &mut Vec<Finding>,
+) -> Result<Option<T>, OpsError> {
+    match asked.map_err(Into::into) {
+        Ok(value) => Ok(Some(value)),
+        Err(OpsError::Broker(refused @ BrokerError::NotPermitted { .. })) => {
+            let help = "give this user the role of an operator or a viewer: deploy/nats-server.conf says what \
+                belongs to it";
+            findings.push(Finding::warning("permissions", refused.to_string()).with_help(help));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn beat(jobs: &JobsView, now: DateTime<Utc>) -> Finding {

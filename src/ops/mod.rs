@@ -9,6 +9,8 @@ mod explain;
 mod jobs;
 mod locks;
 mod logs;
+mod machine;
+mod monitoring;
 mod pause;
 mod retry;
 mod runs;
@@ -21,12 +23,14 @@ pub use dead::{
     retry_dead,
 };
 pub use diff::{JobChange, JobDiff, ValueChange, diff};
-pub use doctor::{Finding, doctor, room_on_disk};
+pub use doctor::{Finding, doctor};
 pub use error::OpsError;
 pub use explain::{Account, Explanation, Obstacle, explain};
 pub use jobs::{JobView, JobsView, find_job, jobs, ledgers};
 pub use locks::{HolderView, LockView, WaiterView, locks, release_lock};
 pub use logs::{LogLine, Position, read_logs};
+pub use machine::{data_directory, open_files, open_secret, room_on_disk};
+pub use monitoring::{durability, usual_monitors};
 pub use pause::{
     NewPause, PausedJob, PausedQueue, Skipped, pause, pause_queue, resume, resume_queue,
 };

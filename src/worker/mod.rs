@@ -50,6 +50,10 @@ use watchman::Watchman;
 
 /// How long one pull waits for work.
 const PULL_WAIT: Duration = Duration::from_secs(5);
+/// How long the first one does.
+const FIRST_PULL_WAIT: Duration = Duration::from_millis(100);
+/// How often a loop that waits for its jobs comes round.
+const ROUND: Duration = Duration::from_secs(5);
 /// How long the last pings may take when a worker ends.
 const PINGS: Duration = Duration::from_secs(5);
 /// How many outcomes may be on their way to the broker, for each slot.
@@ -225,14 +229,13 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
     };
     let mut shares = Shares::default();
     let mut served = Vec::new();
+    // Whoever waits for this worker to be ready is told soon.
+    let mut pull_wait = FIRST_PULL_WAIT;
     let mut outage = Outage::default();
     loop {
-        // Every slot may be taken for hours.
-        shared.options.pulse.rests();
-        let Some(free) = free_slots(&slots, drain).await else {
+        let Some(free) = free_slots(&slots, drain, &shared.options.pulse).await else {
             return;
         };
-        shared.options.pulse.beats();
         join_ended(deliveries);
         let open = serving.open();
         if open != served {
@@ -255,8 +258,9 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
         let request = PullRequest {
             shares: shares.allot(free.len()),
             max: free.len(),
-            wait: PULL_WAIT,
+            wait: pull_wait,
         };
+        pull_wait = PULL_WAIT;
         let asked = clock::monotonic();
         let pulling = shared.broker.pull(request, &stop);
         match stopped_by_change(pulling, &mut serving, &stop).await {
@@ -290,11 +294,19 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
 async fn free_slots(
     slots: &Arc<Semaphore>,
     drain: &CancellationToken,
+    pulse: &health::Pulse,
 ) -> Option<Vec<OwnedSemaphorePermit>> {
-    let first = tokio::select! {
-        biased;
-        () = drain.cancelled() => return None,
-        slot = Arc::clone(slots).acquire_owned() => slot.ok()?,
+    let slot = Arc::clone(slots).acquire_owned();
+    tokio::pin!(slot);
+    let first = loop {
+        // Every slot may be taken for hours.
+        pulse.beats();
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => return None,
+            slot = &mut slot => break slot.ok()?,
+            () = tokio::time::sleep(ROUND) => {}
+        }
     };
     let mut free = vec![first];
     while let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
@@ -368,6 +380,7 @@ async fn wind_up(shared: &Arc<Shared>, at_once: &CancellationToken, deliveries: 
     let mut handing_back = false;
     let mut killing = false;
     while !deliveries.is_empty() {
+        shared.options.pulse.beats();
         tokio::select! {
             biased;
             ended = deliveries.join_next() => tell_panic(ended),
@@ -381,6 +394,7 @@ async fn wind_up(shared: &Arc<Shared>, at_once: &CancellationToken, deliveries: 
                 shared.registry.hand_back_all();
             }
             () = &mut given_up, if !shared.at_once.is_cancelled() => shared.at_once.cancel(),
+            () = tokio::time::sleep(ROUND) => {}
         }
     }
 }

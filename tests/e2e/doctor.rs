@@ -1,11 +1,13 @@
 //! What is wrong is said: by `doctor`, and by `/livez` and `/readyz`.
 
 use std::{
+    fs::{self, Permissions},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Installation, nats::NatsServer, wait_for};
 
@@ -177,4 +179,124 @@ fn the_doctor_finds_what_does_not_work() {
     wait_for("a dead beat", || {
         has(&findings(&here), "beat", "failed").then_some(())
     });
+}
+
+/// Without the monitoring of a server.
+const OFF: &[&str] = &["--monitor", "off"];
+
+/// The finding of a check that says something.
+fn finding(here: &Installation, args: &[&str], check: &str, says: &str) -> Option<Value> {
+    let ended = here.run(&[&["doctor", "-o", "json"], args].concat());
+    let found: Value = serde_json::from_str(&ended.stdout).ok()?;
+    let is = |finding: &&Value| {
+        let text = format!("{} {}", finding["message"], finding["help"]);
+        finding["check"] == check && text.contains(says)
+    };
+    found.as_array()?.iter().find(is).cloned()
+}
+
+#[test]
+fn the_doctor_reads_when_the_server_syncs() {
+    let monitor = port();
+    let lines = |sync: &str| format!("http: \"127.0.0.1:{monitor}\"\n{sync}");
+    let server = NatsServer::start_with(&lines(""));
+    let here = Installation::on_nats(&server.url());
+    let url = format!("http://127.0.0.1:{monitor}");
+    let late = finding(&here, &["--monitor", &url], "sync_interval", "every 2m").unwrap();
+    assert_eq!(late["state"], "warning");
+    assert!(
+        late["help"]
+            .as_str()
+            .unwrap()
+            .contains("sync_interval: always")
+    );
+    let nowhere = format!("http://127.0.0.1:{}", port());
+    let unknown = finding(
+        &here,
+        &["--monitor", &nowhere],
+        "sync_interval",
+        "not known",
+    )
+    .unwrap();
+    assert_eq!(unknown["state"], "warning");
+    assert_eq!(finding(&here, OFF, "sync_interval", ""), None);
+    // What it asked has made a bucket or two; one of them told the time.
+    let clock = finding(&here, OFF, "clock", "agrees").unwrap();
+    assert_eq!(clock["state"], "ok");
+}
+
+#[test]
+fn the_doctor_sees_streams_that_were_changed() {
+    let server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    // A bucket that somebody made with other settings: values in it are never forgotten.
+    let other = json!({
+        "name": "KV_ORCH_WORKERS", "subjects": ["$KV.ORCH_WORKERS.>"], "storage": "file", "retention": "limits",
+        "discard": "new", "max_msgs_per_subject": 1, "allow_rollup_hdrs": true, "deny_delete": true,
+        "allow_direct": true, "num_replicas": 1,
+    });
+    let subject = "$JS.API.STREAM.CREATE.KV_ORCH_WORKERS";
+    server.publish(subject, other.to_string().as_bytes());
+    here.schedule("a.toml", "[job.a]\nevery = \"1s\"\nshell = \"true\"\n");
+    let _beat = here.start("beat", &["beat"]);
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    wait_for("the others", || {
+        finding(
+            &here,
+            OFF,
+            "streams",
+            "streams and buckets are as they should be",
+        )
+    });
+    let changed = finding(&here, OFF, "streams", "max_age is 0").unwrap();
+    assert_eq!(changed["state"], "failed");
+    let help = changed["help"].as_str().unwrap();
+    assert!(help.contains("nats stream edit KV_ORCH_WORKERS"), "{help}");
+}
+
+#[test]
+fn the_doctor_says_what_it_may_not_see() {
+    let server = NatsServer::start_with(
+        "authorization { users: [
+            { user: all, password: all }
+            { user: some, password: some,
+              permissions: { publish: { deny: [\"$JS.API.STREAM.INFO.KV_ORCH_RUNS\"] } } }
+        ] }",
+    );
+    let mut here = Installation::on_nats(&server.url());
+    here.set("NATS_USER", "all");
+    here.set("NATS_PASSWORD", "all");
+    here.schedule("a.toml", "[job.a]\nevery = \"1s\"\nshell = \"true\"\n");
+    let _beat = here.start("beat", &["beat"]);
+    wait_for("beat", || finding(&here, OFF, "beat", "is at work"));
+    assert_eq!(finding(&here, OFF, "permissions", "KV_ORCH_RUNS"), None);
+    here.set("NATS_USER", "some");
+    here.set("NATS_PASSWORD", "some");
+    let refused = finding(&here, OFF, "permissions", "KV_ORCH_RUNS").unwrap();
+    assert_eq!(refused["state"], "warning");
+    assert!(finding(&here, OFF, "beat", "is at work").is_some());
+}
+
+#[test]
+fn the_doctor_sees_what_others_can_read() {
+    let here = Installation::new();
+    here.schedule("a.toml", "");
+    let _up = here.up(&[]);
+    assert!(finding(&here, &[], "permissions", "alone").is_some());
+    assert!(finding(&here, &[], "limits", "open at once").is_some());
+    assert_eq!(finding(&here, &[], "sync_interval", ""), None);
+    let open = Permissions::from_mode(0o755);
+    fs::set_permissions(here.path("data"), open.clone()).unwrap();
+    let finding_of = |says| finding(&here, &[], "permissions", says).unwrap();
+    let found = finding_of("others can get into");
+    assert_eq!(found["state"], "warning");
+    assert!(found["help"].as_str().unwrap().starts_with("chmod 700 "));
+
+    let secret = here.path("secret.creds");
+    fs::write(&secret, "x").unwrap();
+    fs::set_permissions(&secret, open).unwrap();
+    let mut here = here;
+    here.set("NATS_CREDS", secret.to_str().unwrap());
+    let found = finding(&here, &[], "permissions", "which NATS_CREDS names").unwrap();
+    assert_eq!(found["state"], "failed");
 }

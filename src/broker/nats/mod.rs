@@ -67,6 +67,10 @@ impl Broker for NatsBroker {
         format!("NATS at {}", self.url)
     }
 
+    fn servers(&self) -> Option<&str> {
+        Some(&self.url)
+    }
+
     fn lease(&self) -> Duration {
         self.lease
     }

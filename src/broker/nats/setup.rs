@@ -63,11 +63,6 @@ impl Setup {
         }
     }
 
-    /// How many copies streams are made with.
-    pub(super) fn replicas(&self) -> usize {
-        self.replicas
-    }
-
     pub(super) fn knows(&self, name: &str) -> bool {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.contains(name)
@@ -254,7 +249,8 @@ impl NatsBroker {
         }
     }
 
-    fn stream_config(&self, stream: Stream, name: &str) -> Value {
+    /// What a stream is made with.
+    pub(super) fn stream_config(&self, stream: Stream, name: &str) -> Value {
         let mut config = json!({
             "name": name,
             "storage": "file",

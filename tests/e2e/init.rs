@@ -1,0 +1,100 @@
+//! `init` writes what an installation begins with, and overwrites nothing.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::json;
+
+use crate::support::{Installation, wait_for};
+
+#[test]
+fn the_first_schedule_is_right_and_up_runs_it() {
+    let here = Installation::new();
+    let ended = here.run(&["init", "."]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(
+        ended.stdout.contains("wrote  ./schedules/first.toml"),
+        "{}",
+        ended.stdout
+    );
+    assert!(ended.stderr.contains("orchestrator up"), "{}", ended.stderr);
+    let checked = here.json(&["check"]);
+    assert_eq!(
+        (&checked["ok"], &checked["jobs"], &checked["diagnostics"]),
+        (&json!(true), &json!(1), &json!([]))
+    );
+    let _up = here.up(&[]);
+    let run = wait_for("the first run", || {
+        here.runs("hello")
+            .into_iter()
+            .find(|run| run["state"] == "succeeded")
+    });
+    let log = here.run(&["logs", run["run_id"].as_str().unwrap()]);
+    assert!(log.stdout.contains("hello from hello"), "{}", log.stdout);
+}
+
+#[test]
+fn the_commented_examples_are_right_too() {
+    let here = Installation::new();
+    assert_eq!(here.run(&["init", "--quiet"]).code, 0);
+    // A comment that is an example begins with `#` and no blank.
+    let whole: String = here
+        .read("schedules/first.toml")
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(example) if !example.starts_with([' ', '#']) => format!("{example}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    here.schedule("first.toml", &whole);
+    let checked = here.json(&["check"]);
+    assert_eq!(
+        (&checked["jobs"], &checked["diagnostics"]),
+        (&json!(4), &json!([]))
+    );
+}
+
+#[test]
+fn nothing_is_overwritten_and_more_can_be_added() {
+    let here = Installation::new();
+    here.schedule("first.toml", "[job.mine]\nshell = \"true\"\n");
+    let ended = here.run(&["init", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(
+        report,
+        json!({ "written": ["./worker.toml"], "kept": ["./schedules/first.toml"] })
+    );
+    assert_eq!(
+        here.read("schedules/first.toml"),
+        "[job.mine]\nshell = \"true\"\n"
+    );
+    let more = here.run(&["init", "--nats", "--systemd"]);
+    assert_eq!(more.code, 0, "{}", more.stderr);
+    assert!(
+        more.stdout.contains("kept   ./worker.toml"),
+        "{}",
+        more.stdout
+    );
+    assert!(
+        here.read("nats-server.conf")
+            .contains("sync_interval: always")
+    );
+    let dir = fs::canonicalize(here.path(".")).unwrap();
+    let dir = dir.to_str().unwrap();
+    let beat = here.read("systemd/orchestrator-beat.service");
+    let program = env!("CARGO_BIN_EXE_orchestrator");
+    assert!(
+        beat.contains(&format!("ExecStart={program} beat")),
+        "{beat}"
+    );
+    assert!(
+        beat.contains(&format!("EnvironmentFile={dir}/orchestrator.env")),
+        "{beat}"
+    );
+    let environment = here.path("orchestrator.env");
+    assert!(
+        here.read("orchestrator.env")
+            .contains(&format!("\nORCHESTRATOR_SCHEDULES={dir}/schedules\n"))
+    );
+    let mode = fs::metadata(environment).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
