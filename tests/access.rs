@@ -12,6 +12,8 @@ mod support;
 
 #[path = "access/authority.rs"]
 mod authority;
+#[path = "access/forbidden.rs"]
+mod forbidden;
 #[path = "access/hostile.rs"]
 mod hostile;
 #[path = "access/installation.rs"]
