@@ -13,6 +13,10 @@
     reason = "tests"
 )]
 
+#[path = "simulation/attempts.rs"]
+mod attempts;
+#[path = "simulation/calls.rs"]
+mod calls;
 #[path = "simulation/checker.rs"]
 mod checker;
 #[path = "simulation/driver.rs"]

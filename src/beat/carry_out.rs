@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use tracing::{info, warn};
 
-use super::{Beat, BeatError, Tried, shared::encode};
+use super::{Beat, BeatError, shared::encode};
 use crate::{
     broker::{
         self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker,
@@ -20,6 +20,14 @@ use crate::{
 
 /// How many publishes are on their way at once.
 const IN_FLIGHT: usize = 1024;
+
+/// Whether an announced step may have been begun before, by whomever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tried {
+    Never,
+    /// What was asked for then may still be on its way to the broker.
+    Before,
+}
 
 /// Ticks of a job that are to become runs, one after the other.
 struct Due {
@@ -76,6 +84,31 @@ impl Beat {
             Some((name.clone(), state))
         });
         Ok(changed.collect())
+    }
+
+    /// Writes changed states, and lines up their jobs anew.
+    pub(super) async fn change(
+        &mut self,
+        states: Vec<(JobName, JobState)>,
+    ) -> Result<(), BeatError> {
+        let names: Vec<_> = states.iter().map(|(name, _)| name.clone()).collect();
+        self.memory.write_states(&self.broker, states).await?;
+        for name in &names {
+            if let Some(scheduled) = self.memory.scheduled(&self.jobs, name) {
+                self.timeline.replace(scheduled, self.memory.watermark().at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has earlier tries of `step` fail, whoever is in the middle of one: what they write, even if it is on its
+    /// way already, finds another version than it expects.
+    pub(super) async fn begin_again(&mut self, step: &Step) -> Result<(), BeatError> {
+        self.announce(step.to).await?;
+        let names = step.jobs.iter().map(|job| &job.job.name);
+        let known = names.filter_map(|name| Some((name.clone(), self.memory.state(name)?.clone())));
+        let known = known.collect();
+        self.memory.write_states(&self.broker, known).await
     }
 
     /// The fired ticks of a job, in groups that need not wait for each other.

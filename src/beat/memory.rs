@@ -277,18 +277,6 @@ impl Memory {
         self.states.write(broker, states).await
     }
 
-    /// Writes the states of jobs again as they are: what an earlier try wrote and is still on its way finds
-    /// another version than it expects.
-    pub(super) async fn touch<'a>(
-        &mut self,
-        broker: &SharedBroker,
-        jobs: impl Iterator<Item = &'a JobName>,
-    ) -> Result<(), BeatError> {
-        let known = jobs.filter_map(|name| Some((name.clone(), self.states.get(name)?.clone())));
-        let known = known.collect();
-        self.states.write(broker, known).await
-    }
-
     /// Forgets a job that is defined no longer.
     pub(super) async fn forget(
         &mut self,

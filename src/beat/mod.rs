@@ -34,10 +34,11 @@ use crate::{
     clock,
     exec::{PingEvent, Pings},
     health::Pulse,
-    job::{Job, JobName, QueueName},
-    plan::{JobState, Move, Timeline, Watermark, next_move},
+    job::{Job, QueueName},
+    plan::{Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
+use carry_out::Tried;
 use leader::{Candidate, Term};
 use memory::{Memory, Shared};
 use outage::Outage;
@@ -103,14 +104,6 @@ pub enum BeatError {
         /// What is wrong with it.
         reason: String,
     },
-}
-
-/// Whether an announced step may have been begun before, by whomever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tried {
-    Never,
-    /// What was asked for then may still be on its way to the broker.
-    Before,
 }
 
 /// A running beat.
@@ -334,18 +327,6 @@ impl Beat {
         Ok(())
     }
 
-    /// Writes changed states, and lines up their jobs anew.
-    async fn change(&mut self, states: Vec<(JobName, JobState)>) -> Result<(), BeatError> {
-        let names: Vec<_> = states.iter().map(|(name, _)| name.clone()).collect();
-        self.memory.write_states(&self.broker, states).await?;
-        for name in &names {
-            if let Some(scheduled) = self.memory.scheduled(&self.jobs, name) {
-                self.timeline.replace(scheduled, self.memory.watermark().at);
-            }
-        }
-        Ok(())
-    }
-
     /// Makes memory agree with the broker, and finishes a step that was announced.
     async fn recover(&mut self) -> Result<(), BeatError> {
         if self.memory.refresh(&self.broker).await? == Shared::Restored {
@@ -366,10 +347,7 @@ impl Beat {
     async fn step(&mut self, to: DateTime<Utc>, tried: Tried) -> Result<(), BeatError> {
         let step = self.timeline.plan(self.memory.watermark().at, to);
         if tried == Tried::Before {
-            // Whoever is in the middle of it fails to commit it, and repeats it too.
-            self.announce(to).await?;
-            let names = step.jobs.iter().map(|job| &job.job.name);
-            self.memory.touch(&self.broker, names).await?;
+            self.begin_again(&step).await?;
         }
         let states = self.carry_out(&step, tried).await?;
         fail::fail_point!("beat-before-states");

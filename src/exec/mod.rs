@@ -25,6 +25,7 @@ mod ring;
 mod secrets;
 mod spawn;
 mod start;
+mod stop;
 mod tree;
 mod webhook;
 
@@ -37,7 +38,6 @@ use std::{
 };
 
 use thiserror::Error;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use cgroup::Cgroup;
@@ -50,6 +50,7 @@ pub use output::Output;
 pub use ping::{Event as PingEvent, Pings};
 pub use player::{Idle, Player};
 pub use secrets::{Redactor, Secrets};
+pub use stop::Stop;
 pub use tree::Family;
 pub use webhook::{WebhookError, WebhookSender};
 
@@ -129,51 +130,6 @@ pub struct Limits {
     pub kill: Kill,
     /// What it may use up.
     pub resources: Option<ResourceLimits>,
-}
-
-/// Ends a program from outside: politely by its [`Kill`] policy, or at once by SIGKILL.
-#[derive(Debug, Clone, Default)]
-pub struct Stop {
-    polite: CancellationToken,
-    at_once: CancellationToken,
-    deadline: Arc<watch::Sender<Option<Duration>>>,
-}
-
-impl Stop {
-    /// Ends the program by its kill policy.
-    pub fn ask(&self) {
-        self.polite.cancel();
-    }
-
-    /// Ends the program by SIGKILL.
-    pub fn force(&self) {
-        self.at_once.cancel();
-    }
-
-    /// Has the program killed at `deadline`, an [`clock::uptime`](crate::clock::uptime), even if this
-    /// process is frozen then, unless a later deadline is set before. Needs a guardian.
-    pub fn at(&self, deadline: Duration) {
-        self.deadline.send_replace(Some(deadline));
-    }
-
-    /// The deadlines that [`Stop::at`] sets.
-    pub fn deadlines(&self) -> watch::Receiver<Option<Duration>> {
-        self.deadline.subscribe()
-    }
-
-    /// Returns once the program is to end, politely or not.
-    pub async fn asked(&self) {
-        tokio::select! {
-            biased;
-            () = self.polite.cancelled() => {}
-            () = self.at_once.cancelled() => {}
-        }
-    }
-
-    /// Returns once the program is to be killed.
-    pub async fn forced(&self) {
-        self.at_once.cancelled().await;
-    }
 }
 
 /// Why a program ended.
