@@ -56,6 +56,8 @@ const MISFORTUNES: [Misfortune; 6] = [
         name: "locked",
         befall: |patient| {
             patient.running = Some(patient.start());
+            // Before that the other one might be faster.
+            patient.ticks_go_on("ticks of the one that holds it");
             Ok(())
         },
         then: Then::Refused(7, &["is held by process", "stop that one"], |patient| {
