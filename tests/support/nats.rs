@@ -175,7 +175,7 @@ impl NatsServer {
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = self.child.as_ref().expect("it runs").id();
+        let pid = self.child.as_ref().unwrap().id();
         let pid = i32::try_from(pid)
             .ok()
             .and_then(rustix::process::Pid::from_raw);

@@ -56,7 +56,7 @@ impl Proxy {
                     Line::Cut => {
                         counted.fetch_add(1, Ordering::Relaxed);
                     }
-                    Line::Whole | Line::Mute => {
+                    Line::Whole | Line::Slow | Line::Mute => {
                         tokio::spawn(carry(client, port, told.clone()));
                     }
                 }
@@ -75,6 +75,7 @@ impl Proxy {
     }
 
     /// How many connections were closed at once.
+    #[allow(dead_code, reason = "each test binary uses its part")]
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
