@@ -224,9 +224,13 @@ async fn a_server_that_is_away_for_long_is_found_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_servers_the_one_that_is_there_is_used() {
     let mut server = NatsServer::start();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = nobody.local_addr().unwrap();
-    let url = format!("nats://{nobody}, {}", server.url());
+    // One accepts connections and says nothing; at the other nobody listens.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr();
+    let (mute_at, nobody) = (mute.local_addr().unwrap(), nobody.unwrap());
+    let url = format!("nats://{mute_at}, nats://{nobody}, {}", server.url());
     let broker = connect(url, LONG).await;
     publish(&*broker, "high", 0).await;
     server.restart();

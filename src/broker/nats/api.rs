@@ -378,7 +378,8 @@ impl NatsBroker {
                     reason,
                 }
             }
-            (503 | 504 | 408, _) => BrokerError::Unreachable {
+            // The last: servers of the cluster are away, or have not found each other yet.
+            (503 | 504 | 408, _) | (_, 10_005) => BrokerError::Unreachable {
                 broker,
                 operation,
                 reason,

@@ -122,6 +122,14 @@ impl NatsBroker {
     }
 }
 
+/// One server that accepts connections and says nothing leaves time for the others.
+fn patience_with_one(options: &NatsOptions) -> Duration {
+    match options.url.split(',').count() {
+        0 | 1 => options.connect_timeout,
+        several => options.connect_timeout / u32::try_from(several + 1).unwrap_or(u32::MAX),
+    }
+}
+
 async fn build(
     options: &NatsOptions,
     (violations, disturbed): (&Arc<Violations>, &Arc<Disturbed>),
@@ -129,7 +137,7 @@ async fn build(
     let (told, noted) = (Arc::clone(violations), Arc::clone(disturbed));
     let mut connect = ConnectOptions::new()
         .name("orchestrator")
-        .connection_timeout(options.connect_timeout)
+        .connection_timeout(patience_with_one(options))
         .request_timeout(Some(PATIENCE))
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay)
