@@ -56,7 +56,7 @@ impl Proxy {
                     Line::Cut => {
                         counted.fetch_add(1, Ordering::Relaxed);
                     }
-                    Line::Whole | Line::Mute => {
+                    Line::Whole | Line::Slow | Line::Mute => {
                         tokio::spawn(carry(client, port, told.clone()));
                     }
                 }

@@ -239,7 +239,8 @@ mod tests {
 
     #[tokio::test]
     async fn reconnects_without_limit() {
-        let (violations, disturbed) = (Arc::default(), Arc::default());
+        let violations = Arc::new(Violations::new("a user".to_owned(), "_INBOX"));
+        let disturbed = Arc::default();
         let options = build(&NatsOptions::default(), (&violations, &disturbed)).await;
         let options = format!("{:?}", options.unwrap());
         assert!(options.contains("\"max_reconnects\": None"), "{options}");
