@@ -15,7 +15,7 @@ use std::{
 };
 
 /// What each module may use of the crate, itself aside.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("job", &[]),
     ("run", &["job"]),
     ("plan", &["job", "run"]),

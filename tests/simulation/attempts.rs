@@ -44,7 +44,7 @@ impl Checker {
         if self.begun.iter().any(|begun| again(&begun)) {
             wrong.push("began before".to_owned());
         }
-        if self.stored.get(run_id).is_none() {
+        if !self.stored.contains_key(run_id) {
             wrong.push("was never published".to_owned());
         }
         let overlaps = self.overlap(run_id);
