@@ -247,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn reconnects_without_limit() {
-        let violations = Arc::new(Violations::new("nobody".to_owned(), "_INBOX"));
+        let violations = Arc::new(Violations::new("a user".to_owned(), "_INBOX"));
         let disturbed = Arc::default();
         let options = build(&NatsOptions::default(), (&violations, &disturbed)).await;
         let options = format!("{:?}", options.unwrap());
