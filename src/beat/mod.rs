@@ -267,7 +267,7 @@ impl Beat {
 
     /// Does what is due; returns how long nothing more will be.
     async fn turn(&mut self) -> Result<Duration, BeatError> {
-        if self.must_recover {
+        if self.must_recover || self.memory.is_deaf() {
             self.recover().await?;
             self.must_recover = false;
         }

@@ -17,11 +17,8 @@ impl Beat {
     pub(super) async fn sweep_now_and_then(&mut self) -> Result<(), BeatError> {
         let now = clock::monotonic();
         let rested = self.swept_at.map_or(Duration::MAX, |at| now - at);
-        if rested < SWEEP_EVERY && !self.memory.is_deaf() {
+        if rested < SWEEP_EVERY {
             return Ok(());
-        }
-        if self.memory.is_deaf() {
-            self.memory.refresh(&self.broker).await?;
         }
         self.swept_at = Some(now);
         let (mut from, mut seen, mut removed) = (self.sweep_from, 0, 0);

@@ -36,6 +36,9 @@ const BEHIND: Duration = Duration::from_secs(8);
 /// How long it may take until all runs have ended after the last was published.
 const REST: Duration = Duration::from_secs(600);
 
+/// How long it may take from the last outcome to all that follows from it.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// What became of a seed.
 #[derive(Debug)]
 pub struct Outcome {
@@ -377,15 +380,17 @@ impl Life {
             let unfinished = state.checker.unfinished();
             let running = state.checker.running();
             if beats == 0 && running == 0 && unfinished.is_empty() {
-                return;
+                break;
             }
             if Instant::now() > until {
                 let what =
                     format!("not at rest: {beats} beats, {running} processes, and {unfinished:?}");
                 state.checker.broken(what);
-                return;
+                break;
             }
         }
+        // What follows from the last outcome.
+        sleep(SETTLED).await;
     }
 }
 

@@ -22,6 +22,9 @@ use crate::{checker::Checker, random::Random, server::Server};
 /// How long machines have been up when a simulation begins.
 const UP: Duration = Duration::from_secs(3600);
 
+/// How often a process may read the clock at one moment.
+const AT_ONCE: u32 = 20_000;
+
 /// The world of one seed.
 pub struct Sim {
     state: Mutex<State>,
@@ -189,9 +192,9 @@ impl Machine {
             name: format!("{}.{count}", self.name),
             machine: Arc::clone(self),
             sim: Arc::clone(sim),
-            began: Instant::now(),
             chance: Mutex::new(Random(sim.lock().random.below(u64::MAX))),
             frozen: AtomicBool::new(false),
+            reads: Mutex::default(),
             asleep: Mutex::new(Vec::new()),
             died: CancellationToken::new(),
             drain: CancellationToken::new(),
@@ -206,9 +209,10 @@ pub struct Node {
     pub name: String,
     pub machine: Arc<Machine>,
     pub sim: Arc<Sim>,
-    began: Instant,
     chance: Mutex<Random>,
     frozen: AtomicBool,
+    /// How often it has read the clock at the same moment.
+    reads: Mutex<(Duration, u32)>,
     asleep: Mutex<Vec<Waker>>,
     pub died: CancellationToken,
     /// It was asked to stop.
@@ -243,14 +247,26 @@ impl Node {
         }
     }
 
-    /// How long ago its connection was lost, or came back. As with NATS, the first one disturbs nothing.
+    /// How long ago its machine's connection was lost, or came back. A process that starts later knows of it too:
+    /// that is more than the NATS adapter tells (decision 17).
     pub fn undisturbed_for(&self) -> Duration {
         let link = *self.machine.link();
-        match (link.is_up, link.since > self.began) {
+        match (link.is_up, link.losses) {
             (false, _) => Duration::ZERO,
-            (true, true) => Instant::now() - link.since,
-            (true, false) => Duration::MAX,
+            (true, 0) => Duration::MAX,
+            (true, _) => Instant::now() - link.since,
         }
+    }
+
+    /// A loop that reads the clock again and again lets no time go by.
+    fn does_not_spin(&self) {
+        let now = self.sim.elapsed();
+        let mut reads = self.reads.lock().unwrap();
+        *reads = match *reads {
+            (at, count) if at == now => (at, count + 1),
+            _ => (now, 1),
+        };
+        assert!(reads.1 < AT_ONCE, "{} spins at {now:?}", self.name);
     }
 
     pub fn set_frozen(&self, frozen: bool) {
@@ -265,6 +281,7 @@ impl Node {
 
 impl World for Node {
     fn now(&self) -> DateTime<Utc> {
+        self.does_not_spin();
         let offset = self.machine.offset.load(Ordering::Relaxed);
         self.sim.now() + TimeDelta::milliseconds(offset)
     }
