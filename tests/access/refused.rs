@@ -1,6 +1,6 @@
 //! Who does not get in is told at once why, and what to change.
 
-use std::{fs, time::Duration, time::Instant};
+use std::{fs, time::Duration};
 
 use super::{
     authority::{Authority, Validity, operator},
@@ -12,7 +12,7 @@ const AT_ONCE: Duration = Duration::from_secs(4);
 
 fn refused(args: &[&str], env: &[(&str, &str)], code: i32, parts: &[&str]) {
     let installation = Installation::new();
-    let start = Instant::now();
+    let start = orchestrator::clock::monotonic();
     let mut command = installation.command(&[&["queues"], args].concat());
     let output = command.envs(env.iter().copied()).output().unwrap();
     let took = start.elapsed();
