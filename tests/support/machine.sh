@@ -39,7 +39,8 @@ machine_or_skip() {
 }
 
 machine_boot() {
-    mount -t tmpfs -o mode=0755,size=3g machine "$machine"
+    # A limit, not a size: nats-server sets places aside by it, two installations need 4 GiB.
+    mount -t tmpfs -o mode=0755,size=12g machine "$machine"
     mkdir "$machine/upper" "$machine/work" "$root"
     mount -t overlay -o "lowerdir=/,upperdir=$machine/upper,workdir=$machine/work" overlay "$root"
     mount -t tmpfs -o mode=0755 run "$root/run"
