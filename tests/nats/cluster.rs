@@ -205,5 +205,8 @@ async fn every_stream_and_bucket_has_three_copies() {
         .iter()
         .find(|remark| remark.check == "streams")
         .unwrap();
-    assert_eq!(settings.message, "ORCH_JOBS is as it should be, 3 copies");
+    assert_eq!(
+        settings.message,
+        "11 streams and buckets are as they should be"
+    );
 }

@@ -25,12 +25,18 @@ fn is_of_a_tick(run_id: &str) -> bool {
         .is_some_and(|end| !end.contains('-'))
 }
 
+/// A tick that was decided on a second time and not run has a record beside its note, which keeps late publishes from being run.
+fn is_called_off(run: &Value) -> bool {
+    let reason = run["reason"].as_str().unwrap_or_default();
+    run["state"] == "cancelled" && reason.starts_with("its tick was not run")
+}
+
 /// The ticks of a job that became runs, in order. No tick has two.
 pub fn fired(here: &Installation, job: &str) -> Vec<DateTime<Utc>> {
     let runs = here.runs(job);
     let mut ticks: Vec<_> = runs
         .iter()
-        .filter(|run| is_of_a_tick(run["run_id"].as_str().unwrap()))
+        .filter(|run| is_of_a_tick(run["run_id"].as_str().unwrap()) && !is_called_off(run))
         .map(|run| instant(&run["scheduled_for"]))
         .collect();
     ticks.sort_unstable();
@@ -80,7 +86,7 @@ pub fn executed_as_recorded(here: &Installation, job: &str, file: &str) {
         let id = line.split(' ').next().unwrap_or_default().to_owned();
         *executions.entry(id).or_default() += 1;
     }
-    for run in here.runs(job) {
+    for run in here.runs(job).iter().filter(|run| !is_called_off(run)) {
         let id = run["run_id"].as_str().unwrap();
         let attempts = run["attempts"].as_array().unwrap().len();
         let times = executions.remove(id).unwrap_or_default();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::{
     NatsBroker,
@@ -169,10 +170,18 @@ impl NatsBroker {
         }
     }
 
-    /// Makes every stream and bucket that is missing, so that users need not be permitted to.
+    /// Makes every stream and bucket that is missing, so that users need not be permitted to. A server without the room
+    /// for logs or dead letters carries runs all the same.
     pub(super) async fn make_everything(&self) -> Result<(), BrokerError> {
-        for stream in [Stream::Jobs, Stream::Logs, Stream::Dead] {
-            self.ensure(stream).await?;
+        self.ensure(Stream::Jobs).await?;
+        for stream in [Stream::Logs, Stream::Dead] {
+            match self.ensure(stream).await {
+                Err(error @ BrokerError::Full { .. }) => {
+                    let help = "give the account, or the server's `max_file_store`, 2 GB more than runs and records need";
+                    warn!(target: "orchestrator::broker", %error, help, "nothing can be kept there");
+                }
+                done => done?,
+            }
         }
         for bucket in buckets() {
             self.ensure(Stream::Values(bucket)).await?;
