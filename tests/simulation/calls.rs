@@ -169,9 +169,10 @@ impl Broker for Line {
     }
 
     async fn release(&self, receipt: &Receipt, delay: Duration) -> Result<(), BrokerError> {
+        // Late or twice it would have a run delivered that somebody holds: decision 17.
         let sequence = server::sequence(receipt);
         self.call(
-            Kind::Settle,
+            Kind::Read,
             ("release", &sequence.to_string()),
             move |state, now| {
                 state.server.release(sequence, delay, now);

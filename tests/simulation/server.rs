@@ -188,8 +188,9 @@ impl Server {
     pub fn renew(&mut self, sequence: u64, now: Instant) {
         if let Some(stored) = self.runs.get_mut(&sequence) {
             match &mut stored.condition {
-                Condition::From(at) if *at > now => *at = now + self.lease,
-                Condition::From(_) | Condition::Stuck => {}
+                // Also one whose lease was forgotten and that nobody has taken: see decision 17.
+                Condition::From(at) => *at = now + self.lease,
+                Condition::Stuck => {}
             }
         }
     }
