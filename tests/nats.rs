@@ -19,5 +19,6 @@ mod nats {
     mod pulling;
     #[path = "../support/nats.rs"]
     mod server;
+    mod signed;
     mod working;
 }

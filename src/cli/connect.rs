@@ -9,7 +9,10 @@ use crate::{
         socket::SocketBroker,
     },
     cli::{CliError, Exit, Globals},
+    run::Authority,
 };
+
+use super::signing::Signing;
 
 /// Where NATS is if nobody says otherwise.
 const DEFAULT_NATS: &str = "nats://127.0.0.1:4222";
@@ -18,12 +21,27 @@ pub(super) const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 
 /// The broker of a running `up` in the data directory, else NATS. A server named by `--nats` wins.
 pub(super) async fn any_broker(globals: &Globals) -> Result<SharedBroker, CliError> {
+    broker_for(globals, None).await
+}
+
+/// The same, for what publishes runs: they are signed where others can write, too.
+pub(super) async fn publishing_broker(
+    globals: &Globals,
+    signing: &Signing,
+) -> Result<SharedBroker, CliError> {
+    broker_for(globals, signing.authority()?).await
+}
+
+async fn broker_for(
+    globals: &Globals,
+    authority: Option<Authority>,
+) -> Result<SharedBroker, CliError> {
     if globals.nats.is_none()
         && let Some(up) = SocketBroker::connect(&globals.data_dir).await?
     {
         return Ok(Arc::new(up));
     }
-    nats_broker(globals, DEFAULT_LEASE).await.map(|nats| nats as SharedBroker).map_err(|error| match error {
+    nats_broker(globals, DEFAULT_LEASE, authority).await.map(|nats| nats as SharedBroker).map_err(|error| match error {
         Connect::Unreachable(error) if globals.nats.is_none() => error.with_help(format!(
             "no `orchestrator up` runs in {} either; start one, or a server with `nats-server -js`, \
              or name one with --nats or NATS_URL",
@@ -41,7 +59,7 @@ pub(super) fn names_nats(globals: &Globals) -> bool {
 
 /// NATS, with what only this backend can do.
 pub(super) async fn nats_for_a_while(globals: &Globals) -> Result<Arc<NatsBroker>, CliError> {
-    nats_broker(globals, DEFAULT_LEASE)
+    nats_broker(globals, DEFAULT_LEASE, None)
         .await
         .map_err(|error| match error {
             Connect::Unreachable(error) => {
@@ -55,8 +73,9 @@ pub(super) async fn nats_for_a_while(globals: &Globals) -> Result<Arc<NatsBroker
 pub(super) async fn service_broker(
     globals: &Globals,
     lease: Duration,
+    authority: Option<Authority>,
 ) -> Result<SharedBroker, CliError> {
-    nats_broker(globals, lease)
+    nats_broker(globals, lease, authority)
         .await
         .map(|nats| nats as SharedBroker)
         .map_err(|error| match error {
@@ -73,12 +92,18 @@ enum Connect {
     Other(CliError),
 }
 
-async fn nats_broker(globals: &Globals, lease: Duration) -> Result<Arc<NatsBroker>, Connect> {
-    let url = globals
-        .nats
-        .clone()
-        .or_else(|| variable("NATS_URL"))
-        .unwrap_or_else(|| DEFAULT_NATS.to_owned());
+/// Where NATS is.
+pub(super) fn nats_url(globals: &Globals) -> String {
+    let named = globals.nats.clone().or_else(|| variable("NATS_URL"));
+    named.unwrap_or_else(|| DEFAULT_NATS.to_owned())
+}
+
+async fn nats_broker(
+    globals: &Globals,
+    lease: Duration,
+    authority: Option<Authority>,
+) -> Result<Arc<NatsBroker>, Connect> {
+    let url = nats_url(globals);
     nats::check_url(&url).map_err(|reason| {
         let error = CliError::new(
             Exit::Usage,
@@ -94,6 +119,7 @@ async fn nats_broker(globals: &Globals, lease: Duration) -> Result<Arc<NatsBroke
         replicas: usize::from(globals.replicas),
         lease,
         credentials: credentials().map_err(Connect::Other)?,
+        authority,
         ..NatsOptions::default()
     };
     match NatsBroker::connect(options).await {

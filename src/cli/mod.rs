@@ -15,10 +15,12 @@ pub mod doctor;
 mod error;
 mod events;
 mod explain;
+mod gate;
 pub mod globals;
 mod guardian;
 mod import;
 mod jobs;
+mod keys;
 mod lock;
 mod logs;
 mod next;
@@ -29,6 +31,7 @@ mod runs;
 mod schedules;
 mod schema;
 mod service;
+mod signing;
 mod simulate;
 mod snapshots;
 mod state;
@@ -86,6 +89,7 @@ enum Command {
     Locks(lock::LocksArgs),
     Dead(dead::DeadArgs),
     State(state::StateArgs),
+    Keys(keys::KeysArgs),
     Bench(bench::BenchArgs),
     #[command(hide = true)]
     Guardian(guardian::GuardianArgs),
@@ -113,6 +117,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Schema(args) => schema::run(args, &globals),
         Command::Next(args) => next::run(args, &globals),
         Command::Import(args) => import::run(args, &globals),
+        Command::Keys(args) => keys::run(args, &globals),
         Command::Guardian(args) => guardian::run(&args),
         Command::Simulate(args) => simulate::run(args, &globals),
         Command::Up(args) => serve(up::run(args, &globals)),

@@ -18,17 +18,15 @@ use super::{
     registry::{Cause, Held},
 };
 use crate::{
-    broker::{self, BrokerError, DeadLetter, Delivery},
+    broker::{self, BrokerError, Delivery},
     clock,
     exec::{
         Ended, Execution, Limits, Output, PingEvent, PreparedRequest, Program, RunContext, Secrets,
     },
     job::{Anchor, Execute, LeaseLoss},
-    run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
+    run::{Ending as RunEnding, Exit, RunMessage},
 };
 
-/// How much of a message is kept in its dead letter.
-const KEPT_PAYLOAD: usize = 512 * 1024;
 /// The number of the signal that nothing survives.
 const SIGKILL: i32 = 9;
 /// How long a run that waits for an older one is put off after its first delivery.
@@ -43,11 +41,17 @@ pub(super) async fn handle(
     since: Instant,
     slot: OwnedSemaphorePermit,
 ) {
-    let message = match RunMessage::decode(&delivery.payload) {
+    let gate = Arc::clone(&shared.options.gate.borrow());
+    let message = match gate.read(&delivery) {
         Ok(message) => message,
-        Err(error) => return bury(&shared, &delivery, &error).await,
+        Err(why) => return shared.bury(&delivery, &why).await,
     };
-    if let Err(error) = work(&shared, (&delivery, since), &message, slot).await {
+    let done = match shared.too_old(&gate, &message).await {
+        Ok(None) => work(&shared, (&delivery, since), &message, slot).await,
+        Ok(Some(why)) => return shared.bury(&delivery, &why).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
         warn!(target: "orchestrator::worker", run_id = %message.run_id, %error,
             "a run is left to its lease");
     }
@@ -279,42 +283,6 @@ fn prepare(context: &RunContext<'_>) -> Result<Work, String> {
             let program = program.ok_or("there is nothing to execute")?;
             Ok(Work::Program(program))
         }
-    }
-}
-
-impl Shared {
-    /// Takes a message that nobody can execute to the dead letters.
-    pub(super) async fn dead_letter(
-        &self,
-        delivery: &Delivery,
-        run_id: Option<RunId>,
-        reason: &str,
-    ) -> Result<(), BrokerError> {
-        let kept = delivery.payload.len().min(KEPT_PAYLOAD);
-        let letter = DeadLetter {
-            run_id,
-            queue: delivery.queue.clone(),
-            at: clock::now(),
-            reason: reason.to_owned(),
-            payload: delivery.payload[..kept].to_vec(),
-        };
-        self.broker.dead_letter(letter).await
-    }
-}
-
-async fn bury(shared: &Shared, delivery: &Delivery, why: &Malformed) {
-    let reason = &why.to_string();
-    let run_id = RunMessage::run_id_in(&delivery.payload);
-    let buried = match shared.dead_letter(delivery, run_id, reason).await {
-        Ok(()) => shared.broker.ack(&delivery.receipt).await,
-        Err(error) => Err(error),
-    };
-    match buried {
-        Ok(()) => warn!(target: "orchestrator::worker", queue = %delivery.queue,
-            sequence = delivery.sequence, reason, "a message became a dead letter"),
-        Err(error) => warn!(target: "orchestrator::worker", queue = %delivery.queue,
-            sequence = delivery.sequence, reason, %error,
-            "a message should become a dead letter; its lease brings it back"),
     }
 }
 

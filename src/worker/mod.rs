@@ -8,8 +8,10 @@
 //! renewed lease (`attempt`, `lease`, `log`, `cancel`), then `settle`.
 
 mod attempt;
+mod bury;
 mod cancel;
 mod claim;
+mod gate;
 mod heartbeat;
 mod lease;
 mod log;
@@ -37,6 +39,7 @@ use crate::{
     exec::{Cgroup, ExecError, Executor, Pings, Secrets},
     health,
 };
+pub use gate::Gate;
 use outage::Outage;
 use pauses::Pauses;
 use permits::Waiters;
@@ -74,6 +77,8 @@ pub struct WorkerOptions {
     pub cgroup: Cgroup,
     /// Where it says how it is.
     pub pulse: health::Pulse,
+    /// What it lets in, now and later.
+    pub gate: watch::Receiver<Arc<Gate>>,
     /// Execute nothing: every attempt succeeds at once. To measure all the rest.
     pub nothing: bool,
 }
@@ -96,6 +101,7 @@ impl WorkerOptions {
             guardian: None,
             cgroup: Cgroup::Auto,
             pulse: health::Pulse::unwatched("worker"),
+            gate: watch::channel(Arc::new(Gate::default())).1,
             nothing: false,
         }
     }

@@ -2,6 +2,7 @@
 //! beside the call that they belong to.
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -11,7 +12,7 @@ use async_nats::{ConnectOptions, Event, ServerError};
 use tracing::{info, warn};
 
 use super::{NatsBroker, PATIENCE, names::Names, setup::Setup};
-use crate::{broker::BrokerError, clock};
+use crate::{broker::BrokerError, clock, run::Authority};
 
 /// Where a server is and how to get in.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct NatsOptions {
     pub replicas: usize,
     /// How long the first connection may take.
     pub connect_timeout: Duration,
+    /// With whose key runs are signed, if they are.
+    pub authority: Option<Authority>,
 }
 
 impl Default for NatsOptions {
@@ -39,6 +42,7 @@ impl Default for NatsOptions {
             lease: Duration::from_secs(15),
             replicas: 1,
             connect_timeout: Duration::from_secs(5),
+            authority: None,
         }
     }
 }
@@ -103,6 +107,21 @@ pub fn check_url(urls: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether all of `nats://HOST:PORT[,…]` are this machine: nobody from outside writes there, unless somebody lets
+/// them in.
+pub fn is_on_loopback(urls: &str) -> bool {
+    let is_loopback = |url: &str| {
+        let Ok(server) = url.trim().parse::<async_nats::ServerAddr>() else {
+            return false;
+        };
+        let host = server.host();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = host.parse::<IpAddr>();
+        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    };
+    urls.split(',').all(is_loopback)
+}
+
 impl NatsBroker {
     /// Connects. Fails at once if nobody answers; after that it reconnects by itself, without
     /// limit, and calls made meanwhile fail as [`BrokerError::Unreachable`].
@@ -146,6 +165,7 @@ impl NatsBroker {
             names,
             violations,
             disturbed,
+            authority: options.authority,
         });
         broker.check_jetstream().await?;
         Ok(broker)
@@ -285,6 +305,30 @@ mod tests {
     fn secrets_are_not_shown() {
         assert_eq!(without_secrets("nats://u:p@host:4222"), "nats://host:4222");
         assert_eq!(without_secrets("token@host, nats://b"), "host,nats://b");
+    }
+
+    #[test]
+    fn loopback_is_this_machine_alone() {
+        for here in [
+            "nats://127.0.0.1:4222",
+            "127.9.9.9",
+            "localhost",
+            "nats://LOCALHOST:4222,nats://[::1]:4222",
+            "tls://user:pass@localhost:4222",
+        ] {
+            assert!(is_on_loopback(here), "{here}");
+        }
+        for elsewhere in [
+            "nats://10.0.0.1:4222",
+            "nats://nats:4222",
+            "nats://127.0.0.1:4222, nats://10.0.0.1:4222",
+            "nats://127.0.0.1.example.org",
+            "nats://127.0.0.1@10.0.0.1:4222",
+            "nats://[2001:db8::1]:4222",
+            "",
+        ] {
+            assert!(!is_on_loopback(elsewhere), "{elsewhere}");
+        }
     }
 
     #[test]

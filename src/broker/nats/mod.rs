@@ -25,7 +25,7 @@ use async_nats::Client;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use connect::{Credentials, NatsOptions, check_url, is_namespace};
+pub use connect::{Credentials, NatsOptions, check_url, is_namespace, is_on_loopback};
 use connect::{Disturbed, Violations};
 use names::Names;
 use setup::Setup;
@@ -34,7 +34,10 @@ use super::{
     Broker, BrokerError, Bucket, Cas, Changes, DeadLetter, Delivery, Durability, Entry, LogChunk,
     Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Remark, Revision, Slot,
 };
-use crate::{job::QueueName, run::RunId};
+use crate::{
+    job::QueueName,
+    run::{Authority, RunId},
+};
 
 /// How long a call may take before the server counts as out of reach.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +52,7 @@ pub struct NatsBroker {
     setup: Setup,
     violations: Arc<Violations>,
     disturbed: Arc<Disturbed>,
+    authority: Option<Authority>,
 }
 
 #[async_trait]
@@ -63,6 +67,10 @@ impl Broker for NatsBroker {
 
     fn undisturbed_for(&self) -> Duration {
         self.disturbed.ago()
+    }
+
+    fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
     }
 
     async fn remarks(&self) -> Result<Vec<Remark>, BrokerError> {
@@ -107,7 +115,9 @@ impl Broker for NatsBroker {
         slot: Slot,
     ) -> Result<Option<Pending>, BrokerError> {
         let found = stored::occupant(self, queue, run_id, slot).await?;
-        Ok(found.map(|(pending, _)| pending))
+        Ok(found
+            .filter(|found| found.forged().is_none())
+            .map(|found| found.stored))
     }
 
     async fn remove(&self, pending: &Pending) -> Result<bool, BrokerError> {
