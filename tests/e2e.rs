@@ -57,6 +57,8 @@ mod priority;
 mod reload;
 #[path = "e2e/secrets.rs"]
 mod secrets;
+#[path = "e2e/signed.rs"]
+mod signed;
 #[path = "e2e/state.rs"]
 mod state;
 #[path = "e2e/submit.rs"]

@@ -20,5 +20,6 @@ mod nats {
     mod pulling;
     #[path = "../support/nats.rs"]
     mod server;
+    mod signed;
     mod working;
 }

@@ -9,7 +9,7 @@
 
 use orchestrator::{
     broker::{DeadLetter, LogChunk},
-    run::{RunMessage, RunRecord},
+    run::{Keyring, RunMessage, RunRecord, Signer},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -31,6 +31,22 @@ fn round_trip<T: Serialize + DeserializeOwned>(kind: &str) {
     for (key, expected) in example.as_object().unwrap() {
         assert_eq!(&again[key], expected, "{kind}: {key}");
     }
+}
+
+#[test]
+fn the_signature_is_what_others_make() {
+    let example = example("signature");
+    let text = |name: &str| example[name].as_str().unwrap();
+    let signer: Signer = text("private_key").parse().unwrap();
+    assert_eq!(signer.public().to_string(), text("public_key"));
+    assert_eq!(signer.public().id().to_string(), text("key_id"));
+    let (subject, payload) = (text("subject"), text("payload").as_bytes());
+    assert_eq!(signer.sign(subject, payload), text("signature"));
+    let keys = Keyring::parse(text("public_key")).unwrap();
+    let verified = keys.verify(subject, Some(text("signature")), payload);
+    assert_eq!(verified.unwrap().to_string(), text("key_id"));
+    let run_id = RunMessage::decode(payload).unwrap().run_id;
+    assert_eq!(signer.message_id(&run_id), text("message_id"));
 }
 
 #[test]

@@ -20,6 +20,9 @@
 //!   records do. Change the record by compare-and-set first, settle only after that succeeded, and
 //!   never after the lease has run out.
 //! * **Order** within a queue is that of publishing, repeats and runs put off aside.
+//! * **Signatures.** A broker that others can write to signs what is published if it was given a key, and hands
+//!   out the signature as it came: whoever pulls decides. With a key it does not take a stored run of
+//!   nobody who may publish for a run: such a run is no duplicate, and holds no slot.
 //! * **Values** are changed by compare-and-set on their revision. Watchers see every last value,
 //!   not every value between.
 
@@ -38,15 +41,18 @@ use futures::{StreamExt, stream::BoxStream};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::{job::QueueName, run::RunId};
+use crate::{
+    job::QueueName,
+    run::{Authority, RunId},
+};
 pub use permits::{
     Observer, Taken, clear_places, give_place_back, renew_place, reserve_start, take_place,
 };
 pub use publish::{Candidate, older_run, publish, remove_if_ended, request_cancel};
 pub use types::{
     Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, Lifetime, LogChunk, LogStream,
-    Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Remark, RemarkKind, Revision,
-    Slot,
+    Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Refused, RefusedBy, Remark,
+    RemarkKind, Revision, Slot,
 };
 pub use unique::{Claimed, claim_key, give_key_back};
 
@@ -75,6 +81,12 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// long the leases are that it had given, and take them for over at once.
     fn undisturbed_for(&self) -> Duration {
         Duration::MAX
+    }
+
+    /// With whose key this handle signs what it publishes, if it does. A broker that only this user
+    /// reaches needs none.
+    fn authority(&self) -> Option<&Authority> {
+        None
     }
 
     /// What there is to say about the broker itself: its version, its room, its settings.

@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use crate::store::Durability;
-use crate::{job::QueueName, run::RunId};
+use crate::{
+    job::QueueName,
+    run::{Authority, Refusal, RunId, RunMessage, Standing},
+};
 
 /// A run to be published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +80,12 @@ pub struct Delivery {
     /// The bytes that were published, by whomever.
     #[serde(with = "base64_bytes")]
     pub payload: Vec<u8>,
+    /// What a signature is for beside the payload: where it was published. Empty where none is needed.
+    #[serde(default)]
+    pub subject: String,
+    /// The header [`crate::run::SIGNATURE_HEADER`], as it came.
+    #[serde(default)]
+    pub signature: Option<String>,
 }
 
 /// The right to settle one delivery. Opaque outside the broker that made it.
@@ -93,6 +102,12 @@ pub struct Pending {
     /// The bytes that were published, by whomever.
     #[serde(with = "base64_bytes")]
     pub payload: Vec<u8>,
+    /// Where it was published; see [`Delivery::subject`].
+    #[serde(default)]
+    pub subject: String,
+    /// Its signature, as it came.
+    #[serde(default)]
+    pub signature: Option<String>,
 }
 
 /// How full a queue is.
@@ -256,6 +271,73 @@ pub struct DeadLetter {
     /// The original message, cut to 512 KiB.
     #[serde(with = "base64_bytes")]
     pub payload: Vec<u8>,
+    /// Who refused it, unless it was understood and executed in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+    /// Where it was published, if it was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Its signature, if it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+}
+
+impl DeadLetter {
+    /// How much of a message is kept, in bytes.
+    pub const KEPT_PAYLOAD: usize = 512 * 1024;
+
+    /// The letter of a stored message that is refused because of its signature.
+    pub fn refusing(stored: Pending, why: &Refusal, at: DateTime<Utc>) -> Self {
+        let mut payload = stored.payload;
+        let run_id = RunMessage::run_id_in(&payload);
+        payload.truncate(Self::KEPT_PAYLOAD);
+        Self {
+            run_id,
+            queue: stored.queue,
+            at,
+            reason: why.to_string(),
+            payload,
+            refused: Some(Refused::by_signature(why)),
+            subject: Some(stored.subject),
+            signature: stored.signature,
+        }
+    }
+}
+
+impl Pending {
+    /// Whose it is, as far as a publisher can tell.
+    pub fn judged_by(&self, authority: &Authority) -> Standing {
+        authority.judge(&self.subject, self.signature.as_deref(), &self.payload)
+    }
+}
+
+impl Refused {
+    /// Because of its signature, or the lack of one.
+    pub fn by_signature(why: &Refusal) -> Self {
+        Self {
+            by: RefusedBy::Signature,
+            rule: why.rule().to_owned(),
+        }
+    }
+}
+
+/// Why a message was not even tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// By what.
+    pub by: RefusedBy,
+    /// The name of the rule.
+    pub rule: String,
+}
+
+/// What may refuse a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedBy {
+    /// Its signature is none of a trusted key, or too old.
+    Signature,
+    /// The worker's policy does not allow it.
+    Policy,
 }
 
 /// Something to say about a broker.

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{
-    CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service,
+    CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service, signing::Signing,
     worker::credentials,
 };
 use crate::{
@@ -24,6 +24,9 @@ pub struct BeatArgs {
 
     #[command(flatten)]
     keeping: Keeping,
+
+    #[command(flatten)]
+    signing: Signing,
 
     #[command(flatten)]
     listen: service::Listen,
@@ -115,10 +118,11 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
     // First of all: without a handler SIGHUP would end the process.
     let stop = service::follow_signals(Some(ask.clone()))?;
     let loaded = args.schedules.load()?;
+    let authority = args.signing.authority()?;
     let sources = vec![args.schedules.schedules];
     let [pulse] = args.listen.start(["beat"], &stop).await?;
     let own = OwnState::open(&globals.data_dir.join("beat"))?;
-    let broker = connect::service_broker(globals, connect::DEFAULT_LEASE).await?;
+    let broker = connect::service_broker(globals, connect::DEFAULT_LEASE, authority).await?;
     let watch = service::watch_schedules(&sources, ask, stop.drain.clone());
     let options = BeatOptions {
         id: service::instance_id(),

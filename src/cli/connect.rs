@@ -9,19 +9,37 @@ use crate::{
         socket::SocketBroker,
     },
     cli::{CliError, Globals, nats},
+    run::Authority,
 };
+
+use super::signing::Signing;
 
 /// The lease of a command that takes no runs; consumers made by it get the default of a worker.
 pub(super) const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 
 /// The broker of a running `up` in the data directory, else NATS. A server named by `--nats` wins.
 pub(super) async fn any_broker(globals: &Globals) -> Result<SharedBroker, CliError> {
+    broker_for(globals, None).await
+}
+
+/// The same, for what publishes runs: they are signed where others can write, too.
+pub(super) async fn publishing_broker(
+    globals: &Globals,
+    signing: &Signing,
+) -> Result<SharedBroker, CliError> {
+    broker_for(globals, signing.authority()?).await
+}
+
+async fn broker_for(
+    globals: &Globals,
+    authority: Option<Authority>,
+) -> Result<SharedBroker, CliError> {
     if !nats::is_asked_for(globals)
         && let Some(up) = SocketBroker::connect(&globals.data_dir).await?
     {
         return Ok(Arc::new(up));
     }
-    nats_broker(globals, DEFAULT_LEASE).await.map(|nats| nats as SharedBroker).map_err(|error| match error {
+    nats_broker(globals, DEFAULT_LEASE, authority).await.map(|nats| nats as SharedBroker).map_err(|error| match error {
         Connect::Unreachable(error) if !nats::is_asked_for(globals) => error.with_help(format!(
             "no `orchestrator up` runs in {} either; start one, or a server with `nats-server -js`, \
              or name one with --nats or NATS_URL",
@@ -34,7 +52,7 @@ pub(super) async fn any_broker(globals: &Globals) -> Result<SharedBroker, CliErr
 
 /// NATS, with what only this backend can do.
 pub(super) async fn nats_for_a_while(globals: &Globals) -> Result<Arc<NatsBroker>, CliError> {
-    nats_broker(globals, DEFAULT_LEASE)
+    nats_broker(globals, DEFAULT_LEASE, None)
         .await
         .map_err(|error| match error {
             Connect::Unreachable(error) => {
@@ -48,8 +66,9 @@ pub(super) async fn nats_for_a_while(globals: &Globals) -> Result<Arc<NatsBroker
 pub(super) async fn service_broker(
     globals: &Globals,
     lease: Duration,
+    authority: Option<Authority>,
 ) -> Result<SharedBroker, CliError> {
-    nats_broker(globals, lease)
+    nats_broker(globals, lease, authority)
         .await
         .map(|nats| nats as SharedBroker)
         .map_err(|error| match error {
@@ -66,9 +85,14 @@ enum Connect {
     Other(CliError),
 }
 
-async fn nats_broker(globals: &Globals, lease: Duration) -> Result<Arc<NatsBroker>, Connect> {
+async fn nats_broker(
+    globals: &Globals,
+    lease: Duration,
+    authority: Option<Authority>,
+) -> Result<Arc<NatsBroker>, Connect> {
     let options = NatsOptions {
         lease,
+        authority,
         ..nats::options(globals).map_err(Connect::Other)?
     };
     match NatsBroker::connect(options).await {

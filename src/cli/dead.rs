@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-use super::{CliError, Exit, Globals, connect, globals::Format, output};
+use super::{CliError, Exit, Globals, connect, globals::Format, output, signing::Signing};
 use crate::{
     broker::Broker,
     clock,
@@ -30,7 +30,13 @@ enum Dead {
         letter: LetterRef,
     },
     /// Run them again, as their jobs are defined now, and remove them
-    Retry(Selection),
+    Retry {
+        #[command(flatten)]
+        which: Selection,
+
+        #[command(flatten)]
+        signing: Signing,
+    },
     /// Remove them
     Discard(Selection),
 }
@@ -91,7 +97,12 @@ impl Filter {
 }
 
 pub(super) async fn dead(args: DeadArgs, globals: &Globals) -> Result<(), CliError> {
-    let broker = connect::any_broker(globals).await?;
+    let broker = match &args.what {
+        Some(Dead::Retry { signing, .. }) => connect::publishing_broker(globals, signing).await?,
+        Some(Dead::List(_) | Dead::Show { .. } | Dead::Discard(_)) | None => {
+            connect::any_broker(globals).await?
+        }
+    };
     let broker = broker.as_ref();
     let default = || {
         Dead::List(ListArgs {
@@ -103,9 +114,12 @@ pub(super) async fn dead(args: DeadArgs, globals: &Globals) -> Result<(), CliErr
         Dead::List(args) if args.group => groups(broker, args.filter, globals).await,
         Dead::List(args) => list(broker, args, globals).await,
         Dead::Show { letter } => show(broker, letter, globals).await,
-        Dead::Retry(Selection {
-            letters, filter, ..
-        }) => {
+        Dead::Retry {
+            which: Selection {
+                letters, filter, ..
+            },
+            ..
+        } => {
             let filter = filter.about(letters);
             let decided = ops::retry_dead(broker, &filter, clock::now()).await?;
             tell(&decided, &filter, globals)
@@ -275,10 +289,13 @@ pub struct RetryArgs {
     /// The runs
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<RunId>,
+
+    #[command(flatten)]
+    signing: Signing,
 }
 
 pub(super) async fn retry(args: RetryArgs, globals: &Globals) -> Result<(), CliError> {
-    let broker = connect::any_broker(globals).await?;
+    let broker = connect::publishing_broker(globals, &args.signing).await?;
     let mut new = Vec::new();
     for run in &args.runs {
         let again = ops::retry(broker.as_ref(), run, Uuid::now_v7(), clock::now()).await?;

@@ -87,6 +87,13 @@ impl CliError {
     }
 }
 
+/// On one line, for a log.
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl From<BrokerError> for CliError {
     fn from(error: BrokerError) -> Self {
         let exit = match error {
@@ -113,6 +120,10 @@ impl From<OpsError> for CliError {
             OpsError::UnknownRun(_) => (
                 Exit::NotFound,
                 Some("`orchestrator runs` lists them; records are kept for seven days".to_owned()),
+            ),
+            OpsError::Refused { .. } => (
+                Exit::NotPermitted,
+                Some("it is a dead letter: `orchestrator dead list` has it".to_owned()),
             ),
             OpsError::Overlap { .. } => (
                 Exit::Conflict,
@@ -149,6 +160,7 @@ impl From<OpsError> for CliError {
                 Exit::Conflict,
                 Some("cancel it first, or wait for its end".to_owned()),
             ),
+            OpsError::NeedsSignature(_) | OpsError::NotVouchedFor(_) => (Exit::NotPermitted, None),
             OpsError::MissingArgument { argument, .. } => (
                 Exit::Usage,
                 Some(format!(

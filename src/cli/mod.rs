@@ -15,11 +15,13 @@ pub mod doctor;
 mod error;
 mod events;
 mod explain;
+mod gate;
 pub mod globals;
 mod guardian;
 mod import;
 mod init;
 mod jobs;
+mod keys;
 mod lock;
 mod logs;
 mod manual;
@@ -33,6 +35,7 @@ mod runs;
 mod schedules;
 mod schema;
 mod service;
+mod signing;
 mod simulate;
 mod snapshots;
 mod state;
@@ -92,6 +95,7 @@ enum Command {
     Locks(lock::LocksArgs),
     Dead(dead::DeadArgs),
     State(state::StateArgs),
+    Keys(keys::KeysArgs),
     Bench(bench::BenchArgs),
     Man(manual::ManArgs),
     Completions(manual::CompletionsArgs),
@@ -123,6 +127,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Init(args) => init::run(&args, &globals),
         Command::Import(args) => import::run(args, &globals),
         Command::Nkey(args) => nkey::run(&args),
+        Command::Keys(args) => keys::run(args, &globals),
         Command::Guardian(args) => guardian::run(&args),
         Command::Man(args) => manual::man(&args),
         Command::Completions(args) => manual::completions(&args),

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{CliError, Exit, Globals, batch, connect, globals::Format, output};
+use super::{CliError, Exit, Globals, batch, connect, globals::Format, output, signing::Signing};
 use crate::{
     clock,
     job::{Holds, JobName, Seconds, Unique},
@@ -64,6 +64,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "D", requires = "wait")]
     wait_timeout: Option<Seconds>,
 
+    #[command(flatten)]
+    signing: Signing,
+
     /// End with the job's own exit code
     #[arg(long, requires = "wait")]
     propagate_exit: bool,
@@ -81,7 +84,7 @@ fn object(text: &str) -> Result<Map<String, Value>, String> {
 }
 
 pub(super) async fn run(args: RunArgs, globals: &Globals) -> Result<(), CliError> {
-    let broker = connect::any_broker(globals).await?;
+    let broker = connect::publishing_broker(globals, &args.signing).await?;
     let now = clock::now();
     let mut arguments = args.args.unwrap_or_default();
     let given = args.arg.into_iter();

@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{CliError, Exit, Globals, connect, globals::Format, output};
+use super::{CliError, Exit, Globals, connect, globals::Format, output, signing::Signing};
 use crate::{
     clock,
     ops::{self, Amount, Extent, InstallationState},
@@ -43,11 +43,17 @@ enum Action {
         /// Also into one that has a state: its values are replaced, its runs stay
         #[arg(long)]
         replace: bool,
+
+        #[command(flatten)]
+        signing: Signing,
     },
 }
 
 pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliError> {
-    let broker = connect::any_broker(globals).await?;
+    let broker = match &args.action {
+        Action::Import { signing, .. } => connect::publishing_broker(globals, signing).await?,
+        Action::Export { .. } => connect::any_broker(globals).await?,
+    };
     match args.action {
         Action::Export { file } => {
             let state = ops::export_state(broker.as_ref(), Extent::Whole, clock::now()).await?;
@@ -62,7 +68,7 @@ pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliErr
             write_anew(&file, &bytes).map_err(|error| at(&file, &error))?;
             tell("exported", state.amount(), globals)
         }
-        Action::Import { file, replace } => {
+        Action::Import { file, replace, .. } => {
             let bytes = read(&file).map_err(|error| at(&file, &error))?;
             let state = InstallationState::decode(&bytes).map_err(|reason| {
                 CliError::new(Exit::Failed, format!("{}: {reason}", file.display()))

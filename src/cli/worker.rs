@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{CliError, Exit, Globals, connect, events, guardian, service};
+use tokio::sync::mpsc;
+
+use super::{
+    CliError, Exit, Globals, beat::RELOADS, connect, events, gate::GateArgs, guardian, nats,
+    service,
+};
 use crate::{
     exec::{Cgroup, ExecError},
     job::Seconds,
@@ -26,6 +31,9 @@ pub struct WorkerArgs {
 
     #[command(flatten)]
     limits: Limits,
+
+    #[command(flatten)]
+    gate: GateArgs,
 
     #[command(flatten)]
     listen: service::Listen,
@@ -96,9 +104,14 @@ impl std::str::FromStr for Lease {
 
 pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
-    let stop = service::follow_signals(None)?;
+    let (ask, reload) = mpsc::channel(RELOADS);
+    // First of all: without a handler SIGHUP would end the process.
+    let stop = service::follow_signals(Some(ask))?;
+    let url = nats::options(globals)?.url;
+    let gate = args.gate.load(&url)?;
+    let (gate, following) = args.gate.follow(url, gate, reload);
     let [pulse] = args.listen.start(["worker"], &stop).await?;
-    let broker = connect::service_broker(globals, args.limits.lease.0).await?;
+    let broker = connect::service_broker(globals, args.limits.lease.0, None).await?;
     let options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
@@ -106,12 +119,14 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
         guardian: Some(guardian::EXECUTABLE.into()),
         cgroup: args.limits.cgroup,
         pulse,
+        gate,
         credentials: credentials(args.limits.credentials_dir),
         ..WorkerOptions::new(service::instance_id(), args.queues)
     };
     let worker = Worker::new(broker, options)?;
     worker.run(stop.drain.clone(), stop.at_once.clone()).await;
     stop.at_once.cancel();
+    following.abort();
     Ok(())
 }
 

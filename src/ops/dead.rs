@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{OpsError, retry::Original, runs::find_run};
 use crate::{
-    broker::{Broker, DeadLetter},
+    broker::{Broker, DeadLetter, Refused, RefusedBy},
     job::{JobName, QueueName},
-    run::{RunId, RunMessage},
+    run::{RunId, RunMessage, Standing},
 };
 
 /// A dead letter as it is shown.
@@ -25,6 +25,9 @@ pub struct DeadView {
     pub at: DateTime<Utc>,
     /// Why.
     pub reason: String,
+    /// What refused it, if it was not even tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
     /// The beginning of the message as text, what is not text replaced.
     pub message: String,
 }
@@ -91,6 +94,11 @@ impl std::fmt::Display for LetterRef {
 }
 
 impl DeadFilter {
+    /// Whether a letter is named by its number.
+    fn names(&self, sequence: u64) -> bool {
+        self.letters.contains(&LetterRef::Sequence(sequence))
+    }
+
     fn wants(&self, sequence: u64, letter: &DeadLetter) -> bool {
         let run = letter.run_id.as_ref();
         let named = |by: &LetterRef| match by {
@@ -160,6 +168,7 @@ fn view((sequence, letter): (u64, DeadLetter)) -> DeadView {
         queue: letter.queue,
         at: letter.at,
         reason: letter.reason,
+        refused: letter.refused,
     }
 }
 
@@ -215,7 +224,10 @@ pub async fn retry_dead(
 ) -> Result<Vec<Decided>, OpsError> {
     let mut decided = Vec::new();
     for (sequence, letter) in letters(broker, filter, usize::MAX).await?.into_iter().rev() {
-        let retried = retry_letter(broker, sequence, &letter, now).await;
+        let retried = match may_be_retried(broker, filter, sequence, &letter) {
+            Ok(()) => retry_letter(broker, sequence, &letter, now).await,
+            Err(error) => Err(error),
+        };
         let (retried_as, error) = match retried {
             Ok(run) => (Some(run), None),
             // Nothing else will succeed either.
@@ -233,6 +245,33 @@ pub async fn retry_dead(
         });
     }
     Ok(decided)
+}
+
+/// Whether a letter may be run again. Who signs vouches for what the letter says: for one without a signature of
+/// somebody who may publish only if a person has named it by its number, because it may call itself by any run.
+fn may_be_retried(
+    broker: &dyn Broker,
+    filter: &DeadFilter,
+    sequence: u64,
+    letter: &DeadLetter,
+) -> Result<(), OpsError> {
+    let by_signature = letter
+        .refused
+        .as_ref()
+        .is_some_and(|refused| refused.by == RefusedBy::Signature);
+    let Some(authority) = broker.authority() else {
+        return match by_signature {
+            true => Err(OpsError::NeedsSignature(sequence)),
+            false => Ok(()),
+        };
+    };
+    let subject = letter.subject.as_deref().unwrap_or_default();
+    let standing = authority.judge(subject, letter.signature.as_deref(), &letter.payload);
+    match standing {
+        Standing::Genuine => Ok(()),
+        Standing::Forged(_) | Standing::Unknown(_) if filter.names(sequence) => Ok(()),
+        Standing::Forged(_) | Standing::Unknown(_) => Err(OpsError::NotVouchedFor(sequence)),
+    }
 }
 
 async fn retry_letter(

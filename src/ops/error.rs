@@ -25,6 +25,14 @@ pub enum OpsError {
     /// No record, and not waiting either.
     #[error("there is no run `{0}`")]
     UnknownRun(RunId),
+    /// No worker executed it, because of its signature.
+    #[error("the run `{run}` was refused: {reason}")]
+    Refused {
+        /// The run.
+        run: RunId,
+        /// Why.
+        reason: String,
+    },
     /// It would be mixed with another installation's.
     #[error("{broker} has a state already")]
     NotEmpty {
@@ -74,6 +82,18 @@ pub enum OpsError {
         /// Its state.
         state: RunState,
     },
+    /// A letter that was refused because of its signature, and nobody signs it now.
+    #[error(
+        "its message was refused because of its signature, and there is no key to sign it anew: look at it with \
+             `orchestrator dead show {0}`, then retry it by that number with --signing-key"
+    )]
+    NeedsSignature(u64),
+    /// A letter without a signature of somebody who may publish.
+    #[error(
+        "its message bears no signature that is trusted here: look at it with `orchestrator dead show {0}`, then \
+             retry it by that number, or name the keys of its publishers with --trusted-keys"
+    )]
+    NotVouchedFor(u64),
     /// An argument that the command needs.
     #[error("the job `{job}` needs the argument `{argument}`")]
     MissingArgument {

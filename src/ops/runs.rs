@@ -259,7 +259,25 @@ async fn find(broker: &dyn Broker, run_id: &RunId) -> Result<Found, OpsError> {
             }
         }
     }
-    Err(OpsError::UnknownRun(run_id.clone()))
+    Err(match refused(broker, run_id).await? {
+        Some(reason) => OpsError::Refused {
+            run: run_id.clone(),
+            reason,
+        },
+        None => OpsError::UnknownRun(run_id.clone()),
+    })
+}
+
+/// How far back the letter of a run without a record is looked for.
+const LETTERS: usize = 100;
+
+/// Why a worker refused the run; a run that was refused has no record.
+async fn refused(broker: &dyn Broker, run_id: &RunId) -> Result<Option<String>, OpsError> {
+    let letters = broker.dead_letters(None, LETTERS).await?;
+    let mut letters = letters.into_iter().map(|(_, letter)| letter);
+    let letter =
+        letters.find(|letter| letter.refused.is_some() && letter.run_id.as_ref() == Some(run_id));
+    Ok(letter.map(|letter| letter.reason))
 }
 
 /// Every queue, that of the job's definition first.

@@ -10,10 +10,10 @@ use thiserror::Error;
 
 use super::OpsError;
 use crate::{
-    broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Published},
+    broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Pending, Published},
     job::{Job, JobName, Overlap, QueueName},
     plan::{DEFINITION_PREFIX, INSTALLATION_KEY, LEADER_KEY, RELOAD_KEY, WATERMARK_KEY},
-    run::{RunMessage, RunRecord},
+    run::{Refusal, RunMessage, RunRecord, Standing},
 };
 
 /// The version of the file that this build writes and reads.
@@ -81,6 +81,11 @@ struct StoredRun {
     /// What became of it so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     record: Option<Box<RawValue>>,
+    /// Where it was published, if others could publish there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    subject: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<String>,
 }
 
 /// How much was exported or imported.
@@ -231,6 +236,8 @@ async fn stored_runs(
                 queue: stored.queue,
                 message,
                 record: record.and_then(|entry| serde_json::from_slice(&entry.value).ok()),
+                subject: stored.subject,
+                signature: stored.signature,
             });
         }
     }
@@ -276,6 +283,11 @@ pub async fn import_state(
         }
     }
     for run in &state.runs {
+        if let Some(letter) = not_vouched_for(broker, run, state.exported_at) {
+            broker.dead_letter(letter).await?;
+            amount.dead += 1;
+            continue;
+        }
         amount.runs += usize::from(import_run(broker, run, &overlaps).await?);
     }
     for letter in &state.dead {
@@ -288,6 +300,25 @@ pub async fn import_state(
         amount.values += 1;
     }
     Ok(amount)
+}
+
+/// A stored run that would be signed here, though it may be of anybody: a person has to decide on it. What comes
+/// from a broker that only its own user could write to is that user's.
+fn not_vouched_for(broker: &dyn Broker, run: &StoredRun, at: DateTime<Utc>) -> Option<DeadLetter> {
+    let authority = broker.authority()?;
+    let stored = Pending {
+        sequence: 0,
+        queue: run.queue.clone(),
+        payload: run.message.get().as_bytes().to_vec(),
+        subject: run.subject.clone(),
+        signature: run.signature.clone(),
+    };
+    match stored.judged_by(authority) {
+        _ if run.subject.is_empty() => None,
+        Standing::Genuine => None,
+        Standing::Forged(why) => Some(DeadLetter::refusing(stored, &why, at)),
+        Standing::Unknown(key) => Some(DeadLetter::refusing(stored, &Refusal::Untrusted(key), at)),
+    }
 }
 
 /// Whether it was not there before.

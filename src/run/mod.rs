@@ -9,6 +9,7 @@ mod message;
 mod outcome;
 mod permit;
 mod record;
+mod signature;
 mod state;
 mod status;
 
@@ -20,5 +21,9 @@ pub use message::{Malformed, RunMessage, RunRequest, VERSION, time};
 pub use outcome::{Disposition, Ending, Exit, Timing, dispose, retry_after};
 pub use permit::{By, Holder, Pace, Places, Wish, grace, is_gone};
 pub use record::{Attempt, AttemptEnd, DeliveryMark, RunRecord, Waiting, WaitingFor};
+pub use signature::{
+    Authority, KeyError, KeyId, Keyring, KeyringError, PublicKey, Refusal, SIGNATURE_HEADER,
+    SIGNED_FOR, Signer, Standing, good_until,
+};
 pub use state::RunState;
 pub use status::{BeatSeen, CANCEL_PREFIX, WorkerStatus};

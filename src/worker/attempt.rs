@@ -15,22 +15,19 @@ use super::{
     lease::Lease,
     log::{self, Before},
     permits::Permits,
-    refused::{self, Telling},
     registry::{Cause, Held},
 };
 use crate::{
-    broker::{self, BrokerError, DeadLetter, Delivery},
+    broker::{self, BrokerError, Delivery},
     clock,
     exec::{
         Ended, Execution, Executor, Limits, Output, PingEvent, Player, PreparedRequest, Program,
         RunContext, Secrets,
     },
     job::{Anchor, Execute, LeaseLoss},
-    run::{Ending as RunEnding, Exit, Malformed, RunId, RunMessage},
+    run::{Ending as RunEnding, Exit, RunMessage},
 };
 
-/// How much of a message is kept in its dead letter.
-const KEPT_PAYLOAD: usize = 512 * 1024;
 /// The number of the signal that nothing survives.
 const SIGKILL: i32 = 9;
 /// How long a run that waits for an older one is put off after its first delivery.
@@ -45,11 +42,17 @@ pub(super) async fn handle(
     since: Instant,
     slot: OwnedSemaphorePermit,
 ) {
-    let message = match RunMessage::decode(&delivery.payload) {
+    let gate = Arc::clone(&shared.options.gate.borrow());
+    let message = match gate.read(&delivery) {
         Ok(message) => message,
-        Err(error) => return bury(&shared, &delivery, &error).await,
+        Err(why) => return shared.bury(&delivery, &why).await,
     };
-    if let Err(error) = work(&shared, (&delivery, since), &message, slot).await {
+    let done = match shared.too_old(&gate, &message).await {
+        Ok(None) => work(&shared, (&delivery, since), &message, slot).await,
+        Ok(Some(why)) => return shared.bury(&delivery, &why).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = done {
         warn!(target: "orchestrator::worker", run_id = %message.run_id, %error,
             "a run is left to its lease");
     }
@@ -280,69 +283,6 @@ fn prepare<'a>(context: &RunContext<'_>, executor: &'a Executor) -> Result<Work<
             let program = program.ok_or("there is nothing to execute")?;
             Ok(Work::Program(executor, program))
         }
-    }
-}
-
-impl Shared {
-    /// Takes a message that nobody can execute to the dead letters.
-    pub(super) async fn dead_letter(
-        &self,
-        delivery: &Delivery,
-        run_id: Option<RunId>,
-        reason: &str,
-    ) -> Result<(), BrokerError> {
-        self.bury(delivery, run_id, reason, KEPT_PAYLOAD).await
-    }
-
-    async fn bury(
-        &self,
-        delivery: &Delivery,
-        run_id: Option<RunId>,
-        reason: &str,
-        kept: usize,
-    ) -> Result<(), BrokerError> {
-        let kept = delivery.payload.len().min(kept);
-        let letter = DeadLetter {
-            run_id,
-            queue: delivery.queue.clone(),
-            at: clock::now(),
-            reason: reason.to_owned(),
-            payload: delivery.payload[..kept].to_vec(),
-        };
-        self.broker.dead_letter(letter).await
-    }
-}
-
-async fn bury(shared: &Shared, delivery: &Delivery, why: &Malformed) {
-    let reason = &why.to_string();
-    let run_id = RunMessage::run_id_in(&delivery.payload);
-    let has_letter = run_id.is_some() || shared.refused.has_room_for_a_letter(clock::monotonic());
-    let buried = match has_letter {
-        true => {
-            let kept = match run_id {
-                Some(_) => KEPT_PAYLOAD,
-                None => refused::KEPT,
-            };
-            shared.bury(delivery, run_id, reason, kept).await
-        }
-        false => Ok(()),
-    };
-    let settled = match buried {
-        Ok(()) => shared.broker.ack(&delivery.receipt).await,
-        Err(error) => Err(error),
-    };
-    match settled {
-        Ok(()) => match shared.refused.note() {
-            (refused, Telling::Line) => {
-                warn!(target: "orchestrator::worker", queue = %delivery.queue,
-                    sequence = delivery.sequence, reason, refused, has_letter,
-                    "a message is no run: it is refused, and becomes a dead letter unless there were too many");
-            }
-            (_, Telling::Nothing) => {}
-        },
-        Err(error) => warn!(target: "orchestrator::worker", queue = %delivery.queue,
-            sequence = delivery.sequence, reason, %error,
-            "a message should become a dead letter; its lease brings it back"),
     }
 }
 

@@ -242,7 +242,7 @@ impl Shared {
     ) -> Result<Step, BrokerError> {
         warn!(target: "orchestrator::worker", run_id = %message.run_id, reason,
             "a run became a dead letter");
-        self.dead_letter(delivery, Some(message.run_id.clone()), reason)
+        self.dead_letter(delivery, Some(message.run_id.clone()), (reason, None))
             .await?;
         self.broker.ack(&delivery.receipt).await?;
         Ok(Step::Done)

@@ -8,8 +8,10 @@
 //! renewed lease (`attempt`, `lease`, `log`, `cancel`), then `settle`.
 
 mod attempt;
+mod bury;
 mod cancel;
 mod claim;
+mod gate;
 mod heartbeat;
 mod lease;
 mod log;
@@ -38,6 +40,7 @@ use crate::{
     exec::{Cgroup, ExecError, Executor, Pings, Player, Secrets},
     health,
 };
+pub use gate::Gate;
 use outage::Outage;
 use pauses::Pauses;
 use permits::Waiters;
@@ -80,6 +83,8 @@ pub struct WorkerOptions {
     pub cgroup: Cgroup,
     /// Where it says how it is.
     pub pulse: health::Pulse,
+    /// What it lets in, now and later.
+    pub gate: watch::Receiver<Arc<Gate>>,
     /// Plays every attempt in place of executing it: to measure all the rest, or to try it in virtual time.
     pub player: Option<Arc<dyn Player>>,
 }
@@ -102,6 +107,7 @@ impl WorkerOptions {
             guardian: None,
             cgroup: Cgroup::Auto,
             pulse: health::Pulse::unwatched("worker"),
+            gate: watch::channel(Arc::new(Gate::default())).1,
             player: None,
         }
     }

@@ -110,7 +110,7 @@ impl Shared {
     ) -> Result<(), BrokerError> {
         if record.state == RunState::Dead && !self.is_buried(&record.run_id, settling).await? {
             let reason = record.reason.as_deref().unwrap_or("all attempts failed");
-            self.dead_letter(delivery, Some(record.run_id.clone()), reason)
+            self.dead_letter(delivery, Some(record.run_id.clone()), (reason, None))
                 .await?;
         }
         self.remember(message, record).await
@@ -126,8 +126,11 @@ impl Shared {
                     Err(BrokerError::NotPermitted { .. }) => return Ok(false),
                     Err(error) => return Err(error),
                 };
-                let mut about = letters.iter().map(|(_, letter)| letter.run_id.as_ref());
-                Ok(about.any(|about| about == Some(run_id)))
+                // A message that was refused may have called itself anything.
+                let mut told = letters
+                    .iter()
+                    .filter(|(_, letter)| letter.refused.is_none());
+                Ok(told.any(|(_, letter)| letter.run_id.as_ref() == Some(run_id)))
             }
         }
     }

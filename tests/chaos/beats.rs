@@ -134,7 +134,10 @@ fn every_tick_has_one_run(lease: &'static str) {
     let nats = NatsServer::start_at(network.outside(), "");
     let here = Installation::on_nats(&nats.url());
     here.schedule("a.toml", EVERY_SECOND);
-    let worker = here.start("worker", &["worker", "--queue", "default"]);
+    let worker = here.start(
+        "worker",
+        &["worker", "--queue", "default", "--trust-broker"],
+    );
     let mut beats = Beats {
         running: (0..BEATS).map(|_| None).collect(),
         started: 0,

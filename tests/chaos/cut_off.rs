@@ -46,7 +46,14 @@ fn its_jobs_end_by_their_rule_and_are_reported_once() {
     let here = Installation::on_nats(&nats.url());
     here.schedule("a.toml", JOBS);
     let _beat = here.start("beat", &["beat"]);
-    let args = ["worker", "--queue", "default", "--lease", LEASE];
+    let args = [
+        "worker",
+        "--queue",
+        "default",
+        "--lease",
+        LEASE,
+        "--trust-broker",
+    ];
     let far = here.start_in(&network, "far", &args, &[]);
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(1).cloned());
     let run = |job: &str| here.run(&["run", job]).stdout.trim().to_owned();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use orchestrator::broker::{
-    Bucket, DeadLetter, Durability, LogChunk, LogStream, Outgoing, Published, Slot,
+    Bucket, DeadLetter, Durability, LogChunk, LogStream, Outgoing, Published, Refused, RefusedBy,
+    Slot,
 };
 
 use super::harness::{
@@ -118,6 +119,12 @@ fn letter(n: usize) -> DeadLetter {
         at: DateTime::from_timestamp(1_790_000_000, 123_000_000).unwrap(),
         reason: format!("its worker died {n} times"),
         payload: vec![0, 159, 146, 150],
+        refused: (n > 1).then(|| Refused {
+            by: RefusedBy::Signature,
+            rule: "altered".to_owned(),
+        }),
+        subject: (n > 1).then(|| "orch.jobs.default.crawl.slot".to_owned()),
+        signature: (n > 1).then(|| "v1 0123456789abcdef AAAA".to_owned()),
     }
 }
 

@@ -177,6 +177,9 @@ async fn every_stream_and_bucket_has_three_copies() {
         at,
         reason: "test".to_owned(),
         payload: Vec::new(),
+        refused: None,
+        subject: None,
+        signature: None,
     };
     broker.dead_letter(letter).await.unwrap();
     let buckets = [Bucket::State, Bucket::Runs, Bucket::Locks, Bucket::Workers];

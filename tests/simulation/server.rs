@@ -173,6 +173,8 @@ impl Server {
             lease: self.lease,
             held_for: Duration::ZERO,
             payload: stored.run.payload.clone(),
+            subject: String::new(),
+            signature: None,
         }
     }
 
@@ -340,6 +342,8 @@ fn pending(sequence: u64, stored: &Stored) -> Pending {
         sequence,
         queue: stored.run.queue.clone(),
         payload: stored.run.payload.clone(),
+        subject: String::new(),
+        signature: None,
     }
 }
 

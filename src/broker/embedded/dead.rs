@@ -153,6 +153,9 @@ mod tests {
                     at: crate::clock::now(),
                     reason: format!("{round}.{n}"),
                     payload: vec![0; 100_000],
+                    refused: None,
+                    subject: None,
+                    signature: None,
                 };
                 dead.add(&letter).await.unwrap();
             }

@@ -330,6 +330,8 @@ fn read_pending(
         sequence,
         queue,
         payload,
+        subject: String::new(),
+        signature: None,
     }))
 }
 

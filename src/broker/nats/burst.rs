@@ -29,7 +29,6 @@ use tracing::debug;
 use super::{
     api::{ApiError, code},
     pace::{ALONE, Batches, FEWEST, Pace},
-    publish::MESSAGE_ID,
 };
 use crate::clock;
 
@@ -43,7 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A run on its way to the server.
 #[derive(Debug)]
 pub(super) struct Message {
-    pub(super) run_id: String,
+    /// Its id, and its signature if it has one.
+    pub(super) headers: HeaderMap,
     pub(super) subject: String,
     pub(super) payload: Bytes,
 }
@@ -207,8 +207,7 @@ impl Shared {
     /// Sends the messages of a batch; the answer to the last one.
     async fn exchange(&self, id: &str, batch: &[Waiting]) -> Result<Bytes, Fate> {
         let headers = |sequence: usize, message: &Message| {
-            let mut headers = HeaderMap::new();
-            headers.insert(MESSAGE_ID, message.run_id.as_str());
+            let mut headers = message.headers.clone();
             headers.insert("Nats-Batch-Id", id);
             headers.insert("Nats-Batch-Sequence", sequence.to_string());
             headers

@@ -1,6 +1,7 @@
 //! The connection: how it is made, and made again.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use super::{
     NatsBroker, PATIENCE, burst::Burst, credentials::Credentials, names::Names, pace::Batches,
     refused, setup::Setup, violations::Violations,
 };
-use crate::{broker::BrokerError, clock};
+use crate::{broker::BrokerError, clock, run::Authority};
 
 /// Where a server is and how to get in.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct NatsOptions {
     pub batches: Batches,
     /// How long the first connection may take.
     pub connect_timeout: Duration,
+    /// With whose key runs are signed, if they are.
+    pub authority: Option<Authority>,
 }
 
 impl Default for NatsOptions {
@@ -49,6 +52,7 @@ impl Default for NatsOptions {
             replicas: 1,
             batches: Batches::default(),
             connect_timeout: Duration::from_secs(5),
+            authority: None,
         }
     }
 }
@@ -66,6 +70,21 @@ pub fn check_url(urls: &str) -> Result<(), String> {
         parsed.map_err(|error| format!("`{}`: {error}", without_secrets(url)))?;
     }
     Ok(())
+}
+
+/// Whether all of `nats://HOST:PORT[,…]` are this machine: nobody from outside writes there, unless somebody lets
+/// them in.
+pub fn is_on_loopback(urls: &str) -> bool {
+    let is_loopback = |url: &str| {
+        let Ok(server) = url.trim().parse::<async_nats::ServerAddr>() else {
+            return false;
+        };
+        let host = server.host();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = host.parse::<IpAddr>();
+        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    };
+    urls.split(',').all(is_loopback)
 }
 
 impl NatsBroker {
@@ -116,6 +135,7 @@ impl NatsBroker {
             names,
             violations,
             disturbed,
+            authority: options.authority,
         });
         broker.check_jetstream().await?;
         Ok(broker)
@@ -264,6 +284,30 @@ mod tests {
         assert!(disturbed.is_new(&failed("who are you?")));
         assert!(disturbed.is_new(&Event::Connected));
         assert!(disturbed.is_new(&failed("who are you?")));
+    }
+
+    #[test]
+    fn loopback_is_this_machine_alone() {
+        for here in [
+            "nats://127.0.0.1:4222",
+            "127.9.9.9",
+            "localhost",
+            "nats://LOCALHOST:4222,nats://[::1]:4222",
+            "tls://user:pass@localhost:4222",
+        ] {
+            assert!(is_on_loopback(here), "{here}");
+        }
+        for elsewhere in [
+            "nats://10.0.0.1:4222",
+            "nats://nats:4222",
+            "nats://127.0.0.1:4222, nats://10.0.0.1:4222",
+            "nats://127.0.0.1.example.org",
+            "nats://127.0.0.1@10.0.0.1:4222",
+            "nats://[2001:db8::1]:4222",
+            "",
+        ] {
+            assert!(!is_on_loopback(elsewhere), "{elsewhere}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use burst::Burst;
 use connect::Disturbed;
-pub use connect::{NatsOptions, check_url, is_namespace};
+pub use connect::{NatsOptions, check_url, is_namespace, is_on_loopback};
 pub use credentials::{Credentials, check_seed, new_nkey};
 use names::Names;
 pub use pace::Batches;
@@ -43,7 +43,10 @@ use super::{
     Broker, BrokerError, Bucket, Cas, Changes, DeadLetter, Delivery, Durability, Entry, LogChunk,
     Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Remark, Revision, Slot,
 };
-use crate::{job::QueueName, run::RunId};
+use crate::{
+    job::QueueName,
+    run::{Authority, RunId},
+};
 
 /// How long a call may take before the server counts as out of reach.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,6 +62,7 @@ pub struct NatsBroker {
     burst: Burst,
     violations: Arc<Violations>,
     disturbed: Arc<Disturbed>,
+    authority: Option<Authority>,
 }
 
 #[async_trait]
@@ -77,6 +81,10 @@ impl Broker for NatsBroker {
 
     fn undisturbed_for(&self) -> Duration {
         self.disturbed.ago()
+    }
+
+    fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
     }
 
     async fn remarks(&self) -> Result<Vec<Remark>, BrokerError> {
@@ -125,7 +133,9 @@ impl Broker for NatsBroker {
         slot: Slot,
     ) -> Result<Option<Pending>, BrokerError> {
         let found = stored::occupant(self, queue, run_id, slot).await?;
-        Ok(found.map(|(pending, _)| pending))
+        Ok(found
+            .filter(|found| found.forged().is_none())
+            .map(|found| found.stored))
     }
 
     async fn remove(&self, pending: &Pending) -> Result<bool, BrokerError> {

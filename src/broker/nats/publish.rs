@@ -14,9 +14,10 @@ use super::{
 use crate::{
     broker::{BrokerError, Outgoing, Published},
     clock,
+    run::SIGNATURE_HEADER,
 };
 
-/// The header that holds the run id.
+/// The header that holds the run id; behind it, after a dot, the mark of a publisher that has a key.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// How often an occupant that vanishes, or a stream that was removed, is got round.
 const TRIES: usize = 4;
@@ -31,10 +32,13 @@ pub(super) struct Stored {
 /// Alone, or with others that are published at the same time.
 pub(super) async fn publish(nats: &NatsBroker, run: Outgoing) -> Result<Published, BrokerError> {
     nats.make_queue_known(&run.queue).await?;
-    let turn = nats.burst.turn(|| Message {
-        run_id: run.run_id.to_string(),
-        subject: nats.names.run(&run.queue, &run.run_id, run.slot),
-        payload: run.payload.clone().into(),
+    let turn = nats.burst.turn(|| {
+        let subject = nats.names.run(&run.queue, &run.run_id, run.slot);
+        Message {
+            headers: headers(nats, &run, &subject),
+            subject,
+            payload: run.payload.clone().into(),
+        }
     });
     match turn.await {
         Turn::Stored => Ok(Published::Stored),
@@ -57,8 +61,7 @@ async fn alone(
     for _ in 0..TRIES {
         nats.make_queue_known(&run.queue).await?;
         let start = clock::monotonic();
-        let mut headers = HeaderMap::new();
-        headers.insert(MESSAGE_ID, run.run_id.to_string());
+        let headers = headers(nats, &run, &subject);
         let stored = nats
             .store::<Stored>(
                 &operation,
@@ -77,19 +80,26 @@ async fn alone(
             }) => return Ok(Published::Duplicate),
             Ok(Stored { .. }) => return Ok(Published::Stored),
             Err(CallError::Api(error)) if error.err_code == code::STORE_FAILED => {
-                match stored::occupant(nats, &run.queue, &run.run_id, run.slot).await? {
-                    Some((_, Some(id))) if id == run.run_id => return Ok(Published::Duplicate),
-                    Some((_, Some(id))) => return Ok(Published::Occupied(id)),
-                    // Not one of ours: a worker takes it to the dead letters.
-                    Some((_, None)) => {
-                        return Err(nats.failed(
-                            &operation,
-                            format!("the subject {subject} is occupied by a message without a run id; a worker of the queue removes it"),
-                        ));
-                    }
+                let held = stored::occupant(nats, &run.queue, &run.run_id, run.slot).await?;
+                let Some(held) = held else {
                     // Gone in between, or the stream is full.
-                    None => last = Some(CallError::Api(error)),
+                    last = Some(CallError::Api(error));
+                    continue;
+                };
+                if let Some(why) = held.forged().cloned() {
+                    stored::evict(nats, held, &why).await?;
+                    last = Some(CallError::Api(error));
+                    continue;
                 }
+                return match held.run_id {
+                    Some(id) if id == run.run_id => Ok(Published::Duplicate),
+                    Some(id) => Ok(Published::Occupied(id)),
+                    // Not one of ours: a worker takes it to the dead letters.
+                    None => Err(nats.failed(
+                        &operation,
+                        format!("the subject {subject} is occupied by a message without a run id; a worker of the queue removes it"),
+                    )),
+                };
             }
             Err(error @ CallError::Nobody(_)) => {
                 nats.setup.doubt(&nats.names.jobs_stream());
@@ -103,4 +113,18 @@ async fn alone(
         Some(error) => nats.error(&operation, error),
         None => nats.failed(&operation, "it was not tried".to_owned()),
     })
+}
+
+/// The message id, and the signature if there is a key.
+fn headers(nats: &NatsBroker, run: &Outgoing, subject: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    match &nats.authority {
+        None => headers.insert(MESSAGE_ID, run.run_id.to_string()),
+        Some(authority) => {
+            let signer = authority.signer();
+            headers.insert(MESSAGE_ID, signer.message_id(&run.run_id));
+            headers.insert(SIGNATURE_HEADER, signer.sign(subject, &run.payload));
+        }
+    }
+    headers
 }

@@ -20,6 +20,7 @@ use crate::{
     broker::{Broker, BrokerError, Delivery, PullRequest, Receipt},
     clock,
     job::QueueName,
+    run::SIGNATURE_HEADER,
 };
 
 /// How long a request for what is there now is waited for. If others took the last run in between,
@@ -299,6 +300,11 @@ impl Pulling<'_> {
             held_for: Duration::ZERO,
             queue,
             payload: message.payload.to_vec(),
+            subject: message.subject.to_string(),
+            signature: message
+                .headers
+                .as_ref()
+                .and_then(|headers| Some(headers.get(SIGNATURE_HEADER)?.to_string())),
         };
         Some((delivery, number(first + 4)?))
     }

@@ -2,17 +2,20 @@
 
 use serde::Deserialize;
 use serde_json::json;
+use tracing::warn;
 
 use super::{
     NatsBroker,
     api::{StoredMessage, code},
     publish::MESSAGE_ID,
     setup::Stream,
+    streams,
 };
 use crate::{
-    broker::{BrokerError, Pending, QueueDepth, Slot},
+    broker::{BrokerError, DeadLetter, Pending, QueueDepth, Slot},
+    clock,
     job::QueueName,
-    run::RunId,
+    run::{Refusal, RunId, SIGNATURE_HEADER, Standing},
 };
 
 pub(super) async fn pending(
@@ -40,25 +43,79 @@ fn as_pending(nats: &NatsBroker, message: &StoredMessage) -> Option<Pending> {
         sequence: message.seq,
         queue: nats.names.queue_of(&message.subject)?,
         payload: message.payload(),
+        subject: message.subject.clone(),
+        signature: message.header(SIGNATURE_HEADER),
     })
 }
 
-/// The message on the subject, with the run id of its header.
+/// The message that holds a slot.
+#[derive(Debug)]
+pub(super) struct Occupant {
+    pub(super) stored: Pending,
+    /// The run id of its header.
+    pub(super) run_id: Option<RunId>,
+    /// Whose it is; `None` if nobody here can tell.
+    pub(super) standing: Option<Standing>,
+}
+
+impl Occupant {
+    /// Why nobody who may publish has published it.
+    pub(super) fn forged(&self) -> Option<&Refusal> {
+        match &self.standing {
+            Some(Standing::Forged(why)) => Some(why),
+            Some(Standing::Genuine | Standing::Unknown(_)) | None => None,
+        }
+    }
+}
+
+/// The message on the subject of a slot.
 pub(super) async fn occupant(
     nats: &NatsBroker,
     queue: &QueueName,
     run_id: &RunId,
     slot: Slot,
-) -> Result<Option<(Pending, Option<RunId>)>, BrokerError> {
+) -> Result<Option<Occupant>, BrokerError> {
     nats.ensure(Stream::Jobs).await?;
     let subject = nats.names.run(queue, run_id, slot);
     let operation = format!("look at {subject}");
     let stream = nats.names.jobs_stream();
     let found = nats.last_message(&operation, &stream, &subject).await?;
     Ok(found.and_then(|message| {
-        let id = message.header(MESSAGE_ID).and_then(|id| id.parse().ok());
-        Some((as_pending(nats, &message)?, id))
+        let stored = as_pending(nats, &message)?;
+        let authority = nats.authority.as_ref();
+        let standing = authority.map(|authority| stored.judged_by(authority));
+        Some(Occupant {
+            run_id: message.header(MESSAGE_ID).and_then(|id| run_id_in(&id)),
+            stored,
+            standing,
+        })
     }))
+}
+
+/// Takes a message that nobody who may publish has published out of the way of those who may. A worker
+/// would do the same, but later.
+pub(super) async fn evict(
+    nats: &NatsBroker,
+    occupant: Occupant,
+    why: &Refusal,
+) -> Result<(), BrokerError> {
+    let stored = occupant.stored;
+    warn!(target: "orchestrator::broker", subject = stored.subject, sequence = stored.sequence,
+        reason = %why, "a message is taken out of the slot that it has no right to");
+    let stream = nats.names.jobs_stream();
+    let operation = format!("remove message {} of {stream}", stored.sequence);
+    let sequence = stored.sequence;
+    let letter = DeadLetter::refusing(stored, why, clock::now());
+    if let Err(error) = streams::dead_letter(nats, &letter).await {
+        warn!(target: "orchestrator::broker", %error, "it does not become a dead letter");
+    }
+    nats.delete_message(&operation, &stream, sequence).await?;
+    Ok(())
+}
+
+/// The run of a message id; one by a publisher with a key has its mark behind a dot.
+fn run_id_in(id: &str) -> Option<RunId> {
+    id.split('.').next()?.parse().ok()
 }
 
 pub(super) async fn remove(nats: &NatsBroker, pending: &Pending) -> Result<bool, BrokerError> {

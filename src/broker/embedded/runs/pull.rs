@@ -99,6 +99,8 @@ impl Runs {
                     deliveries: header.deliveries,
                     lease: self.lease,
                     payload,
+                    subject: String::new(),
+                    signature: None,
                 });
             }
         }
