@@ -260,7 +260,7 @@ fn the_doctor_says_what_it_may_not_see() {
         "authorization { users: [
             { user: all, password: all }
             { user: some, password: some,
-              permissions: { publish: { deny: [\"$JS.API.STREAM.INFO.KV_ORCH_RUNS\"] } } }
+              permissions: { publish: { deny: [\"$JS.API.STREAM.INFO.KV_ORCH_LOCKS\"] } } }
         ] }",
     );
     let mut here = Installation::on_nats(&server.url());
@@ -269,10 +269,10 @@ fn the_doctor_says_what_it_may_not_see() {
     here.schedule("a.toml", "[job.a]\nevery = \"1s\"\nshell = \"true\"\n");
     let _beat = here.start("beat", &["beat"]);
     wait_for("beat", || finding(&here, OFF, "beat", "is at work"));
-    assert_eq!(finding(&here, OFF, "permissions", "KV_ORCH_RUNS"), None);
+    assert_eq!(finding(&here, OFF, "permissions", "KV_ORCH_LOCKS"), None);
     here.set("NATS_USER", "some");
     here.set("NATS_PASSWORD", "some");
-    let refused = finding(&here, OFF, "permissions", "KV_ORCH_RUNS").unwrap();
+    let refused = finding(&here, OFF, "permissions", "KV_ORCH_LOCKS").unwrap();
     assert_eq!(refused["state"], "warning");
     assert!(finding(&here, OFF, "beat", "is at work").is_some());
 }
