@@ -159,14 +159,14 @@ async fn gone_among(
     Ok(gone)
 }
 
-/// Gives a place back. Returns whether it was held.
+/// Gives the place back that was taken with `token`. Returns whether it was held.
 pub async fn give_place_back(
     broker: &dyn Broker,
     (shared, name): (Shared, &str),
-    by: &By,
+    (by, token): (&By, u64),
 ) -> Result<bool, BrokerError> {
     change(broker, &shared.key(name), |places: &mut Places| {
-        places.give_back(by).then_some(())
+        places.give_back(by, token).then_some(())
     })
     .await
     .map(|done| done.is_some())

@@ -13,6 +13,8 @@ use crate::{
 
 /// How often a contended record or slot is tried.
 const TRIES: usize = 10;
+/// Among how many of the newest dead letters that of a run is looked for.
+const LETTERS: usize = 1000;
 
 impl Slot {
     /// The slots that a run may occupy under `overlap`, in the order in which they are tried.
@@ -280,7 +282,8 @@ pub async fn older_run(
     Ok(None)
 }
 
-/// Removes a stored run whose record says that it has ended. Returns whether it did.
+/// Removes a stored run whose record says that it has ended. Returns whether it did. A dead one stays until its letter is
+/// written: whoever is given it makes up for that.
 pub async fn remove_if_ended(broker: &dyn Broker, stored: &Pending) -> Result<bool, BrokerError> {
     let Ok(message) = RunMessage::decode(&stored.payload) else {
         // A worker takes it to the dead letters.
@@ -292,5 +295,23 @@ pub async fn remove_if_ended(broker: &dyn Broker, stored: &Pending) -> Result<bo
 async fn has_ended(broker: &dyn Broker, run_id: &RunId) -> Result<bool, BrokerError> {
     let record = broker.get(Bucket::Runs, &run_id.key()).await?;
     let record = record.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
-    Ok(record.is_some_and(|record| record.state.is_final()))
+    match record.map(|record| record.state) {
+        Some(RunState::Dead) => is_buried(broker, run_id).await,
+        Some(state) => Ok(state.is_final()),
+        None => Ok(false),
+    }
+}
+
+async fn is_buried(broker: &dyn Broker, run_id: &RunId) -> Result<bool, BrokerError> {
+    match broker.dead_letters(None, LETTERS).await {
+        Ok(letters) => {
+            // A message that was refused may have called itself anything.
+            let mut told = letters
+                .iter()
+                .filter(|(_, letter)| letter.refused.is_none());
+            Ok(told.any(|(_, letter)| letter.run_id.as_ref() == Some(run_id)))
+        }
+        Err(BrokerError::NotPermitted { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

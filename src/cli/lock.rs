@@ -83,8 +83,8 @@ pub(super) async fn lock(args: LockArgs, globals: &Globals) -> Result<(), CliErr
     };
     let executed = session.execute(program, taken).await;
     // Whatever became of it, its processes are gone.
-    let given_back =
-        give_place_back(session.broker, (Shared::Lock, session.name), &session.by).await;
+    let place = (Shared::Lock, session.name);
+    let given_back = give_place_back(session.broker, place, (&session.by, token)).await;
     let execution = executed?;
     if let Err(error) = given_back {
         output::to_stderr(&format!("the lock is free in {lease:?}: {error}"));

@@ -71,6 +71,16 @@ impl By {
             _ => false,
         }
     }
+
+    /// Whether it stands for the same attempt of a run, or for a later one.
+    fn precedes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Run { fence: a, .. }, Self::Run { fence: b, .. }) => {
+                self.is_same(other) && a >= b
+            }
+            (Self::Run { .. } | Self::Session { .. }, _) => false,
+        }
+    }
 }
 
 impl std::fmt::Display for By {
@@ -99,8 +109,15 @@ pub struct Wish {
 
 impl Places {
     /// Takes a place; `None` if all are taken by others. Whoever has one already has a new one in its
-    /// stead.
+    /// stead; but of several who want to start the same attempt only the first has one.
     pub fn take(&mut self, wish: &Wish) -> Option<u64> {
+        if self
+            .holders
+            .iter()
+            .any(|holder| holder.by.precedes(&wish.by))
+        {
+            return None;
+        }
         let others = |holder: &&Holder| !holder.by.is_same(&wish.by);
         let under = self.holders.iter().filter(others).find_map(|holder| {
             let By::Run { run_id, .. } = &holder.by else {
@@ -138,13 +155,11 @@ impl Places {
             .any(|other| matches!(&other.by, By::Run { run_id, .. } if run_id == under))
     }
 
-    /// Gives a place back. False if it was not held, or under another fence.
-    pub fn give_back(&mut self, by: &By) -> bool {
+    /// Gives the place back that was taken with `token`. False if it was not held any more.
+    pub fn give_back(&mut self, by: &By, token: u64) -> bool {
         let before = self.holders.len();
-        self.holders.retain(|holder| match (&holder.by, by) {
-            (By::Session { id: held, .. }, By::Session { id, .. }) => held != id,
-            (held, by) => held != by,
-        });
+        self.holders
+            .retain(|holder| holder.token != token || !holder.by.is_same(by));
         self.holders.len() < before
     }
 
@@ -254,10 +269,10 @@ mod tests {
         let second = lock.take(&wish("a", 2, 1)).unwrap();
         assert!(second > first);
         assert!(
-            !lock.give_back(&by("a", 1)),
+            !lock.give_back(&by("a", 1), first),
             "a fenced attempt gives nothing away"
         );
-        assert!(lock.give_back(&by("a", 2)));
+        assert!(lock.give_back(&by("a", 2), second));
         assert!(lock.take(&wish("b", 1, 1)).unwrap() > second);
         // The value was lost.
         let later = Wish {
@@ -265,6 +280,19 @@ mod tests {
             ..wish("c", 1, 1)
         };
         assert!(Places::default().take(&later).unwrap() > lock.token);
+    }
+
+    #[test]
+    fn of_several_who_want_to_start_the_same_attempt_one_has_the_lock() {
+        let mut lock = Places::default();
+        let first = lock.take(&wish("a", 3, 1)).unwrap();
+        assert_eq!(lock.take(&wish("a", 3, 1)), None, "somebody else's try");
+        assert_eq!(lock.take(&wish("a", 2, 1)), None, "an older one");
+        assert_eq!(lock.holders.len(), 1);
+        // Whoever was refused, or was refused before its value was lost, gives nothing away.
+        assert!(!lock.give_back(&by("a", 3), first + 1));
+        assert_eq!(lock.take(&wish("b", 1, 1)), None);
+        assert!(lock.give_back(&by("a", 3), first));
     }
 
     #[test]
@@ -280,14 +308,14 @@ mod tests {
             (false, true, true),
         ] {
             let mut lock = Places::default();
-            lock.take(&Wish {
+            let parent = Wish {
                 inherit: parent_lends,
                 ..wish("parent", 1, 1)
-            })
-            .unwrap();
+            };
+            let token = lock.take(&parent).unwrap();
             assert_eq!(lock.take(&child(child_asks)).is_some(), expected);
             assert_eq!(lock.take(&wish("stranger", 1, 1)), None);
-            lock.give_back(&by("parent", 1));
+            lock.give_back(&by("parent", 1), token);
             assert_eq!(lock.take(&wish("stranger", 1, 1)).is_none(), expected);
         }
     }
@@ -309,7 +337,7 @@ mod tests {
         assert_eq!(lock.renew("host:1"), Some(token));
         assert_eq!(lock.renew("host:2"), None);
         assert_eq!(lock.holders[0].by, session(1));
-        assert!(lock.give_back(&session(0)));
+        assert!(lock.give_back(&session(0), token));
         assert_eq!(lock.renew("host:1"), None);
     }
 

@@ -155,6 +155,8 @@ impl Shared {
                     }
                 }
             }
+            // What it holds, it holds under a fence that may be somebody else's by now.
+            self.give_back(permits).await;
             found = self.read_record(message).await?;
         }
         warn!(target: "orchestrator::worker", run_id = %message.run_id,

@@ -38,7 +38,8 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 /// What a run holds.
 #[derive(Debug, Default)]
 pub(super) struct Permits {
-    held: Vec<(Kind, String, By)>,
+    /// Each with its token.
+    held: Vec<(Kind, String, By, u64)>,
     /// The token of its lock, with its name.
     pub(super) lock: Option<(String, u64)>,
 }
@@ -218,7 +219,8 @@ impl Shared {
         match take_place(broker, (kind, name), wish, watch).await? {
             Taken::Place(token) => {
                 self.waiters.leave(&key, run_id);
-                permits.held.push((kind, name.to_owned(), wish.by.clone()));
+                let by = wish.by.clone();
+                permits.held.push((kind, name.to_owned(), by, token));
                 Ok(Ok(token))
             }
             Taken::Busy(holders) => {
@@ -291,8 +293,9 @@ impl Shared {
     /// Gives back what a run holds.
     pub(super) async fn give_back(&self, permits: &mut Permits) {
         permits.lock = None;
-        for (kind, name, by) in permits.held.drain(..) {
-            if let Err(error) = give_place_back(self.broker.as_ref(), (kind, &name), &by).await {
+        let broker = self.broker.as_ref();
+        for (kind, name, by, token) in permits.held.drain(..) {
+            if let Err(error) = give_place_back(broker, (kind, &name), (&by, token)).await {
                 debug!(target: "orchestrator::worker", %by, name, %error,
                     "not given back; it is taken once its holder is seen to be gone");
             }
