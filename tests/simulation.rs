@@ -140,7 +140,7 @@ fn replay(seed: u64) {
 
 /// Seeds that found something once, and what. They tell the same story only as long as `scenario.rs` and the faults
 /// are drawn as they are.
-const FOUND: [(u64, &str); 9] = [
+const FOUND: [(u64, &str); 11] = [
     (137, "a late job state gave a tick a second verdict"),
     (216, "a late job state gave a tick a second verdict"),
     (192, "a late publish ran a tick that was skipped"),
@@ -156,6 +156,14 @@ const FOUND: [(u64, &str); 9] = [
     (
         1_795_787_272_547,
         "beat removed a dead run before its letter was written",
+    ),
+    (
+        1181,
+        "beat removed a dead run that was to be replaced before its letter was written",
+    ),
+    (
+        1466,
+        "a run that took its lock again was taken for one that had been seen for long",
     ),
     (
         1_795_787_274_282,

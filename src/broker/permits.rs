@@ -16,7 +16,7 @@ use super::{Broker, BrokerError, Bucket, Cas, Durability, Revision};
 use crate::{
     clock,
     job::Rate,
-    run::{By, Pace, Places, RunRecord, WaitingFor, Wish, is_gone},
+    run::{By, Holder, Pace, Places, RunRecord, WaitingFor, Wish, is_gone},
 };
 
 /// How often a contended value is tried.
@@ -68,27 +68,32 @@ impl Shared {
 
 /// Since when an observer has seen which holders unchanged.
 #[derive(Debug, Default)]
-pub struct Observer(Mutex<HashMap<(String, By), Instant>>);
+pub struct Observer(Mutex<HashMap<(String, By, u64), Instant>>);
 
 impl Observer {
-    /// For how long `by` has been seen at `key`.
-    fn sees(&self, key: &str, by: &By, now: Instant) -> Duration {
+    /// For how long `holder` has been seen at `key`, with the same token: who came back is another one.
+    fn sees(&self, key: &str, holder: &Holder, now: Instant) -> Duration {
         let mut seen = self.lock();
         if seen.len() >= REMEMBERED {
             // Whoever waits begins to wait anew.
             seen.clear();
         }
-        let since = *seen.entry((key.to_owned(), by.clone())).or_insert(now);
+        let seen_as = (key.to_owned(), holder.by.clone(), holder.token);
+        let since = *seen.entry(seen_as).or_insert(now);
         now.saturating_duration_since(since)
     }
 
     /// Only these are at `key` now.
     fn only(&self, key: &str, places: &Places) {
-        let is_there = |by: &By| places.holders.iter().any(|holder| holder.by == *by);
-        self.lock().retain(|(at, by), _| at != key || is_there(by));
+        let is_there = |by: &By, token: u64| {
+            let mut holders = places.holders.iter();
+            holders.any(|holder| holder.by == *by && holder.token == token)
+        };
+        self.lock()
+            .retain(|(at, by, token), _| at != key || is_there(by, *token));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, By), Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, By, u64), Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -151,7 +156,7 @@ async fn gone_among(
             }
             By::Session { .. } => None,
         };
-        let observed = observer.sees(key, &holder.by, clock::monotonic());
+        let observed = observer.sees(key, holder, clock::monotonic());
         if is_gone(&holder.by, record.as_ref(), observed, lease) {
             gone.push(holder.by.clone());
         }

@@ -250,7 +250,9 @@ pub async fn request_cancel(
     if record.state == RunState::Running {
         let key = format!("{CANCEL_PREFIX}{}", run_id.key());
         broker.put(Bucket::Workers, &key, Vec::new()).await?;
-    } else if let Some(stored) = stored {
+    } else if let Some(stored) = stored
+        && has_ended(broker, &run_id).await?
+    {
         broker.remove(stored).await?;
     }
     Ok(Some(record))

@@ -214,7 +214,7 @@ async fn what_cannot_start_says_why_and_what_mends_it() {
 async fn a_timeout_ends_it_politely() {
     // What a shell starts in the background ignores SIGINT, so it has the whole grace.
     let script = "trap 'echo bye; exit 7' INT; echo up; sleep 60 & wait";
-    let limits = within(2_000, SignalName::Int, 500);
+    let limits = within(2_000, SignalName::Int, 4_000);
     let start = clock::monotonic();
     let (execution, output) = execute(shell(script), limits).await;
     assert_eq!(execution.ended, Ended::TimedOut);
