@@ -10,7 +10,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::NatsBroker;
+use super::{NatsBroker, setup::answers_direct};
 use crate::broker::{BrokerError, Receipt};
 
 /// How long a question waits for its answer before it is asked once more.
@@ -274,7 +274,8 @@ impl NatsBroker {
         stream: &str,
         subject: &str,
     ) -> Result<Option<StoredMessage>, BrokerError> {
-        if !self.setup.is_direct(stream) {
+        let answers = answers_direct(&self.client.server_info().version);
+        if !answers || !self.setup.is_direct(stream) {
             let which = json!({ "last_by_subj": subject });
             return self.stored_message(operation, stream, &which).await;
         }

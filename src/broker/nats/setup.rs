@@ -326,11 +326,20 @@ fn buckets() -> impl Iterator<Item = Bucket> {
 
 /// Whether a server of this version has atomic batches.
 pub(super) fn knows_batches(version: &str) -> bool {
+    series(version) >= (Some(2), Some(12))
+}
+
+/// Whether a server of this version says at once that nobody answers a direct question. Earlier ones are silent when the
+/// stream is gone.
+pub(super) fn answers_direct(version: &str) -> bool {
+    series(version) >= (Some(2), Some(10))
+}
+
+fn series(version: &str) -> (Option<u32>, Option<u32>) {
     let mut numbers = version
         .split(['.', '-'])
         .map_while(|part| part.parse().ok());
-    let found: (Option<u32>, Option<u32>) = (numbers.next(), numbers.next());
-    found >= (Some(2), Some(12))
+    (numbers.next(), numbers.next())
 }
 
 fn takes_batches(config: &Value) -> bool {
