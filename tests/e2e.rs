@@ -51,6 +51,8 @@ mod overlap;
 mod pause;
 #[path = "e2e/pings.rs"]
 mod pings;
+#[path = "e2e/policy.rs"]
+mod policy;
 #[path = "e2e/priority.rs"]
 mod priority;
 #[path = "e2e/reload.rs"]

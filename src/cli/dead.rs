@@ -3,7 +3,9 @@
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-use super::{CliError, Exit, Globals, connect, globals::Format, output, signing::Signing};
+use super::{
+    CliError, Exit, Globals, connect, globals::Format, output, signing::Signing, terminal::one_line,
+};
 use crate::{
     broker::Broker,
     clock,
@@ -220,7 +222,7 @@ async fn describe(broker: &dyn Broker, letter: &DeadView) -> Result<(), CliError
         ("reason", letter.reason.clone()),
     ];
     for (name, value) in rows {
-        output::to_stdout(&format!("{name:<17}{value}"))?;
+        output::to_stdout(&format!("{name:<17}{}", one_line(&value)))?;
     }
     let mut tail = std::collections::VecDeque::new();
     if let Some(run) = run {

@@ -78,7 +78,8 @@ impl CliError {
     pub fn report(self) -> ExitCode {
         if !self.message.is_empty() {
             let (red, reset) = super::output::paint_error();
-            super::output::to_stderr(&format!("{red}error:{reset} {}", self.message));
+            let message = super::terminal::harmless(&self.message);
+            super::output::to_stderr_as_it_is(&format!("{red}error:{reset} {message}"));
             if let Some(help) = &self.help {
                 super::output::to_stderr(&format!(" help: {help}"));
             }
@@ -193,10 +194,21 @@ impl From<std::io::Error> for CliError {
 
 /// Prints what clap has to say; help and version are no errors.
 pub(super) fn report_usage(error: &clap::Error) -> ExitCode {
-    // Nothing can be done about a closed standard error.
-    let _ = error.print();
-    match error.exit_code() {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::from(Exit::Usage.code()),
+    if error.exit_code() == 0 {
+        // Nothing can be done about a closed standard output.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
     }
+    // It quotes arguments as they are. The options that say whether it is coloured may be what is wrong.
+    super::output::set_color(super::globals::Color::Auto);
+    let colored = super::output::stderr_is_colored();
+    let text = match colored {
+        true => error.render().ansi().to_string(),
+        false => error.render().to_string(),
+    };
+    let mut shown = super::terminal::Shown::new(colored);
+    let mut bytes = shown.piece(text.as_bytes());
+    bytes.extend(shown.end());
+    super::output::to_stderr_as_it_is(String::from_utf8_lossy(&bytes).trim_end());
+    ExitCode::from(Exit::Usage.code())
 }

@@ -1,6 +1,9 @@
 //! What a worker lets in, from its options, and again on SIGHUP.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use tokio::{
@@ -9,14 +12,18 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{CliError, signing::Trust};
-use crate::{beat::ReloadCause, worker::Gate};
+use super::{CliError, Exit, schedules::show, signing::Trust};
+use crate::{beat::ReloadCause, run::WorkerPolicy, schedules, worker::Gate};
 
 /// Options of workers that others can reach.
 #[derive(Debug, Clone, Args)]
 pub(super) struct GateArgs {
     #[command(flatten)]
     trust: Trust,
+
+    /// Execute only what the rules in this file allow; see docs/security.md. Read again on SIGHUP
+    #[arg(long, env = "ORCHESTRATOR_POLICY", value_name = "FILE")]
+    policy: Option<PathBuf>,
 }
 
 impl GateArgs {
@@ -24,6 +31,7 @@ impl GateArgs {
     pub(super) fn load(&self, url: &str) -> Result<Gate, CliError> {
         Ok(Gate {
             keys: self.trust.keys(url)?,
+            policy: self.policy.as_deref().map(policy).transpose()?,
         })
     }
 
@@ -52,7 +60,26 @@ impl GateArgs {
     }
 }
 
+/// Findings are shown as those of schedules are.
+fn policy(path: &Path) -> Result<WorkerPolicy, CliError> {
+    schedules::load_policy(path).map_err(|error| {
+        show(&error.diagnostics);
+        let first = error.errors().next();
+        let first = first.map(|first| match first.location() {
+            Some(location) => format!("{location}: {}", first.message()),
+            None => first.message().to_owned(),
+        });
+        CliError::new(
+            Exit::Usage,
+            format!("the policy: {}", first.unwrap_or_default()),
+        )
+    })
+}
+
 fn tell(gate: &Gate) {
+    if let Some(policy) = &gate.policy {
+        info!(target: "orchestrator::worker", ?policy, "runs are executed that the policy allows");
+    }
     match &gate.keys {
         Some(keys) => {
             let ids: Vec<_> = keys.keys().map(|key| key.id().to_string()).collect();

@@ -14,7 +14,7 @@ use crate::{
         take_place,
     },
     clock,
-    exec::{Cgroup, Execution, Executor, Limits, Output, Program, Stop, Streams},
+    exec::{Cgroup, Confinement, Execution, Executor, Limits, Output, Program, Stop, Streams},
     job::{Kill, Seconds},
     ops,
     run::{By, Wish},
@@ -80,6 +80,7 @@ pub(super) async fn lock(args: LockArgs, globals: &Globals) -> Result<(), CliErr
         working_dir: None,
         stdin: Vec::new(),
         streams: Streams::Inherited,
+        confinement: Confinement::default(),
     };
     let executed = session.execute(program, taken).await;
     // Whatever became of it, its processes are gone.

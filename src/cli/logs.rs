@@ -12,6 +12,7 @@ use super::{
     CliError, Globals, connect,
     globals::{Color, Format},
     output,
+    terminal::Shown,
 };
 use crate::{
     broker::{Broker, LogStream},
@@ -44,7 +45,7 @@ pub(super) async fn run(args: LogsArgs, globals: &Globals) -> Result<(), CliErro
     let mut record = ops::find_run(broker, &args.run).await?;
     let mut position = Position::default();
     let mut all = Vec::new();
-    let mut plain = Plain::new(globals.color);
+    let mut plain = Plain::new(globals.color, args.timestamps);
     loop {
         let ended = record.state.is_final();
         drain(
@@ -63,7 +64,7 @@ pub(super) async fn run(args: LogsArgs, globals: &Globals) -> Result<(), CliErro
     }
     match globals.output {
         Format::Json => output::json(&all),
-        Format::Table | Format::Name => Ok(()),
+        Format::Table | Format::Name => Ok(plain.end()?),
     }
 }
 
@@ -90,39 +91,80 @@ async fn drain(
     }
 }
 
-/// Takes colours and other control sequences out, if that is wanted. A sequence may be cut by the pieces of
-/// the output; each stream has its own.
-struct Plain(Option<[StripBytes; 2]>);
+/// Makes the output fit for where it goes. A file or a program gets what the job wrote; a terminal gets text and colours;
+/// with `--color never` nobody gets more than text. A sequence may be cut by the pieces of the output, so each stream has
+/// a state of its own.
+struct Plain {
+    out: Fit,
+    error: Fit,
+}
 
-impl Plain {
-    fn new(color: Color) -> Self {
-        let wanted = match color {
+/// What is done to one stream: sequences taken out, then what a terminal would obey.
+struct Fit {
+    stripped: Option<StripBytes>,
+    shown: Option<Shown>,
+}
+
+impl Fit {
+    fn new(color: Color, is_terminal: bool, is_colored: bool) -> Self {
+        let without = match color {
             Color::Never => true,
-            // What goes into a file is to be what the job wrote.
-            Color::Auto => io::stdout().is_terminal() && !output::stdout_is_colored(),
+            Color::Auto => is_terminal && !is_colored,
             Color::Always => false,
         };
-        Self(wanted.then(|| [StripBytes::new(), StripBytes::new()]))
+        Self {
+            stripped: without.then(StripBytes::new),
+            shown: is_terminal.then(|| Shown::new(!without)),
+        }
+    }
+
+    fn piece(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        let bytes = match &mut self.stripped {
+            Some(strip) => strip.strip_next(&bytes).flatten().copied().collect(),
+            None => bytes,
+        };
+        match &mut self.shown {
+            Some(shown) => shown.piece(&bytes),
+            None => bytes,
+        }
+    }
+
+    fn end(&mut self) -> Vec<u8> {
+        self.shown.as_mut().map(Shown::end).unwrap_or_default()
+    }
+}
+
+impl Plain {
+    fn new(color: Color, timestamps: bool) -> Self {
+        let (out, error) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let colored = (output::stdout_is_colored(), output::stderr_is_colored());
+        Self {
+            out: Fit::new(color, out, colored.0),
+            // With timestamps everything goes to standard output.
+            error: match timestamps {
+                true => Fit::new(color, out, colored.0),
+                false => Fit::new(color, error, colored.1),
+            },
+        }
     }
 
     fn strip(&mut self, line: LogLine) -> LogLine {
-        let Some([out, other]) = &mut self.0 else {
-            return line;
+        let fit = match line.stream {
+            LogStream::Stdout => &mut self.out,
+            LogStream::Stderr | LogStream::Worker => &mut self.error,
         };
-        let stripper = match line.stream {
-            LogStream::Stdout => out,
-            LogStream::Stderr | LogStream::Worker => other,
-        };
-        let bytes: Vec<u8> = stripper
-            .strip_next(&line.bytes)
-            .flatten()
-            .copied()
-            .collect();
+        let bytes = fit.piece(line.bytes);
         LogLine {
             text: String::from_utf8_lossy(&bytes).into_owned(),
             bytes,
             ..line
         }
+    }
+
+    /// What follows is not to have the colours of the job.
+    fn end(&mut self) -> io::Result<()> {
+        io::stdout().lock().write_all(&self.out.end())?;
+        io::stderr().lock().write_all(&self.error.end())
     }
 }
 

@@ -39,6 +39,7 @@ mod signing;
 mod simulate;
 mod snapshots;
 mod state;
+pub mod terminal;
 mod up;
 mod worker;
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{
     CliError,
     globals::{Color, Format},
+    terminal::{harmless, obeyed, one_line},
 };
 
 /// Whether standard output and standard error are coloured; set once, before any output.
@@ -58,28 +59,50 @@ pub(super) fn paint_error() -> (&'static str, &'static str) {
     }
 }
 
-/// A line on standard error; what cannot be written there is lost.
+/// A line on standard error; what cannot be written there is lost. Whatever it quotes is harmless.
 pub fn to_stderr(line: &str) {
+    to_stderr_as_it_is(&harmless(line));
+}
+
+/// The same for a line with colours of our own, in which everything that is quoted has been made harmless.
+pub(super) fn to_stderr_as_it_is(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// A line on standard output.
+/// A line on standard output. Whatever it quotes is harmless.
 pub fn to_stdout(line: &str) -> Result<(), CliError> {
+    as_it_is(&harmless(line))
+}
+
+fn as_it_is(line: &str) -> Result<(), CliError> {
     writeln!(io::stdout().lock(), "{line}").map_err(CliError::from)
+}
+
+/// JSON that a terminal does not obey: JSON itself escapes only some of what it would.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' => escaped.push(c),
+            c if obeyed(c) => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// One JSON value on standard output.
 pub fn json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| CliError::new(super::Exit::Failed, format!("no JSON of it: {error}")))?;
-    to_stdout(&text)
+    as_it_is(&escaped(&text))
 }
 
 /// One value on one line, for streams of them.
 pub fn json_line(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string(value)
         .map_err(|error| CliError::new(super::Exit::Failed, format!("no JSON of it: {error}")))?;
-    to_stdout(&text)
+    as_it_is(&escaped(&text))
 }
 
 /// Columns without lines, cut by the terminal's width only where there is one.
@@ -88,7 +111,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     table.load_style(presets::NOTHING);
     table.set_header(header.iter().map(|title| Cell::new(title.to_uppercase())));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| one_line(cell)));
     }
     for line in table.lines() {
         // The style pads every column on both sides.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use super::{CliError, Exit, Globals, connect, globals::Format, output};
+use super::{CliError, Exit, Globals, connect, globals::Format, output, terminal::one_line};
 use crate::{
     broker::Broker,
     clock,
@@ -225,7 +225,7 @@ fn print(run: &RunRecord) -> Result<(), CliError> {
     }
     for (name, value) in rows {
         if let Some(value) = value {
-            output::to_stdout(&format!("{name:<17}{value}"))?;
+            output::to_stdout(&format!("{name:<17}{}", one_line(&value)))?;
         }
     }
     if run.attempts.is_empty() {

@@ -43,6 +43,6 @@ impl SchedulesArgs {
 pub fn show(findings: &[Diagnostic]) {
     for finding in findings {
         let report = miette::Report::new(finding.clone());
-        output::to_stderr(&format!("{report:?}"));
+        output::to_stderr_as_it_is(&format!("{report:?}"));
     }
 }

@@ -114,6 +114,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         hand_on: hand_on(globals),
         guardian: Some(guardian::EXECUTABLE.into()),
         cgroup: args.limits.cgroup,
+        pass_env: args.limits.pass_env.into(),
         pulse: worker_pulse,
         credentials,
         ..WorkerOptions::following(service::instance_id(), queues)

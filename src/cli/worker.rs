@@ -11,8 +11,9 @@ use super::{
     service,
 };
 use crate::{
+    broker::nats::without_secrets,
     exec::{Cgroup, ExecError},
-    job::Seconds,
+    job::{Glob, Seconds},
     worker::{QueueShare, Worker, WorkerOptions},
 };
 
@@ -75,6 +76,16 @@ pub(super) struct Limits {
     #[arg(long, env = "ORCHESTRATOR_CREDENTIALS_DIR", value_name = "DIR")]
     pub(super) credentials_dir: Option<PathBuf>,
 
+    /// A variable of the worker that jobs find in their environment, beside PATH, HOME and the like; `*` stands for any
+    /// part of a name; may be repeated
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_PASS_ENV",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub(super) pass_env: Vec<Glob>,
+
     /// How long running jobs may go on after SIGTERM, before they are handed back [default: 60s, `up`: 10s]
     #[arg(long, env = "ORCHESTRATOR_DRAIN_TIMEOUT", value_name = "D")]
     pub(super) drain_timeout: Option<Seconds>,
@@ -120,6 +131,7 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
         cgroup: args.limits.cgroup,
         pulse,
         gate,
+        pass_env: args.limits.pass_env.into(),
         credentials: credentials(args.limits.credentials_dir),
         ..WorkerOptions::new(service::instance_id(), args.queues)
     };
@@ -153,8 +165,14 @@ pub(super) fn hand_on(globals: &Globals) -> BTreeMap<String, String> {
         let dir = dir.to_string_lossy().into_owned();
         variables.insert("ORCHESTRATOR_DATA_DIR".to_owned(), dir);
     }
-    if let Some(url) = &globals.nats {
-        variables.insert("ORCHESTRATOR_NATS".to_owned(), url.clone());
+    // Where the broker is, but not how to get in.
+    let named = [
+        ("ORCHESTRATOR_NATS", globals.nats.clone()),
+        ("NATS_URL", std::env::var("NATS_URL").ok()),
+    ];
+    for (name, url) in named {
+        let url = url.map(|url| without_secrets(&url));
+        variables.extend(url.map(|url| (name.to_owned(), url)));
     }
     variables.extend(globals.access.variables());
     variables

@@ -11,13 +11,13 @@ use std::{
         unix::{ffi::OsStrExt, fs::FileExt},
     },
     path::{Path, PathBuf},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::RunContext;
-use crate::job::{Execute, TemplateError};
+use crate::job::{Execute, Glob, TemplateError};
 
 /// This executable, for jobs that start runs themselves.
 static OWN_BINARY: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::current_exe().ok());
@@ -38,7 +38,7 @@ pub struct Program {
     pub name: String,
     /// What follows it.
     pub arguments: Vec<String>,
-    /// Added to the worker's environment.
+    /// Added to what it is given of the worker's environment.
     pub variables: BTreeMap<String, String>,
     /// Where it starts; the worker's own directory if absent.
     pub working_dir: Option<PathBuf>,
@@ -46,7 +46,55 @@ pub struct Program {
     pub stdin: Vec<u8>,
     /// Where it reads from and writes to.
     pub streams: Streams,
+    /// What it is given of the worker, and what it may do with files.
+    pub confinement: Confinement,
 }
+
+/// What a program is given of this process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// Variables that are handed on beside the usual ones, if its streams are captured.
+    pub pass_env: Arc<[Glob]>,
+    /// The mask of the modes of files that it makes; that of this process if absent.
+    pub umask: Option<u32>,
+}
+
+/// The variables of this process that every job is given, with the patterns of some: what programs need to find their
+/// way. They name files, and hold no secret.
+const USUAL: [&str; 17] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NATS_CONTEXT",
+    "NATS_CREDS",
+    "NATS_CA",
+    "NATS_CERT",
+    "NATS_KEY",
+];
+
+impl Confinement {
+    fn passes(&self, name: &OsStr) -> bool {
+        let Some(name) = name.to_str() else {
+            return false;
+        };
+        USUAL_GLOBS
+            .iter()
+            .chain(self.pass_env.iter())
+            .any(|glob| glob.matches(name))
+    }
+}
+
+static USUAL_GLOBS: LazyLock<Vec<Glob>> =
+    LazyLock::new(|| USUAL.iter().filter_map(|name| name.parse().ok()).collect());
 
 /// Where a program reads from and writes to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +124,10 @@ pub(super) struct Prepared {
     pub(super) stdin: File,
     /// Its standard output and error, if they are not captured.
     pub(super) outputs: Option<[File; 2]>,
+    /// The mask of modes, if it is another one.
+    pub(super) umask: Option<u32>,
+    /// Whether it is given its three streams and no other descriptor.
+    pub(super) streams_only: bool,
 }
 
 impl Program {
@@ -99,6 +151,7 @@ impl Program {
             working_dir: spec.working_dir.clone(),
             stdin: json.into_bytes(),
             streams: Streams::Captured,
+            confinement: Confinement::default(),
         }))
     }
 
@@ -134,9 +187,14 @@ impl Program {
             )
         };
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| nul());
+        let is_given = |name: &OsStr| match self.streams {
+            Streams::Captured => self.confinement.passes(name),
+            // It does what the user of this terminal could do without us.
+            Streams::Inherited => true,
+        };
         let inherited = INHERITED
             .iter()
-            .filter(|(name, _)| !variables.contains_key(name.as_os_str()));
+            .filter(|(name, _)| !variables.contains_key(name.as_os_str()) && is_given(name));
         let inherited = inherited.map(|(_, line)| Ok(Cow::Borrowed(line.as_c_str())));
         let own = variables
             .iter()
@@ -156,6 +214,8 @@ impl Program {
             working_dir: directory.map(text).transpose()?,
             stdin,
             outputs,
+            umask: self.confinement.umask,
+            streams_only: self.streams == Streams::Captured,
         })
     }
 
@@ -187,6 +247,26 @@ impl Program {
         std::env::split_paths(search)
             .map(|directory| directory.join(&self.name))
             .collect()
+    }
+
+    /// The file that would be executed and the directory in which it would start, links followed; as far as they are
+    /// there.
+    pub fn located(&self) -> (Option<PathBuf>, Option<PathBuf>) {
+        let here = std::env::current_dir().unwrap_or_default();
+        let base = match &self.working_dir {
+            Some(directory) => here.join(directory),
+            None => here,
+        };
+        let search = match self.variables.get("PATH") {
+            Some(own) => Some(OsString::from(own)),
+            None => std::env::var_os("PATH"),
+        };
+        let can_be_executed =
+            |path: &PathBuf| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+        let candidates = self.candidates(search.as_deref()).into_iter();
+        let found = candidates.map(|path| base.join(path)).find(can_be_executed);
+        let executable = found.and_then(|path| std::fs::canonicalize(path).ok());
+        (executable, std::fs::canonicalize(base).ok())
     }
 
     /// Why the program could not be started, for the run's record.

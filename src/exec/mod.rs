@@ -41,7 +41,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 pub use cgroup::Cgroup;
-pub use command::{Program, Streams};
+pub use command::{Confinement, Program, Streams};
 pub use environment::RunContext;
 pub use fetch::fetch;
 pub use guardian::guard;

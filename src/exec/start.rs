@@ -28,6 +28,8 @@ use super::{cgroup::Group, command::Prepared, tree::Tag};
 
 /// The stack on which the child runs until it executes its program: it calls nothing deep.
 const STACK: usize = 64 * 1024;
+/// The first descriptor that is none of the standard streams.
+const FIRST_DESCRIPTOR: libc::c_uint = 3;
 /// The exit code of a child that could not execute its program; nobody sees it.
 const NOT_EXECUTED: c_int = 127;
 
@@ -83,6 +85,8 @@ struct Plan<'a> {
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
     working_dir: Option<&'a CStr>,
+    umask: Option<libc::mode_t>,
+    streams_only: bool,
     streams: [RawFd; 3],
     parent: libc::pid_t,
     tag: Tag,
@@ -119,6 +123,8 @@ pub(super) fn start(
         arguments: pointers(prepared.arguments.iter().map(|text| text.as_c_str())),
         environment: pointers(prepared.environment.iter().map(AsRef::as_ref)),
         working_dir: prepared.working_dir.as_deref(),
+        umask: prepared.umask,
+        streams_only: prepared.streams_only,
         streams: [prepared.stdin.as_raw_fd(), outputs[0], outputs[1]],
         parent: libc::pid_t::try_from(std::process::id()).unwrap_or(0),
         tag,
@@ -152,6 +158,8 @@ pub(super) fn may_start_in(group: Group, tag: Tag) -> io::Result<()> {
         working_dir: None,
         stdin: File::open("/dev/null")?,
         outputs: None,
+        umask: None,
+        streams_only: true,
     };
     match start(&nothing, tag, Some(group), &mut Stack::default()) {
         // There is nothing to execute.
@@ -251,7 +259,7 @@ extern "C" fn execute(plan: *mut c_void) -> c_int {
     }
 }
 
-/// Process group, parent-death signal, streams, directory, signals. False: `plan.error` says why.
+/// Process group, parent-death signal, streams, directory, other descriptors, mask of modes, signals. False: `plan.error` says why.
 ///
 /// # Safety
 ///
@@ -278,6 +286,18 @@ unsafe fn prepare(plan: &Plan<'_>) -> bool {
         if libc::getppid() != plan.parent {
             plan.error.store(libc::EINTR, Ordering::Release);
             return false;
+        }
+        if plan.streams_only {
+            // What whoever started this process left open. Kernels before 5.11 cannot: then it stays.
+            libc::syscall(
+                libc::SYS_close_range,
+                FIRST_DESCRIPTOR,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
+        }
+        if let Some(mask) = plan.umask {
+            libc::umask(mask);
         }
         mark(plan.tag);
         default_signals(plan.clears_handlers);

@@ -7,6 +7,7 @@
 pub mod blackout;
 pub mod cron;
 mod duration;
+mod glob;
 mod http;
 pub mod interval;
 mod limits;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blackout::Blackout;
 pub use duration::{Seconds, SecondsError};
+pub use glob::Glob;
 pub use http::{Body, HttpRequest, Json, Method};
 pub use interval::Anchor;
 pub use limits::{Concurrency, Lock, PerTime, Rate};

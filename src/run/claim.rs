@@ -124,6 +124,18 @@ impl RunRecord {
         self
     }
 
+    /// The record of a run that may not be executed here: it ends. `None` if a claim has to decide, because it has
+    /// ended already, is somebody else's, or was cancelled.
+    pub fn refuse(mut self, by: &Claimant, reason: &str) -> Option<Self> {
+        let is_decided = self.state.is_final() || self.cancel_requested_at.is_some();
+        if is_decided || self.is_overtaken(by.delivery) {
+            return None;
+        }
+        self.close_lost(by.at);
+        self.end(RunState::Dead, by.at, Some(reason.to_owned()));
+        Some(self)
+    }
+
     /// Takes note that the running attempt was delivered to its holder again: only a still later
     /// delivery may take it over. False if this one is no later than the one it has.
     pub fn redelivered(&mut self, delivery: DeliveryMark) -> bool {

@@ -74,7 +74,7 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<Source, Box<Diagnostic>> {
+pub(super) fn read(path: &Path) -> Result<Source, Box<Diagnostic>> {
     let failed = |error: io::Error| Box::new(unreadable(path, &error));
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {

@@ -37,6 +37,7 @@ mod source;
 mod unique;
 mod values;
 mod watch;
+mod worker_policy;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -53,6 +54,7 @@ pub use nearest::nearest;
 pub use schema::schema;
 pub use source::Source;
 pub use watch::{Watch, WatchError, fingerprint, watch};
+pub use worker_policy::load_policy;
 
 /// All jobs of all files, by name, and the webhooks. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]

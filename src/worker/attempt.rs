@@ -222,6 +222,19 @@ async fn execute(
         Hands::Executor(executor) => prepare(&context, executor),
     };
     let work = match work {
+        Ok(Work::Program(executor, program)) => {
+            match shared.forbidden(&message.queue, message, &program) {
+                Some(violation) => return not_started(violation.to_string()),
+                None => {
+                    let confinement = shared.confinement();
+                    let program = Program {
+                        confinement,
+                        ..program
+                    };
+                    Work::Program(executor, program)
+                }
+            }
+        }
         Ok(work) => work,
         Err(reason) => {
             let mut execution = not_started(reason);

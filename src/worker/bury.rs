@@ -8,9 +8,9 @@ use super::{
     refused::{self, Telling},
 };
 use crate::{
-    broker::{BrokerError, DeadLetter, Delivery, Refused},
+    broker::{BrokerError, DeadLetter, Delivery, Refused, RefusedBy},
     clock,
-    run::{RunId, RunMessage},
+    run::{RunId, RunMessage, RunRecord, Violation},
 };
 
 impl Shared {
@@ -45,6 +45,28 @@ impl Shared {
             signature,
         };
         self.broker.dead_letter(letter).await
+    }
+
+    /// A run that has ended because the policy does not allow it.
+    pub(super) async fn end_refused(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        record: &RunRecord,
+        violation: &Violation,
+    ) -> Result<(), BrokerError> {
+        let reason = &violation.to_string();
+        warn!(target: "orchestrator::worker", run_id = %record.run_id, reason,
+            "a run became a dead letter");
+        let refused = Refused {
+            by: RefusedBy::Policy,
+            rule: violation.rule.to_owned(),
+        };
+        let run_id = Some(record.run_id.clone());
+        self.dead_letter(delivery, run_id, (reason, Some(refused)))
+            .await?;
+        self.remember(message, record).await?;
+        self.broker.ack(&delivery.receipt).await
     }
 
     /// Takes a message out of its queue. Of a flood of those that nobody who may publish can have meant as a run, only

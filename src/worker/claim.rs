@@ -76,6 +76,7 @@ impl Shared {
         message: &RunMessage,
         permits: &mut Permits,
     ) -> Result<Step, BrokerError> {
+        let violation = self.violation(delivery, message);
         // On the first delivery there is no record, as a rule: then one write is enough.
         let mut found = match delivery.deliveries {
             ..=1 => Ok(None),
@@ -110,6 +111,18 @@ impl Shared {
                 delivery: mark(delivery),
                 at: clock::now(),
             };
+            if let Some(violation) = &violation
+                && let Some(refused) = record.clone().refuse(&by, &violation.to_string())
+            {
+                let stored = self.write(&refused, revision, Durability::Power).await?;
+                if let Cas::Done(_) = stored {
+                    self.end_refused(delivery, message, &refused, violation)
+                        .await?;
+                    return Ok(Step::Done);
+                }
+                found = self.read_record(message).await?;
+                continue;
+            }
             let before = message.spec.is_limited().then(|| record.clone());
             match record.claim(&by, message.expires_at, message.spec.retry.max_crashes) {
                 Ok(claim) => {

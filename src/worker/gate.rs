@@ -1,14 +1,16 @@
-//! What a worker lets in: messages of trusted keys, as far as it was given keys.
+//! What a worker lets in: messages of trusted keys, as far as it was given keys, and what its policy allows.
 //!
 //! Decides on bytes and records; what was refused goes to the dead letters with the reason, and leaves the record of
 //! the run that it claims to be alone.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::{
     broker::{BrokerError, Delivery, Refused},
     clock,
-    run::{Keyring, Malformed, Refusal, RunMessage, good_until},
+    exec::{Confinement, Program, RunContext, Secrets},
+    job::QueueName,
+    run::{Found, Keyring, Malformed, Refusal, RunMessage, Violation, WorkerPolicy, good_until},
 };
 
 use super::Shared;
@@ -18,6 +20,8 @@ use super::Shared;
 pub struct Gate {
     /// The keys of those who may publish; `None`: whoever can write to the broker may.
     pub keys: Option<Keyring>,
+    /// What runs may do; `None`: everything that its user may.
+    pub policy: Option<WorkerPolicy>,
 }
 
 /// Why a delivery is not executed.
@@ -61,6 +65,53 @@ impl Gate {
 }
 
 impl Shared {
+    /// The first rule of the policy that a run breaks. What cannot be told because its program or its secrets are not
+    /// there is left to the attempt, which cannot start then.
+    pub(super) fn violation(&self, delivery: &Delivery, message: &RunMessage) -> Option<Violation> {
+        let gate = self.options.gate.borrow();
+        let policy = gate.policy.as_ref()?;
+        if policy.executables.is_some() || policy.working_dirs.is_some() {
+            let program = self.program_of(message);
+            return broken_by(policy, &delivery.queue, message, program.as_ref());
+        }
+        broken_by(policy, &delivery.queue, message, None)
+    }
+
+    /// As it would be started, but for what only an attempt has.
+    fn program_of(&self, message: &RunMessage) -> Option<Program> {
+        let directory = self.options.credentials.as_deref();
+        let secrets = Secrets::load(&message.spec, directory).ok()?;
+        let context = RunContext {
+            message,
+            attempt: 1,
+            fence: 1,
+            lock: None,
+            secrets: &secrets,
+            hand_on: &self.options.hand_on,
+        };
+        Program::prepare(&context).ok().flatten()
+    }
+
+    /// What a program is given of the worker.
+    pub(super) fn confinement(&self) -> Confinement {
+        let gate = self.options.gate.borrow();
+        Confinement {
+            pass_env: Arc::clone(&self.options.pass_env),
+            umask: gate.policy.as_ref().and_then(|policy| policy.umask),
+        }
+    }
+
+    /// The same rules once more, for a program as it is about to be started.
+    pub(super) fn forbidden(
+        &self,
+        queue: &QueueName,
+        message: &RunMessage,
+        program: &Program,
+    ) -> Option<Violation> {
+        let gate = self.options.gate.borrow();
+        broken_by(gate.policy.as_ref()?, queue, message, Some(program))
+    }
+
     /// Refuses a signed run that might have run before, in a time of which no record is left. One that has begun goes
     /// on however long it takes, one that has ended is dropped as a repeat, and one past its `expires_at` ends as
     /// expired: all that the record decides.
@@ -80,4 +131,18 @@ impl Shared {
         };
         Ok((!has_begun).then_some(NotTaken::Refused(Refusal::Outdated(until))))
     }
+}
+
+fn broken_by(
+    policy: &WorkerPolicy,
+    queue: &QueueName,
+    message: &RunMessage,
+    program: Option<&Program>,
+) -> Option<Violation> {
+    let (executable, working_dir) = program.map_or((None, None), Program::located);
+    let found = Found {
+        executable: executable.as_deref(),
+        working_dir: working_dir.as_deref(),
+    };
+    policy.check(message, queue, found).err()
 }

@@ -15,6 +15,7 @@ mod gate;
 mod heartbeat;
 mod lease;
 mod log;
+mod options;
 mod outage;
 mod pauses;
 mod permits;
@@ -25,7 +26,7 @@ mod settle;
 mod shares;
 mod watchman;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
@@ -37,10 +38,11 @@ use tracing::{error, info};
 use crate::{
     broker::{BrokerError, Delivery, Observer, PullRequest, SharedBroker},
     clock,
-    exec::{Cgroup, ExecError, Executor, Pings, Player, Secrets},
+    exec::{ExecError, Executor, Pings, Player, Secrets},
     health,
 };
 pub use gate::Gate;
+pub use options::WorkerOptions;
 use outage::Outage;
 use pauses::Pauses;
 use permits::Waiters;
@@ -61,57 +63,6 @@ const ROUND: Duration = Duration::from_secs(5);
 const PINGS: Duration = Duration::from_secs(5);
 /// How many outcomes may be on their way to the broker, for each slot.
 const RECORDING_PER_SLOT: usize = 4;
-
-/// What a worker is called, what it serves and within which limits.
-#[derive(Debug, Clone)]
-pub struct WorkerOptions {
-    /// Distinguishes it from every other worker.
-    pub id: String,
-    /// What it serves, now and later.
-    pub queues: watch::Receiver<Vec<QueueShare>>,
-    /// How many runs it executes at once; at least 1.
-    pub concurrency: usize,
-    /// How long running jobs may go on once it drains.
-    pub drain_timeout: Duration,
-    /// Variables for every job, so that its own commands reach the same broker.
-    pub hand_on: BTreeMap<String, String>,
-    /// Where credentials are.
-    pub credentials: Option<PathBuf>,
-    /// What ends the jobs' processes if this one is killed; see [`Executor::start`].
-    pub guardian: Option<PathBuf>,
-    /// Whether and where jobs have control groups.
-    pub cgroup: Cgroup,
-    /// Where it says how it is.
-    pub pulse: health::Pulse,
-    /// What it lets in, now and later.
-    pub gate: watch::Receiver<Arc<Gate>>,
-    /// Plays every attempt in place of executing it: to measure all the rest, or to try it in virtual time.
-    pub player: Option<Arc<dyn Player>>,
-}
-
-impl WorkerOptions {
-    /// Serves these queues, eight runs at once.
-    pub fn new(id: String, queues: Vec<QueueShare>) -> Self {
-        Self::following(id, watch::channel(queues).1)
-    }
-
-    /// Serves the queues that `queues` says, whenever it says others.
-    pub fn following(id: String, queues: watch::Receiver<Vec<QueueShare>>) -> Self {
-        Self {
-            id,
-            queues,
-            concurrency: 8,
-            drain_timeout: Duration::from_secs(60),
-            hand_on: BTreeMap::new(),
-            credentials: None,
-            guardian: None,
-            cgroup: Cgroup::Auto,
-            pulse: health::Pulse::unwatched("worker"),
-            gate: watch::channel(Arc::new(Gate::default())).1,
-            player: None,
-        }
-    }
-}
 
 /// A worker that has not started yet.
 #[derive(Debug)]

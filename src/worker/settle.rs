@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::{Shared, claim::Claimed, registry::Held};
 use crate::{
-    broker::{BrokerError, Bucket, Cas, Delivery, Durability},
+    broker::{BrokerError, Bucket, Cas, Delivery, Durability, RefusedBy},
     chance, clock,
     exec::PingEvent,
     job::Execute,
@@ -126,10 +126,11 @@ impl Shared {
                     Err(BrokerError::NotPermitted { .. }) => return Ok(false),
                     Err(error) => return Err(error),
                 };
-                // A message that was refused may have called itself anything.
-                let mut told = letters
-                    .iter()
-                    .filter(|(_, letter)| letter.refused.is_none());
+                // A message whose signature was refused may have called itself anything.
+                let mut told = letters.iter().filter(|(_, letter)| {
+                    let refused = letter.refused.as_ref();
+                    refused.is_none_or(|refused| refused.by != RefusedBy::Signature)
+                });
                 Ok(told.any(|(_, letter)| letter.run_id.as_ref() == Some(run_id)))
             }
         }

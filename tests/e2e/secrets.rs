@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Installation, wait_for};
+use crate::support::{Installation, nats::NatsServer, wait_for};
 
 const PASSWORD: &str = "correct horse battery staple";
 const TOKEN: &str = "tok-8d7f6a5b";
@@ -146,4 +146,108 @@ printf '\033[3'; sleep 0.4; printf '2mgreen\n' '''
         plain.starts_with(b"red ") && plain.ends_with(b"green\n"),
         "{plain:?}"
     );
+}
+
+#[test]
+fn a_secret_is_nowhere_on_nats_either() {
+    const CANARY: &str = "canary-5f1c9a77e0b3";
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    std::fs::create_dir(here.path("credentials")).unwrap();
+    std::fs::write(here.path("credentials/site"), CANARY).unwrap();
+    std::fs::write(
+        here.path("schedules/site.env"),
+        format!("SITE_TOKEN={CANARY}\n"),
+    )
+    .unwrap();
+    here.schedule(
+        "a.toml",
+        r#"
+[job.fails]
+credential = "site"
+env_file = "site.env"
+working_dir = ".."
+retry = { attempts = 2, initial = "10ms" }
+shell = '''
+echo "$CREDENTIAL_SITE"; echo "$SITE_TOKEN" >&2
+echo "\"$SITE_TOKEN\"" > $ORCHESTRATOR_RESULT
+printf '%s' "$CREDENTIAL_SITE$SITE_TOKEN" | sha256sum > seen
+echo $$ > pid
+until [ -e go ]; do sleep 0.05; done
+exit 1'''
+[job.asks]
+credential = "site"
+retry = { attempts = 2, initial = "10ms" }
+http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization = "{credential.site}" } }
+"#,
+    );
+    let beat = here.start("beat", &["beat"]);
+    let directory = here.path("credentials").display().to_string();
+    let args = [
+        "worker",
+        "--queue",
+        "default",
+        "--credentials-dir",
+        &directory,
+        "-vv",
+    ];
+    let worker = here.start("worker", &args);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(1).cloned());
+    assert_eq!(here.run(&["run", "fails"]).code, 0);
+    wait_for("the job", || here.read("pid").trim().parse::<u32>().ok());
+    // What `ps` shows of whoever, while it runs.
+    for process in std::fs::read_dir("/proc").unwrap() {
+        let line = std::fs::read(process.unwrap().path().join("cmdline"));
+        let has_it = line.is_ok_and(|line| has(&line, CANARY));
+        assert!(!has_it, "a command line has it");
+    }
+    std::fs::write(here.path("go"), "").unwrap();
+    assert_eq!(ended(&here, "asks")["state"], "dead");
+    wait_for("both letters", || {
+        here.json(&["dead", "list"]).get(1).cloned()
+    });
+    assert!(
+        here.read("seen")
+            .starts_with(&sha256(&format!("{CANARY}{CANARY}"))),
+        "the job did not see it"
+    );
+    for job in ["fails", "asks"] {
+        let id = here.runs(job)[0]["run_id"].as_str().unwrap().to_owned();
+        for what in [
+            &["show", &id][..],
+            &["logs", &id],
+            &["logs", &id, "-o", "json"],
+            &["dead", "show", &id],
+            &["dead", "list", "-o", "json"],
+            &["explain", job],
+        ] {
+            let said = here.run(what);
+            let all = format!("{}{}", said.stdout, said.stderr);
+            assert!(!all.contains(CANARY), "{what:?}: {all}");
+        }
+    }
+    assert_eq!(here.run(&["state", "export", "whole.state"]).code, 0);
+    assert!(worker.stop().success());
+    assert!(beat.stop().success());
+    // The server's files, the logs, beat's own copy, the export.
+    let mut with_the_job = 0;
+    for root in [nats.directory(), &here.path(".")] {
+        for file in files(root) {
+            let name = file.display().to_string();
+            if name.contains("credentials/") || name.ends_with("site.env") {
+                continue;
+            }
+            let bytes = std::fs::read(&file).unwrap();
+            with_the_job += usize::from(has(&bytes, "CREDENTIAL_SITE"));
+            assert!(!has(&bytes, CANARY), "{name} has it");
+        }
+    }
+    // Where it would be: the schedule, the definition in the server's files, the export.
+    assert!(with_the_job >= 3, "{with_the_job}");
+}
+
+fn has(bytes: &[u8], part: &str) -> bool {
+    bytes
+        .windows(part.len())
+        .any(|window| window == part.as_bytes())
 }

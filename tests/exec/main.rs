@@ -22,7 +22,9 @@ use std::{
 use orchestrator::{
     broker::LogStream,
     clock,
-    exec::{Cgroup, Ended, Execution, Executor, Limits, Output, Program, Stop, Streams},
+    exec::{
+        Cgroup, Confinement, Ended, Execution, Executor, Limits, Output, Program, Stop, Streams,
+    },
     job::{Kill, Seconds, SignalName},
     run::Exit,
 };
@@ -38,6 +40,7 @@ fn shell(script: &str) -> Program {
         working_dir: None,
         stdin: b"{\"depth\":3}".to_vec(),
         streams: Streams::Captured,
+        confinement: Confinement::default(),
     }
 }
 

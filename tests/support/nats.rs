@@ -141,6 +141,11 @@ impl NatsServer {
         streams.join(name).exists()
     }
 
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Its port.
     pub fn port(&self) -> u16 {
         self.port

@@ -244,8 +244,8 @@ fn tell(event: &Event, violations: &Violations) {
     }
 }
 
-/// A URL may carry user, password or token in front of an `@`.
-fn without_secrets(urls: &str) -> String {
+/// The same URLs without the user, password or token that may stand in front of an `@`.
+pub fn without_secrets(urls: &str) -> String {
     let clean = |url: &str| match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         (None, Some((_, host))) => host.to_owned(),

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use burst::Burst;
 use connect::Disturbed;
-pub use connect::{NatsOptions, check_url, is_namespace, is_on_loopback};
+pub use connect::{NatsOptions, check_url, is_namespace, is_on_loopback, without_secrets};
 pub use credentials::{Credentials, check_seed, new_nkey};
 use names::Names;
 pub use pace::Batches;
