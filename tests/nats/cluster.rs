@@ -6,9 +6,12 @@ use std::{
 };
 
 use orchestrator::{
-    broker::{Broker, Bucket, DeadLetter, Lifetime, LogChunk, LogStream, nats::NatsBroker},
+    broker::{
+        Broker, Bucket, DeadLetter, Lifetime, LogChunk, LogStream, Published, nats::NatsBroker,
+    },
     clock::monotonic,
 };
+use rustix::process::Signal;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -197,6 +200,43 @@ async fn the_leader_dies_under_load_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_leader_has_is_not_taken_for_stored() {
+    let mut servers = NatsServer::cluster(3);
+    let broker = connect(&servers).await;
+    eventually("a publish", async || {
+        broker.publish(outgoing("high", 0)).await.ok()
+    })
+    .await;
+    whole(&servers).await;
+    let led = leader(&servers, None).await;
+    let broker = connect(&servers[led..=led]).await;
+    assert_eq!(
+        broker.publish(outgoing("high", 0)).await,
+        Ok(Published::Duplicate)
+    );
+    let others: Vec<_> = (0..servers.len()).filter(|at| *at != led).collect();
+    for at in &others {
+        servers[*at].kill9();
+    }
+    // Until the others have it, it may still be lost. A leader of 2.9 or 2.10 calls the second one a duplicate.
+    let twice = [1, 1].map(|n| broker.publish(outgoing("high", n)));
+    let twice = futures::future::join_all(twice).await;
+    for at in &others {
+        servers[*at].restart();
+    }
+    for published in twice {
+        let error = published.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+    }
+    eventually("a publish", async || {
+        broker.publish(outgoing("high", 1)).await.ok()
+    })
+    .await;
+    let stored = eventually("what is stored", async || broker.pending(0, 10).await.ok());
+    assert_eq!(stored.await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_retires_costs_nothing() {
     let mut servers = NatsServer::cluster_with(
         3,
@@ -206,7 +246,7 @@ async fn a_server_that_retires_costs_nothing() {
     load.gets_on(100).await;
     let led = leader(&servers, None).await;
     // As `nats-server --signal ldm` does.
-    servers[led].signal(rustix::process::Signal::USR2);
+    servers[led].signal(Signal::USR2);
     eventually("its end", async || servers[led].has_ended().then_some(())).await;
     load.gets_on(100).await;
     assert_ne!(leader(&servers, Some(led)).await, led);

@@ -74,7 +74,7 @@ async fn alone(
             nats.burst.note(&place, took);
         }
         match stored {
-            // A leader before 2.10.20 says so of what it has seen and not stored: it may yet be lost.
+            // A leader of 2.9 or 2.10 says so of what it has seen and not stored: it may yet be lost.
             Ok(Stored {
                 duplicate: true,
                 seq: 0,
