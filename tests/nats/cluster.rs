@@ -22,8 +22,9 @@ use super::{
 };
 
 const LEASE: Duration = Duration::from_secs(2);
-/// How long runs may stand still while the cluster serves already: they are asked for four times a second.
-const OURS: Duration = Duration::from_secs(2);
+/// How long runs may stand still while the cluster serves already. What is asked four times a second goes on soon; only
+/// who waits for a server that is dead takes longer.
+const OURS: Duration = Duration::from_secs(3);
 
 async fn connect(servers: &[NatsServer]) -> Arc<NatsBroker> {
     let urls: Vec<_> = servers.iter().map(NatsServer::url).collect();
