@@ -10,6 +10,9 @@ use crate::clock;
 /// How often it is told that another beat is at work.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 
+/// How long beat waits for the next try: there are few of them, and all ticks wait.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 /// An outage is told once when it begins and once when it is over, whatever its length.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
@@ -42,7 +45,7 @@ impl Outage {
         }
         self.failures = self.failures.saturating_add(1);
         let factor = 1_u32 << self.failures.min(6);
-        (Duration::from_millis(50) * factor).min(Duration::from_secs(2))
+        (Duration::from_millis(50) * factor).min(LONGEST_PAUSE)
     }
 
     pub(super) fn over(&mut self) {

@@ -1,20 +1,30 @@
 //! Three servers that replicate everything: one of them dies or retires under load, and nothing is lost.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
-
-use orchestrator::broker::{
-    Broker, Bucket, DeadLetter, Lifetime, LogChunk, LogStream, Pending, nats::NatsBroker,
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
 };
+
+use orchestrator::{
+    broker::{
+        Broker, Bucket, DeadLetter, Lifetime, LogChunk, LogStream, Published, nats::NatsBroker,
+    },
+    clock::monotonic,
+};
+use rustix::process::Signal;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     harness::{SOON, api, eventually, options, outgoing},
-    outage::{Done, publishing, working},
+    outage::{Done, all_done, publishing, working},
     server::NatsServer,
 };
 
 const LEASE: Duration = Duration::from_secs(2);
+/// How long runs may stand still while the cluster serves already. What is asked four times a second goes on soon; only
+/// who waits for a server that is dead takes longer.
+const OURS: Duration = Duration::from_secs(3);
 
 async fn connect(servers: &[NatsServer]) -> Arc<NatsBroker> {
     let urls: Vec<_> = servers.iter().map(NatsServer::url).collect();
@@ -43,13 +53,64 @@ async fn leader(servers: &[NatsServer], except: Option<usize>) -> usize {
     .await
 }
 
+/// Waits until every server has everything. Before that one more death is one too many: what the others have may be
+/// out of date, and the cluster stands still.
+async fn whole(servers: &[NatsServer]) {
+    let is_whole = |found: &serde_json::Value| {
+        let cluster = &found["cluster"];
+        let replicas = cluster["replicas"].as_array();
+        let current = |replica: &serde_json::Value| {
+            replica["current"] == true && replica.get("offline").is_none_or(|is| is == false)
+        };
+        cluster["leader"].is_string()
+            && replicas.is_some_and(|all| all.len() == 2 && all.iter().all(current))
+    };
+    let client = async_nats::connect(servers[0].url()).await.unwrap();
+    let all = async |what: &str, of: &str| {
+        let asking = client.request(format!("$JS.API.{what}"), "".into());
+        let answer = tokio::time::timeout(Duration::from_secs(2), asking).await;
+        let answer = answer.ok()?.ok()?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).ok()?;
+        let found = answer[of].as_array()?;
+        (!found.is_empty() && found.iter().all(is_whole)).then_some(())
+    };
+    eventually("a cluster that is whole", async || {
+        all("STREAM.LIST", "streams").await?;
+        all("CONSUMER.LIST.ORCH_JOBS", "consumers").await
+    })
+    .await;
+}
+
+/// When the cluster served again somebody who asks for nothing but to store a message and to be told of a queue.
+/// Before that nothing can be done from outside.
+async fn bare_service(url: String) -> Instant {
+    let client = async_nats::connect(url).await.unwrap();
+    let asked = async |subject: String| {
+        let asking = client.request(subject, "".into());
+        let answer = tokio::time::timeout(Duration::from_millis(100), asking).await;
+        let answer: serde_json::Value = serde_json::from_slice(&answer.ok()?.ok()?.payload).ok()?;
+        answer.get("error").is_none().then(monotonic)
+    };
+    let stored = eventually("a stored message", async || {
+        // Each in a slot of its own.
+        let slot = uuid::Uuid::new_v4().simple();
+        asked(format!("orch.jobs.probe.probe.{slot}")).await
+    });
+    let told = eventually("a queue", async || {
+        asked("$JS.API.CONSUMER.INFO.ORCH_JOBS.high".to_owned()).await
+    });
+    let (stored, told) = tokio::join!(stored, told);
+    stored.max(told)
+}
+
 /// Publisher and worker at full speed.
 struct Load {
     publisher: Arc<NatsBroker>,
     enough: CancellationToken,
     over: CancellationToken,
-    published: JoinHandle<BTreeSet<String>>,
+    published: JoinHandle<()>,
     worked: JoinHandle<()>,
+    accepted: Done,
     done: Done,
 }
 
@@ -57,54 +118,50 @@ impl Load {
     async fn start(servers: &[NatsServer]) -> Self {
         let (publisher, worker) = (connect(servers).await, connect(servers).await);
         let (enough, over) = (CancellationToken::new(), CancellationToken::new());
-        let done = Done::default();
+        let (accepted, done) = (Done::default(), Done::default());
+        let publishing = publishing(publisher.clone(), enough.clone(), accepted.clone());
         Self {
-            published: tokio::spawn(publishing(publisher.clone(), enough.clone())),
+            published: tokio::spawn(publishing),
             worked: tokio::spawn(working(worker, over.clone(), done.clone())),
             publisher,
             enough,
             over,
+            accepted,
             done,
         }
     }
 
-    /// Waits until so many more are done.
+    /// Waits until so many more are accepted, and so many more done.
     async fn gets_on(&self, by: usize) {
-        let count = || self.done.lock().unwrap().len();
-        let before = count();
-        eventually("service", async || (count() > before + by).then_some(())).await;
+        let counts = || {
+            let accepted = self.accepted.lock().unwrap().len();
+            (accepted, self.done.lock().unwrap().len())
+        };
+        let before = counts();
+        eventually("service", async || {
+            let now = counts();
+            (now.0 > before.0 + by && now.1 > before.1 + by).then_some(())
+        })
+        .await;
     }
 
     async fn nothing_is_lost(self) {
         self.enough.cancel();
-        let accepted = self.published.await.unwrap();
-        eventually("everything to be done", async || {
-            let pending = self.publisher.pending(0, 1000).await.ok()?;
-            let done = self.done.lock().unwrap();
-            let is_done = |pending: &Pending| {
-                done.contains(String::from_utf8_lossy(&pending.payload).as_ref())
-            };
-            pending.iter().all(is_done).then_some(())
-        })
-        .await;
+        self.published.await.unwrap();
+        let accepted = self.accepted.lock().unwrap().clone();
+        all_done(&self.publisher, &accepted, &self.done).await;
         self.over.cancel();
         tokio::time::timeout(SOON, self.worked)
             .await
             .unwrap()
             .unwrap();
-        let done = self.done.lock().unwrap().clone();
-        let lost: BTreeSet<_> = accepted.difference(&done).collect();
-        assert!(
-            lost.is_empty(),
-            "{} of {}: {lost:?}",
-            lost.len(),
-            accepted.len()
-        );
     }
 }
 
+/// `KILLS` makes it longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_dies_under_load_and_nothing_is_lost() {
+    let kills = std::env::var("KILLS").map_or(2, |text| text.parse().unwrap());
     let mut servers = NatsServer::cluster(3);
     let load = Load::start(&servers).await;
     eventually("a value", async || {
@@ -112,31 +169,72 @@ async fn the_leader_dies_under_load_and_nothing_is_lost() {
         put.await.ok()
     })
     .await;
-    for _ in 0..2 {
+    for _ in 0..kills {
+        whole(&servers).await;
         load.gets_on(100).await;
         let led = leader(&servers, None).await;
         servers[led].kill9();
-        let killed = orchestrator::clock::monotonic();
-        let elected = async {
-            eventually("another leader", async || {
-                (leader(&servers, Some(led)).await != led).then_some(())
-            })
-            .await;
-            killed.elapsed()
-        };
+        let killed = monotonic();
+        let bare = bare_service(servers[(led + 1) % servers.len()].url());
         let served = async {
             // What it had delivered already does not count.
             load.gets_on(100).await;
-            killed.elapsed()
+            monotonic()
         };
-        let (elected, served) = tokio::join!(elected, served);
-        println!("another leader after {elected:.1?}, service again after {served:.1?}");
+        let (bare, served) = tokio::join!(bare, served);
+        let later = served.saturating_duration_since(bare);
+        println!(
+            "the cluster serves again after {:.1?}, runs go on {later:.2?} later",
+            bare - killed
+        );
+        // The election is nats-server's; what comes after it is ours.
+        assert!(later < OURS, "{later:?}");
         servers[led].restart();
     }
     let publisher = load.publisher.clone();
     load.nothing_is_lost().await;
-    let kept = publisher.get(Bucket::State, "kept").await.unwrap();
-    assert_eq!(kept.unwrap().value, b"1");
+    // Its bucket may have lost its own leader just now.
+    let kept = eventually("a value", async || {
+        publisher.get(Bucket::State, "kept").await.ok()
+    });
+    assert_eq!(kept.await.unwrap().value, b"1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_leader_has_is_not_taken_for_stored() {
+    let mut servers = NatsServer::cluster(3);
+    let broker = connect(&servers).await;
+    eventually("a publish", async || {
+        broker.publish(outgoing("high", 0)).await.ok()
+    })
+    .await;
+    whole(&servers).await;
+    let led = leader(&servers, None).await;
+    let broker = connect(&servers[led..=led]).await;
+    assert_eq!(
+        broker.publish(outgoing("high", 0)).await,
+        Ok(Published::Duplicate)
+    );
+    let others: Vec<_> = (0..servers.len()).filter(|at| *at != led).collect();
+    for at in &others {
+        servers[*at].kill9();
+    }
+    // Until the others have it, it may still be lost. A leader of 2.9 or 2.10 calls the second one a duplicate.
+    let twice = [1, 1].map(|n| broker.publish(outgoing("high", n)));
+    let twice = futures::future::join_all(twice).await;
+    for at in &others {
+        servers[*at].restart();
+    }
+    for published in twice {
+        let error = published.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+    }
+    eventually("a publish", async || {
+        broker.publish(outgoing("high", 1)).await.ok()
+    })
+    .await;
+    let stored = eventually("what is stored", async || broker.pending(0, 10).await.ok());
+    assert_eq!(stored.await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +247,7 @@ async fn a_server_that_retires_costs_nothing() {
     load.gets_on(100).await;
     let led = leader(&servers, None).await;
     // As `nats-server --signal ldm` does.
-    servers[led].signal(rustix::process::Signal::USR2);
+    servers[led].signal(Signal::USR2);
     eventually("its end", async || servers[led].has_ended().then_some(())).await;
     load.gets_on(100).await;
     assert_ne!(leader(&servers, Some(led)).await, led);

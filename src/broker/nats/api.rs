@@ -1,20 +1,14 @@
-//! Requests to the JetStream API, and what its errors mean.
+//! What is asked of the JetStream API, and what its errors mean.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 
-use async_nats::{
-    HeaderMap, Message, Request, StatusCode, client::RequestErrorKind, connection::State,
-};
+use async_nats::{Message, StatusCode, connection::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use futures::{StreamExt, stream::FuturesUnordered};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{NatsBroker, setup::answers_direct};
 use crate::broker::{BrokerError, Receipt};
-
-/// How long a question waits for its answer before it is asked once more.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Error codes of the server that mean something to us.
 pub(super) mod code {
@@ -29,6 +23,8 @@ pub(super) mod code {
     pub(crate) const NOT_DELETED: u64 = 10043;
     pub(crate) const DELETE_FAILED: u64 = 10057;
     pub(crate) const BATCH_HAS_DUPLICATE: u64 = 10201;
+    /// Published already, and not stored yet.
+    pub(crate) const ID_IN_PROCESS: u64 = 10158;
 }
 
 /// What the JetStream API answered instead of what was asked for.
@@ -130,106 +126,6 @@ struct MessageAnswer {
 }
 
 impl NatsBroker {
-    /// A request; its answer as it comes.
-    pub(super) async fn ask(
-        &self,
-        operation: &str,
-        subject: String,
-        headers: Option<HeaderMap>,
-        payload: Vec<u8>,
-    ) -> Result<Message, CallError> {
-        let mut request = Request::new().payload(payload.into());
-        if let Some(headers) = headers {
-            request = request.headers(headers);
-        }
-        // Before the request: its violation may come at once.
-        let mut violations = self.violations.listen();
-        let asked = self.client.send_request(subject.clone(), request);
-        let answer = tokio::select! {
-            answer = asked => answer,
-            reason = violations.refusal(|told| told.is_publish_to(&subject)) => {
-                return Err(CallError::Broker(self.not_permitted(operation, reason)));
-            }
-        };
-        answer.map_err(|error| {
-            let reason = match error.kind() {
-                RequestErrorKind::TimedOut => "no answer in time".to_owned(),
-                RequestErrorKind::NoResponders => {
-                    "JetStream does not answer; is it enabled (`nats-server -js`)?".to_owned()
-                }
-                _ => error.to_string(),
-            };
-            let told = self.out_of_reach(operation, reason);
-            match error.kind() {
-                RequestErrorKind::NoResponders => CallError::Nobody(told),
-                _ => CallError::Broker(told),
-            }
-        })
-    }
-
-    /// A request to the API under `$JS.API.` that may be repeated: it is, every second, until one of them is
-    /// answered. A cluster that elects a leader drops what it is asked meanwhile.
-    pub(super) async fn api<T: DeserializeOwned>(
-        &self,
-        operation: &str,
-        subject: &str,
-        body: &Value,
-    ) -> Result<T, CallError> {
-        let mut asked = FuturesUnordered::new();
-        loop {
-            asked.push(self.api_once(operation, subject, body));
-            tokio::select! {
-                Some(answer) = asked.next() => return answer,
-                () = tokio::time::sleep(ASK_AGAIN) => {}
-            }
-        }
-    }
-
-    /// The same, for what is to be asked once.
-    async fn api_once<T: DeserializeOwned>(
-        &self,
-        operation: &str,
-        subject: &str,
-        body: &Value,
-    ) -> Result<T, CallError> {
-        let payload = match body {
-            Value::Null => Vec::new(),
-            body => body.to_string().into_bytes(),
-        };
-        let subject = format!("$JS.API.{subject}");
-        let answer = self.ask(operation, subject, None, payload).await?;
-        self.read(operation, &answer.payload)
-    }
-
-    /// Publishes to a stream and reads its acknowledgement.
-    pub(super) async fn store<T: DeserializeOwned>(
-        &self,
-        operation: &str,
-        subject: String,
-        headers: Option<HeaderMap>,
-        payload: Vec<u8>,
-    ) -> Result<T, CallError> {
-        let answer = self.ask(operation, subject, headers, payload).await?;
-        self.read(operation, &answer.payload)
-    }
-
-    fn read<T: DeserializeOwned>(&self, operation: &str, bytes: &[u8]) -> Result<T, CallError> {
-        #[derive(Deserialize)]
-        struct MayFail {
-            error: Option<ApiError>,
-        }
-        let failed = |error: serde_json::Error| {
-            CallError::Broker(
-                self.failed(operation, format!("its answer is not understood: {error}")),
-            )
-        };
-        let MayFail { error } = serde_json::from_slice(bytes).map_err(failed)?;
-        match error {
-            Some(error) => Err(CallError::Api(error)),
-            None => serde_json::from_slice(bytes).map_err(failed),
-        }
-    }
-
     /// Removes a message of a stream. Returns whether it was there.
     pub(super) async fn delete_message(
         &self,
@@ -379,8 +275,8 @@ impl NatsBroker {
                     reason,
                 }
             }
-            // The last: servers of the cluster are away, or have not found each other yet.
-            (503 | 504 | 408, _) | (_, 10_005) => BrokerError::Unreachable {
+            // 10005: servers of the cluster are away, or have not found each other yet.
+            (503 | 504 | 408, _) | (_, 10_005 | code::ID_IN_PROCESS) => BrokerError::Unreachable {
                 broker,
                 operation,
                 reason,

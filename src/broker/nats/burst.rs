@@ -28,6 +28,7 @@ use tracing::debug;
 
 use super::{
     api::{ApiError, code},
+    disturbed::Disturbed,
     pace::{ALONE, Batches, FEWEST, Pace},
 };
 use crate::clock;
@@ -93,6 +94,7 @@ pub(super) struct Burst {
 #[derive(Debug)]
 struct Shared {
     client: Client,
+    disturbed: Arc<Disturbed>,
     /// Whether the stream takes batches.
     allowed: AtomicBool,
     /// Those that were not told yet what to do: who comes later stands behind them.
@@ -108,9 +110,10 @@ impl Drop for Burst {
 }
 
 impl Burst {
-    pub(super) fn start(client: Client, batches: Batches) -> Self {
+    pub(super) fn start(client: Client, batches: Batches, disturbed: Arc<Disturbed>) -> Self {
         let shared = Arc::new(Shared {
             client,
+            disturbed,
             allowed: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             places: Arc::new(Semaphore::new(ALONE)),
@@ -212,6 +215,7 @@ impl Shared {
             headers.insert("Nats-Batch-Sequence", sequence.to_string());
             headers
         };
+        let mut losses = self.disturbed.losses();
         let Some((last, others)) = batch.split_last() else {
             return Err(Fate::NotTaken("it is empty".to_owned()));
         };
@@ -229,7 +233,12 @@ impl Shared {
             .headers(commit)
             .payload(last.message.payload.clone());
         let subject = last.message.subject.clone();
-        match self.client.send_request(subject, request).await {
+        let answer = tokio::select! {
+            biased;
+            answer = self.client.send_request(subject, request) => answer,
+            () = losses.next() => return Err(Fate::Unclear("the connection was lost".to_owned())),
+        };
+        match answer {
             Ok(answer) => Ok(answer.payload),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::TimedOut => Fate::Unclear("no answer in time".to_owned()),

@@ -1,17 +1,13 @@
 //! The connection: how it is made, and made again.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_nats::{ConnectOptions, Event, ServerError};
 use tracing::{info, warn};
 
 use super::{
-    NatsBroker, PATIENCE, burst::Burst, credentials::Credentials, names::Names, pace::Batches,
-    refused, setup::Setup, violations::Violations,
+    NatsBroker, PATIENCE, burst::Burst, credentials::Credentials, disturbed::Disturbed,
+    names::Names, pace::Batches, refused, setup::Setup, violations::Violations,
 };
 use crate::{broker::BrokerError, clock, run::Authority};
 
@@ -127,7 +123,7 @@ impl NatsBroker {
         };
         let names = Names::new(&options.namespace);
         let broker = Arc::new(Self {
-            burst: Burst::start(client.clone(), options.batches),
+            burst: Burst::start(client.clone(), options.batches, Arc::clone(&disturbed)),
             client,
             url,
             lease: options.lease,
@@ -173,46 +169,6 @@ async fn build(
     }
     connect = connect.custom_inbox_prefix(&options.inbox_prefix);
     options.credentials.clone().apply(connect).await
-}
-
-/// When the connection was lost, or made again after that.
-#[derive(Debug, Default)]
-pub(super) struct Disturbed {
-    last: Mutex<Option<Instant>>,
-    /// Why the server is not reached, as it was told last.
-    trouble: Mutex<Option<String>>,
-}
-
-impl Disturbed {
-    /// Whether it is worth telling: a server that is away for a day is tried very often.
-    fn is_new(&self, event: &Event) -> bool {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = match event {
-            Event::ClientError(error) => Some(error.to_string()),
-            Event::Connected => None,
-            _ => return true,
-        };
-        let is_new = now.is_none() || *trouble != now;
-        *trouble = now;
-        is_new
-    }
-
-    fn note(&self, event: &Event) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::Disconnected => *last = Some(clock::monotonic()),
-            // The first one disturbs nothing.
-            Event::Connected if last.is_some() => *last = Some(clock::monotonic()),
-            _ => {}
-        }
-    }
-
-    pub(super) fn ago(&self) -> Duration {
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.map_or(Duration::MAX, |last| {
-            clock::monotonic().saturating_duration_since(last)
-        })
-    }
 }
 
 /// 50 ms, doubling up to 4 s, up to half of it taken off so that a herd does not come back at once.
@@ -272,18 +228,6 @@ mod tests {
         let options = build(&NatsOptions::default(), (&violations, &disturbed)).await;
         let options = format!("{:?}", options.unwrap());
         assert!(options.contains("\"max_reconnects\": None"), "{options}");
-    }
-
-    #[test]
-    fn what_keeps_it_from_reconnecting_is_told_once() {
-        let disturbed = Disturbed::default();
-        let failed = |why: &str| Event::ClientError(async_nats::ClientError::Other(why.to_owned()));
-        assert!(disturbed.is_new(&Event::Disconnected));
-        assert!(disturbed.is_new(&failed("refused")));
-        assert!(!disturbed.is_new(&failed("refused")));
-        assert!(disturbed.is_new(&failed("who are you?")));
-        assert!(disturbed.is_new(&Event::Connected));
-        assert!(disturbed.is_new(&failed("who are you?")));
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //! [`super::Broker`] for what callers do about it.
 
 mod api;
+mod asking;
 mod burst;
 mod connect;
 mod consumer;
 mod credentials;
+mod disturbed;
 mod names;
 mod pace;
 mod publish;
@@ -31,9 +33,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use burst::Burst;
-use connect::Disturbed;
 pub use connect::{NatsOptions, check_url, is_namespace, is_on_loopback, without_secrets};
 pub use credentials::{Credentials, check_seed, new_nkey};
+use disturbed::Disturbed;
 use names::Names;
 pub use pace::Batches;
 use setup::Setup;

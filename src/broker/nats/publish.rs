@@ -1,6 +1,8 @@
 //! Publishing runs. The server refuses a repeated message id and an occupied subject; many runs at once
 //! may go together (`burst.rs`).
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use serde::Deserialize;
 
@@ -21,6 +23,8 @@ use crate::{
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// How often an occupant that vanishes, or a stream that was removed, is got round.
 const TRIES: usize = 4;
+/// How long a stream that is there may go on without anybody who takes messages for it, before the next try.
+const TRY_AGAIN: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Stored {
@@ -63,18 +67,21 @@ async fn alone(
         let start = clock::monotonic();
         let headers = headers(nats, &run, &subject);
         let stored = nats
-            .store::<Stored>(
-                &operation,
-                subject.clone(),
-                Some(headers),
-                run.payload.clone(),
-            )
+            .store_by_id::<Stored>(&operation, &subject, &headers, &run.payload)
             .await;
         if let Some(place) = place.take() {
             let took = clock::monotonic().saturating_duration_since(start);
             nats.burst.note(&place, took);
         }
         match stored {
+            // A leader of 2.9 or 2.10 says so of what it has seen and not stored: it may yet be lost.
+            Ok(Stored {
+                duplicate: true,
+                seq: 0,
+            }) => {
+                let reason = "it is under way already, and not stored yet".to_owned();
+                return Err(nats.out_of_reach(&operation, reason));
+            }
             Ok(Stored {
                 duplicate: true, ..
             }) => return Ok(Published::Duplicate),
@@ -102,6 +109,9 @@ async fn alone(
                 };
             }
             Err(error @ CallError::Nobody(_)) => {
+                if matches!(last, Some(CallError::Nobody(_))) {
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
                 nats.setup.doubt(&nats.names.jobs_stream());
                 nats.ensure(Stream::Jobs).await?;
                 last = Some(error);

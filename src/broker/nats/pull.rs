@@ -5,6 +5,8 @@
 //! whatever is not certainly over is ended by ending the subscription (see [`Pulling::end`]), which
 //! also brings in what was under way. What exceeds the free slots goes back at once.
 
+mod ending;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -15,9 +17,9 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsBroker, PATIENCE, setup::nanoseconds, violations::Listening};
+use super::{NatsBroker, setup::nanoseconds, violations::Listening};
 use crate::{
-    broker::{Broker, BrokerError, Delivery, PullRequest, Receipt},
+    broker::{BrokerError, Delivery, PullRequest, Receipt},
     clock,
     job::QueueName,
     run::SIGNATURE_HEADER,
@@ -26,6 +28,12 @@ use crate::{
 /// How long a request for what is there now is waited for. If others took the last run in between,
 /// the server answers it only when the next one comes; the end of the pull then takes care of it.
 const ANSWER: Duration = Duration::from_secs(1);
+
+/// How long one question to a queue waits.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// How long after a question that nobody took the next one follows.
+const TRY_AGAIN: Duration = Duration::from_millis(250);
 
 /// How often a pull that waits looks whether its connection still stands.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -38,7 +46,44 @@ pub(super) fn nak(delay: Duration) -> String {
     }
 }
 
+/// Tries again while a cluster elects a leader, for as long as it may wait.
 pub(super) async fn pull(
+    nats: &NatsBroker,
+    request: PullRequest,
+    stop: &CancellationToken,
+) -> Result<Vec<Delivery>, BrokerError> {
+    let connects = nats.connects();
+    let until = clock::monotonic() + request.wait;
+    let left = || until.saturating_duration_since(clock::monotonic());
+    loop {
+        let wait = left();
+        let error = match once(
+            nats,
+            PullRequest {
+                wait,
+                ..request.clone()
+            },
+            stop,
+        )
+        .await
+        {
+            Err(error @ BrokerError::Unreachable { .. }) => error,
+            done => return done,
+        };
+        // Whoever loses the connection is to know.
+        let unbroken = nats.is_connected() && nats.connects() == connects;
+        if !unbroken || left() < TRY_AGAIN {
+            return Err(error);
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(error),
+            () = tokio::time::sleep(TRY_AGAIN) => {}
+        }
+    }
+}
+
+async fn once(
     nats: &NatsBroker,
     request: PullRequest,
     stop: &CancellationToken,
@@ -176,12 +221,30 @@ impl Pulling<'_> {
         request: &PullRequest,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
+        let until = clock::monotonic() + request.wait;
+        while self.taken.is_empty() && !stop.is_cancelled() {
+            let left = until.saturating_duration_since(clock::monotonic());
+            if left.is_zero() {
+                break;
+            }
+            self.round(request, left.min(ROUND), stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for so long. A server that dies takes its questions with it: only its silence shows.
+    async fn round(
+        &mut self,
+        request: &PullRequest,
+        wait: Duration,
+        stop: &CancellationToken,
+    ) -> Result<(), BrokerError> {
         // The first that comes ends the wait: there is no use in more of the same queue.
-        let body = json!({ "batch": 1, "expires": nanoseconds(request.wait) });
+        let body = json!({ "batch": 1, "expires": nanoseconds(wait) });
         for (queue, _) in &request.shares {
             self.ask(queue, 1, &body).await?;
         }
-        let deadline = tokio::time::sleep(request.wait + PATIENCE);
+        let deadline = tokio::time::sleep(wait + ANSWER);
         tokio::pin!(deadline);
         let mut look = tokio::time::interval(LOOK_EVERY);
         while !self.open.is_empty() && self.taken.is_empty() {
@@ -191,7 +254,7 @@ impl Pulling<'_> {
                 // A server that was away for ever so short has forgotten that it was asked.
                 _ = look.tick() => self.check_unbroken()?,
                 // The server would have said so long ago.
-                () = &mut deadline => return self.check_silence(),
+                () = &mut deadline => return Err(lost(self.nats, "no answer in time")),
             }
         }
         Ok(())
@@ -307,65 +370,6 @@ impl Pulling<'_> {
                 .and_then(|headers| Some(headers.get(SIGNATURE_HEADER)?.to_string())),
         };
         Some((delivery, number(first + 4)?))
-    }
-
-    /// Ends the subscription without losing what is under way.
-    ///
-    /// The client library forgets a subscription as soon as it says so to the server; what the server
-    /// sent before it heard of it would be lost until its lease runs out. So the server is told to end
-    /// it after a number of messages that it cannot have sent yet, and that number is made up by
-    /// messages of our own. Both sides count the same messages: nothing is sent that is not received.
-    async fn end(&mut self) {
-        let fill = self.owed + 1;
-        let last = self.received + fill;
-        if self.subscriber.unsubscribe_after(last).await.is_err() {
-            return;
-        }
-        let inbox = format!("{}.end", self.inbox);
-        for _ in 0..fill {
-            let sent = self.nats.client.publish(inbox.clone(), Vec::new().into());
-            if sent.await.is_err() {
-                return;
-            }
-        }
-        let limit = tokio::time::sleep(PATIENCE);
-        tokio::pin!(limit);
-        loop {
-            let message = tokio::select! {
-                message = self.subscriber.next() => message,
-                () = &mut limit => None,
-            };
-            let Some(message) = message else { return };
-            if message.subject.as_str() != inbox {
-                // The end of a request, or what this pull has failed with already.
-                let _ = self.receive(message);
-            }
-        }
-    }
-
-    /// Ends what is open, brings in what was under way, gives back what is too much.
-    async fn finish(
-        mut self,
-        max: usize,
-        outcome: Result<(), BrokerError>,
-    ) -> Result<Vec<Delivery>, BrokerError> {
-        if !self.open.is_empty() {
-            self.end().await;
-        }
-        let surplus = self.taken.split_off(self.taken.len().min(max));
-        for delivery in surplus {
-            // If this fails, the lease brings it back.
-            let _ = self.nats.release(&delivery.receipt, Duration::ZERO).await;
-        }
-        let now = clock::monotonic();
-        for (delivery, came) in self.taken.iter_mut().zip(&self.came) {
-            delivery.held_for = now.saturating_duration_since(*came);
-        }
-        match outcome {
-            Err(error) if self.taken.is_empty() => Err(error),
-            // What was taken is worth more than the error, which comes again.
-            Ok(()) | Err(_) => Ok(self.taken),
-        }
     }
 }
 
