@@ -27,7 +27,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    api::{ApiError, code},
+    api::{ApiError, NO_ANSWER, code},
     pace::{ALONE, Batches, FEWEST, Pace},
 };
 use crate::clock;
@@ -232,7 +232,7 @@ impl Shared {
         match self.client.send_request(subject, request).await {
             Ok(answer) => Ok(answer.payload),
             Err(error) => Err(match error.kind() {
-                RequestErrorKind::TimedOut => Fate::Unclear("no answer in time".to_owned()),
+                RequestErrorKind::TimedOut => Fate::Unclear(NO_ANSWER.to_owned()),
                 RequestErrorKind::NoResponders => Fate::NotTaken(error.to_string()),
                 _ => Fate::Unclear(error.to_string()),
             }),
