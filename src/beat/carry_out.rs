@@ -208,7 +208,9 @@ async fn publish(
     let (run_id, tick) = (&message.run_id, message.scheduled_for);
     if due.tried == Tried::Before {
         // What was in its way may be gone by now.
-        match known(broker, run_id).await? {
+        let known = known(broker, run_id).await?;
+        fail::fail_point!("beat-asked");
+        match known {
             Known::Nothing => {}
             Known::Begun => return Ok(None),
             Known::CalledOff => return Ok(Some(note(Verdict::Skipped, tick, None))),
@@ -230,7 +232,9 @@ async fn publish(
     match broker::publish(broker, &candidate, &due.left_queues, now).await {
         Ok(Published::Stored | Published::Duplicate) if due.tried == Tried::Never => Ok(None),
         Ok(Published::Stored | Published::Duplicate) => {
+            fail::fail_point!("beat-before-agreement");
             let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
+            fail::fail_point!("beat-agreed");
             Ok(called_off.then(|| note(Verdict::Skipped, tick, None)))
         }
         // A step that is repeated late may find its own run gone, and the next one in its place.
@@ -298,6 +302,7 @@ async fn was_published(
     }
     let why = format!("its tick was not run: {why}");
     let record = RunRecord::called_off(message, clock::now(), &why);
+    fail::fail_point!("beat-before-calling-off");
     Ok(agree(broker, record).await? == Known::Begun)
 }
 

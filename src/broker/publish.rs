@@ -97,9 +97,11 @@ async fn replace(
         }
         for &slot in Slot::under(run.overlap) {
             if let Some(live) = other_run(broker, run, &run.queue, slot).await? {
+                fail::fail_point!("publish-before-cancel");
                 cancel(live).await?;
             }
         }
+        fail::fail_point!("publish-cancelled");
         tries -= 1;
         match into_a_slot(broker, run).await? {
             // One that was cancelled has just been started, or another one has come.
@@ -116,6 +118,7 @@ async fn into_a_slot(broker: &dyn Broker, run: &Candidate) -> Result<Published, 
     if slots.len() > 1 && is_stored(broker, run).await? {
         return Ok(Published::Duplicate);
     }
+    fail::fail_point!("publish-before-slot");
     let mut last = None;
     for &slot in slots {
         match into(broker, run.in_slot(slot)).await? {
@@ -140,6 +143,7 @@ async fn into(broker: &dyn Broker, run: Outgoing) -> Result<Published, BrokerErr
     let message = RunMessage::decode(&stored.payload);
     let is_live = message.is_ok_and(|message| message.run_id == *live);
     if is_live && remove_if_ended(broker, &stored).await? {
+        fail::fail_point!("publish-freed");
         return broker.publish(run).await;
     }
     Ok(first)

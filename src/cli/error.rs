@@ -95,12 +95,16 @@ impl fmt::Display for CliError {
     }
 }
 
+const MORE_ROOM: &str = "nothing was stored: try again later, or give the broker more room; \
+    `orchestrator doctor` shows what it lacks";
+
 impl From<BrokerError> for CliError {
     fn from(error: BrokerError) -> Self {
         let exit = match error {
             BrokerError::Unreachable { .. } => Exit::Unreachable,
             BrokerError::NotPermitted { .. } => Exit::NotPermitted,
-            BrokerError::Full { .. } | BrokerError::Failed { .. } => Exit::Failed,
+            BrokerError::Full { .. } => return Self::new(Exit::Failed, error).with_help(MORE_ROOM),
+            BrokerError::Failed { .. } => Exit::Failed,
         };
         Self::new(exit, error)
     }

@@ -2,13 +2,15 @@
 //! comes. The form is that of healthchecks.io: `URL/start`, `URL`, `URL/EXIT`, `URL/fail`, with `rid`.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use reqwest::Url;
 use sha2::{Digest, Sha256};
 use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -44,6 +46,18 @@ pub struct Pings {
     clients: Arc<Clients>,
     room: Option<Arc<Semaphore>>,
     sending: Mutex<JoinSet<()>>,
+    /// The last ping about each thing.
+    last: Mutex<HashMap<String, Turn>>,
+}
+
+/// When a ping may be sent: those about the same thing go one after the other, or a start that was late would look
+/// like work that never ends.
+#[derive(Debug, Clone, Default)]
+struct Turn {
+    /// A later one waits: this one is not sent again.
+    overtaken: CancellationToken,
+    /// It was sent or given up.
+    over: CancellationToken,
 }
 
 impl Pings {
@@ -55,8 +69,8 @@ impl Pings {
         }
     }
 
-    /// Tells `url` what happened to `about`, which names what belongs together. To be called within a
-    /// runtime.
+    /// Tells `url` what happened to `about`, which names what belongs together: one after the other, in the order of
+    /// the calls. To be called within a runtime.
     pub fn send(&self, url: &str, event: Event, about: Option<&str>, reason: &str) {
         let Some(target) = target(url, event, about) else {
             warn!(target: "orchestrator::ping", about, "`ping` is not a URL");
@@ -70,37 +84,64 @@ impl Pings {
         let clients = Arc::clone(&self.clients);
         let about = about.map(str::to_owned);
         let body: String = reason.chars().take(REASON).collect();
-        let mut sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let (turn, before) = self.turn(about.as_deref());
+        let mut sending = lock(&self.sending);
         while sending.try_join_next().is_some() {}
         sending.spawn(async move {
             let _place = place;
+            let _over = turn.over.drop_guard();
+            if let Some(before) = before {
+                before.over.cancelled().await;
+            }
             let mut pauses = AGAIN.iter();
             loop {
-                match post(&clients, target.clone(), body.clone()).await {
+                let error = match post(&clients, target.clone(), body.clone()).await {
                     Ok(()) => return debug!(target: "orchestrator::ping", about, ?event, "sent"),
-                    Err(error) => match pauses.next() {
-                        Some(pause) => sleep(*pause).await,
-                        None => {
-                            return warn!(target: "orchestrator::ping", about, ?event, error,
-                                "a ping was not taken");
-                        }
-                    },
+                    Err(error) => error,
+                };
+                let pause = pauses.next().filter(|_| !turn.overtaken.is_cancelled());
+                let Some(pause) = pause else {
+                    return warn!(target: "orchestrator::ping", about, ?event, error,
+                        "a ping was not taken");
+                };
+                tokio::select! {
+                    () = sleep(*pause) => {}
+                    () = turn.overtaken.cancelled() => {
+                        return warn!(target: "orchestrator::ping", about, ?event, error,
+                            "a ping was not taken, and is outdated");
+                    }
                 }
             }
         });
     }
 
+    /// A turn for a ping about `about`, and that of the one before it, if it is on its way.
+    fn turn(&self, about: Option<&str>) -> (Turn, Option<Turn>) {
+        let turn = Turn::default();
+        let Some(about) = about else {
+            return (turn, None);
+        };
+        let mut last = lock(&self.last);
+        last.retain(|_, turn| !turn.over.is_cancelled());
+        let before = last.insert(about.to_owned(), turn.clone());
+        if let Some(before) = &before {
+            before.overtaken.cancel();
+        }
+        (turn, before)
+    }
+
     /// Waits until all have been sent, at most for `patience`.
     pub async fn finish(&self, patience: Duration) {
-        let mut sending = {
-            let mut sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *sending)
-        };
+        let mut sending = std::mem::take(&mut *lock(&self.sending));
         let all = async { while sending.join_next().await.is_some() {} };
         if tokio::time::timeout(patience, all).await.is_err() {
             debug!(target: "orchestrator::ping", "pings are given up");
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn post(clients: &Clients, url: Url, body: String) -> Result<(), String> {

@@ -30,6 +30,14 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// There cannot be a directory.
+    #[error("{directory} cannot be a data directory: {reason}; use another one")]
+    NoDirectory {
+        /// The directory of the store.
+        directory: String,
+        /// What the system said.
+        reason: String,
+    },
     /// On a file system that cannot be written.
     #[error(
         "{directory} is on a read-only file system ({operation}): mount it writable, or use \
@@ -116,6 +124,16 @@ impl StoreError {
                 operation,
                 reason,
             },
+        }
+    }
+
+    /// The same for an error of creating the directory: where it is to be is the user's choice.
+    pub(super) fn from_creating(directory: &Path, error: &io::Error) -> Self {
+        match Self::from_io(directory, "creating the directory", error) {
+            Self::Io {
+                directory, reason, ..
+            } => Self::NoDirectory { directory, reason },
+            other => other,
         }
     }
 

@@ -39,7 +39,7 @@ pub(super) fn create_directory(directory: &Path) -> Result<(), StoreError> {
         let parents = absolute.ancestors().skip(1);
         parents.take(missing).try_for_each(sync_parent)
     };
-    create().map_err(|error| StoreError::from_io(directory, "creating the directory", &error))
+    create().map_err(|error| StoreError::from_creating(directory, &error))
 }
 
 /// Removes what an opening left behind that was cut off by a kill, or by a full disk: sled would take it for

@@ -47,10 +47,15 @@ pub(super) fn set_aside(directory: &Path, damage: StoreError) -> Result<SetAside
     };
     move_all()
         .map_err(|error| StoreError::from_io(directory, "moving damaged files away", &error))?;
-    error!(target: "orchestrator::store", reason = %damage, moved_to = %aside.display(),
+    let reason = match damage {
+        // Nobody has to mend it any more.
+        StoreError::Damaged { reason, .. } => reason,
+        other => other.to_string(),
+    };
+    error!(target: "orchestrator::store", directory = %directory.display(), reason, moved_to = %aside.display(),
         "the store is damaged: it was set aside, an empty one takes its place");
     Ok(SetAside {
         directory: aside,
-        reason: damage.to_string(),
+        reason,
     })
 }

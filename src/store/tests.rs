@@ -236,6 +236,7 @@ fn what_cannot_be_a_directory_is_named() {
     std::fs::write(&file, "x").unwrap();
     let error = Store::open(&file.join("store")).unwrap_err();
     assert!(error.to_string().contains("file/store"), "{error}");
+    assert!(error.to_string().contains("use another one"), "{error}");
 }
 
 #[test]

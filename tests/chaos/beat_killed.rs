@@ -8,10 +8,18 @@ use crate::{
 };
 
 /// The steps of beat between "due" and "committed".
-const POINTS: [&str; 11] = [
+pub const POINTS: [&str; 19] = [
     "beat-due",
     "beat-announced",
     "beat-before-publish",
+    "beat-asked",
+    "publish-before-cancel",
+    "publish-cancelled",
+    "publish-before-slot",
+    "publish-freed",
+    "beat-before-agreement",
+    "beat-agreed",
+    "beat-before-calling-off",
     "beat-occupied",
     "beat-looked-up",
     "beat-published",
@@ -69,11 +77,16 @@ fn check(here: &Installation) {
     checker::executed_once(here, "tick", "ticks");
 }
 
-/// A second job meets its own live run at most ticks, so that beat has to look at what is in its way, and to write
-/// a state.
-const ALWAYS_LIVE: &str = r#"
+/// Two more jobs meet their own live run at most ticks, so that beat has to look at what is in their way, and to write
+/// a state, or to cancel it.
+pub const ALWAYS_LIVE: &str = r#"
 [job.live]
 every = "1s"
+shell = "sleep 3"
+
+[job.replaced]
+every = "1s"
+overlap = "replace"
 shell = "sleep 3"
 "#;
 
@@ -108,6 +121,7 @@ fn at_any_step() {
     assert!(beat.stop().success());
     check(&here);
     checker::one_verdict_each(&here, "live");
+    checker::one_verdict_each(&here, "replaced");
     assert!(worker.stop().success());
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
+    beat_killed::{ALWAYS_LIVE, POINTS},
     seed,
     support::{
         Installation, Service, checker,
@@ -32,10 +33,11 @@ command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
 working_dir = ".."
 "#;
 
-/// At each of these a beat may stand still for longer than the lease.
-const STANDSTILL: &str = "beat-due=4%sleep(1300);beat-announced=4%sleep(1300);\
-    beat-before-publish=2%sleep(1300);beat-published=2%sleep(1300);\
-    beat-before-states=4%sleep(1300);beat-before-commit=4%sleep(1300);beat-committed=4%sleep(1300)";
+/// At each of its steps a beat may stand still for longer than the lease.
+fn standstill() -> String {
+    let at = |point: &str| format!("{point}=2%sleep(1300)");
+    POINTS.map(at).join(";")
+}
 
 struct Beats {
     running: Vec<Option<Service>>,
@@ -57,7 +59,8 @@ impl Beats {
             "--leader-lease",
             self.lease,
         ];
-        let env = [("FAILPOINTS", STANDSTILL)];
+        let standstill = standstill();
+        let env = [("FAILPOINTS", standstill.as_str())];
         let service = match at {
             REMOTE => self.here.start_in(&self.network, &name, &args, &env),
             _ => self.here.start_with(&name, &args, &env),
@@ -134,6 +137,7 @@ fn every_tick_has_one_run(lease: &'static str) {
     let nats = NatsServer::start_at(network.outside(), "");
     let here = Installation::on_nats(&nats.url());
     here.schedule("a.toml", EVERY_SECOND);
+    here.schedule("b.toml", ALWAYS_LIVE);
     let worker = here.start(
         "worker",
         &["worker", "--queue", "default", "--trust-broker"],
@@ -164,7 +168,9 @@ fn every_tick_has_one_run(lease: &'static str) {
     }
     checker::all_ended(here);
     assert!(worker.stop().success());
-    checker::one_verdict_each(here, "tick");
+    for job in ["tick", "live", "replaced"] {
+        checker::one_verdict_each(here, job);
+    }
     checker::executed_once(here, "tick", "ticks");
 }
 
@@ -192,7 +198,7 @@ fn stopped_past_the_lease_and_continued() {
             "900ms",
             "-v",
         ];
-        here.start_with(name, &args, &[("FAILPOINTS", STANDSTILL)])
+        here.start_with(name, &args, &[("FAILPOINTS", standstill().as_str())])
     };
     let mut leads = start("beat-0");
     wait_for("a leader", || {

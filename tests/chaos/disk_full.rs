@@ -48,6 +48,7 @@ fn beat_waits_until_there_is_room() {
     });
     assert!([1, 5].contains(&refused.code), "{refused:?}");
     assert!(refused.stderr.contains("NATS at"), "{refused:?}");
+    assert!(refused.stderr.contains("room"), "{refused:?}");
 
     mounts.remount(disk.path(), "size=96m").unwrap();
     // A server that ran out of room switches JetStream off until it is started again.

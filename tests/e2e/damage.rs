@@ -118,6 +118,10 @@ fn befallen_by_everything(whose: Whose) {
                     contains_all(&log, &patient.store(), &words),
                     "{name}: {log}"
                 );
+                assert!(
+                    !log.contains("move the directory away"),
+                    "nobody need: {log}"
+                );
                 let aside = patient.aside();
                 assert_eq!(aside.len(), asides + 1, "{name}");
                 assert!(aside.iter().all(|aside| aside.join("db").exists()));

@@ -255,6 +255,25 @@ fn the_doctor_sees_streams_that_were_changed() {
 }
 
 #[test]
+fn the_doctor_goes_on_where_there_is_no_room_for_dead_letters() {
+    let store = tempfile::tempdir().unwrap();
+    let server = NatsServer::start_with(&format!(
+        "jetstream {{ store_dir: \"{}\", max_file_store: 50MB }}",
+        store.path().display()
+    ));
+    let here = Installation::on_nats(&server.url());
+    here.schedule("a.toml", "[job.a]\nevery = \"1s\"\nshell = \"true\"\n");
+    let _beat = here.start("beat", &["beat"]);
+    wait_for("beat", || finding(&here, OFF, "beat", "is at work"));
+    let full = finding(&here, OFF, "room", "ORCH_DEAD").unwrap();
+    assert_eq!(full["state"], "failed");
+    assert!(full["help"].as_str().unwrap().contains("max_file_store"));
+    let dead = here.run(&["dead"]);
+    assert_eq!(dead.code, 1);
+    assert!(dead.stderr.contains("orchestrator doctor"), "{dead:?}");
+}
+
+#[test]
 fn the_doctor_says_what_it_may_not_see() {
     let server = NatsServer::start_with(
         "authorization { users: [

@@ -157,7 +157,12 @@ fn an_account_that_is_full_refuses_submitters_and_costs_no_tick() {
     let file = file.display().to_string();
     let refused = here.run(&["run", "page", "--batch", &file]);
     assert_eq!(refused.code, 1, "{}", refused.stderr);
-    for expected in ["has no room", "resource limits exceeded", "accepted "] {
+    for expected in [
+        "has no room",
+        "resource limits exceeded",
+        "orchestrator doctor",
+        "accepted ",
+    ] {
         assert!(refused.stderr.contains(expected), "{}", refused.stderr);
     }
     // What is left would take some more ticks.

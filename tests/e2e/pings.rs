@@ -6,10 +6,11 @@ use crate::support::{
     wait_for,
 };
 
-/// Answers 200, but 503 to the first request for a path with `flaky` in it.
+/// Answers 200, but 503 to the first request for a path with `flaky` in it, and to each start of `late`.
 fn flaky(request: &Heard, before: &[Heard]) -> &'static str {
     let is_first = before.iter().all(|before| before.path != request.path);
-    match request.path.contains("flaky") && is_first {
+    let is_refused = request.path.contains("flaky") && is_first;
+    match is_refused || request.path.contains("/late/start") {
         true => "503 Service Unavailable",
         false => "200 OK",
     }
@@ -37,6 +38,9 @@ ping = "{url}/killed"
 [job.flaky]
 shell = "true"
 ping = "{url}/flaky"
+[job.late]
+shell = "true"
+ping = "{url}/late"
 [job.slow]
 shell = "sleep 600"
 ping = "{url}/slow"
@@ -56,9 +60,9 @@ ping = "http://127.0.0.1:1/nobody"
     wait_for("beat's ping", || {
         paths().contains(&"/beat".to_owned()).then_some(())
     });
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(5).cloned());
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(6).cloned());
     let slow = here.run(&["run", "slow"]).stdout.trim().to_owned();
-    for job in ["good", "bad", "killed", "flaky", "unheard"] {
+    for job in ["good", "bad", "killed", "flaky", "late", "unheard"] {
         // Nobody waits for a ping, and no run fails with one.
         let ended = here.run(&["run", job, "--wait"]);
         let expected = i32::from(["bad", "killed"].contains(&job));
@@ -77,6 +81,8 @@ ping = "http://127.0.0.1:1/nobody"
         "/killed/fail",
         "/flaky/start",
         "/flaky",
+        "/late/start",
+        "/late",
         "/slow/log",
     ] {
         wait_for(expected, || {
@@ -98,7 +104,14 @@ ping = "http://127.0.0.1:1/nobody"
     assert_eq!(about("/good/start").0, about("/good").0);
     assert_ne!(about("/good").0, about("/bad/3").0);
     assert!(about("/bad/3").1.contains("exit 3"), "{seen:?}");
+    // Waits for what is on its way.
     assert!(up.stop().success());
+    // A start that comes after the end would look like work that never ends.
+    let late: Vec<_> = paths()
+        .into_iter()
+        .filter(|path| path.contains("/late"))
+        .collect();
+    assert_eq!(late, ["/late/start", "/late"]);
 
     here.schedule("a.toml", "[job.a]\nshell = \"true\"\nping = \"ftp://x\"\n");
     let checked = here.run(&["check"]);

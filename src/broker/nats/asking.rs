@@ -12,6 +12,10 @@ use super::{
     api::{ApiError, CallError},
 };
 
+/// Seen of servers 2.9 to 2.15: out of room, they are silent until they are started again.
+pub(super) const NO_ANSWER: &str = "no answer in time; the server's log says why, and if its disk was full it is to be \
+    started again when there is room";
+
 /// How long a question waits for its answer before it is asked once more.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The same for what changes something, which may well take longer.
@@ -50,7 +54,7 @@ impl NatsBroker {
         };
         answer.map_err(|error| {
             let reason = match error.kind() {
-                RequestErrorKind::TimedOut => "no answer in time".to_owned(),
+                RequestErrorKind::TimedOut => NO_ANSWER.to_owned(),
                 RequestErrorKind::NoResponders => {
                     "JetStream does not answer; is it enabled (`nats-server -js`)?".to_owned()
                 }

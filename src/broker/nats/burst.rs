@@ -28,6 +28,7 @@ use tracing::debug;
 
 use super::{
     api::{ApiError, code},
+    asking::NO_ANSWER,
     disturbed::Disturbed,
     pace::{ALONE, Batches, FEWEST, Pace},
 };
@@ -241,7 +242,7 @@ impl Shared {
         match answer {
             Ok(answer) => Ok(answer.payload),
             Err(error) => Err(match error.kind() {
-                RequestErrorKind::TimedOut => Fate::Unclear("no answer in time".to_owned()),
+                RequestErrorKind::TimedOut => Fate::Unclear(NO_ANSWER.to_owned()),
                 RequestErrorKind::NoResponders => Fate::NotTaken(error.to_string()),
                 _ => Fate::Unclear(error.to_string()),
             }),
