@@ -102,7 +102,8 @@ pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Findi
     Ok(findings)
 }
 
-/// The value; `None` if this user may not ask for it, which is noted.
+/// The value; `None` if this user may not ask for it, or if there is no room for the stream that would have it: both are
+/// noted, and take nothing away from the rest.
 fn permitted<T>(
     asked: Result<T, impl Into<OpsError>>,
     findings: &mut Vec<Finding>,
@@ -113,6 +114,12 @@ fn permitted<T>(
             let help = "give this user the role of an operator or a viewer: deploy/nats-server.conf says what \
                 belongs to it";
             findings.push(Finding::warning("permissions", refused.to_string()).with_help(help));
+            Ok(None)
+        }
+        Err(OpsError::Broker(full @ BrokerError::Full { .. })) => {
+            let help = "give the account, or the server's `max_file_store`, 2 GB more than runs and records need: dead \
+                letters and logs are kept in as much";
+            findings.push(Finding::failed("room", full.to_string()).with_help(help));
             Ok(None)
         }
         Err(error) => Err(error),
