@@ -26,13 +26,18 @@ const KEYS: [&str; 7] = [
 /// Reads and validates the file. The paths in it are followed to where they lead now.
 pub fn load_policy(path: &Path) -> Result<WorkerPolicy, LoadError> {
     match files::read(path) {
-        Ok(source) => parse_policy(&source, followed),
+        Ok(source) => read(&source, followed),
         Err(diagnostic) => Err(LoadError::of(vec![*diagnostic])),
     }
 }
 
+/// Validates a text, with paths as they are written.
+pub fn parse_policy(source: &Source) -> Result<WorkerPolicy, LoadError> {
+    read(source, str::to_owned)
+}
+
 /// Validates a text; `follow` says where the beginning of a path leads.
-fn parse_policy(source: &Source, follow: fn(&str) -> String) -> Result<WorkerPolicy, LoadError> {
+fn read(source: &Source, follow: fn(&str) -> String) -> Result<WorkerPolicy, LoadError> {
     let mut findings = Findings::default();
     let mut policy = WorkerPolicy::default();
     {

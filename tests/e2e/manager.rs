@@ -120,7 +120,11 @@ fn a_worker_tells_its_manager_how_a_reload_ended() {
     policy("shel = true\n");
     let refused = check();
     assert_eq!(refused.code, 2, "{}", refused.stderr);
-    assert!(refused.stderr.contains("did you mean `shell`?"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("did you mean `shell`?"),
+        "{}",
+        refused.stderr
+    );
     worker.signal(rustix::process::Signal::HUP);
     manager.wait_for("RELOADING=1");
     let status = manager.wait_for("STATUS=taking runs (");
