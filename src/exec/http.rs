@@ -72,7 +72,8 @@ impl<V: Values> Values for Encoded<'_, V> {
     }
 }
 
-fn encode(text: &str) -> String {
+/// As a text is put into a URL.
+pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
