@@ -126,3 +126,46 @@ fn servers_that_want_a_certificate() {
         refused(&args, &[], 6, &["--nats-cert"]);
     }
 }
+
+#[test]
+fn files_that_are_not_what_they_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let one = authority.sign("one", "client", Validity::Now);
+    let other = authority.sign("other", "client", Validity::Now);
+    let server = NatsServer::start_with(&authority.server(&one, "verify: true"));
+    let (cert, key) = (one.cert.to_str().unwrap(), one.key.to_str().unwrap());
+    let foreign = other.key.to_str().unwrap();
+    let ca = authority.ca.to_str().unwrap();
+    for (files, parts) in [
+        (
+            [ca, cert, foreign],
+            &["do not belong together", cert, foreign][..],
+        ),
+        (
+            [key, cert, key],
+            &["the authority of NATS", "no certificate in it", key],
+        ),
+        (
+            [ca, key, key],
+            &["our certificate for NATS", "no certificate in it", key],
+        ),
+        (
+            [ca, cert, cert],
+            &["the key of our certificate for NATS", cert],
+        ),
+    ] {
+        let [ca, cert, key] = files;
+        let args = [
+            "--nats",
+            &server.url(),
+            "--nats-ca",
+            ca,
+            "--nats-cert",
+            cert,
+            "--nats-key",
+            key,
+        ];
+        refused(&args, &[], 2, parts);
+    }
+}
