@@ -27,8 +27,9 @@ const FILTER: &str = "ORCHESTRATOR_LOG";
 /// Starts telling.
 pub(super) fn init(globals: &Globals) {
     let ours = match (globals.quiet, globals.verbose) {
-        (true, _) => "warn,orchestrator=warn",
-        (false, 0) => "warn,orchestrator=info",
+        // The client repeats each try to connect; what there is to know of it is told by us.
+        (true, _) => "warn,async_nats::connector=off,orchestrator=warn",
+        (false, 0) => "warn,async_nats::connector=off,orchestrator=info",
         (false, 1) => "info,orchestrator=debug",
         (false, _) => "debug,orchestrator=trace",
     };
