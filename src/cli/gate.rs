@@ -13,7 +13,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{CliError, Exit, schedules::show, signing::Trust};
-use crate::{beat::ReloadCause, run::WorkerPolicy, schedules, worker::Gate};
+use crate::{beat::ReloadCause, health::Pulse, run::WorkerPolicy, schedules, worker::Gate};
 
 /// Options of workers that others can reach.
 #[derive(Debug, Clone, Args)]
@@ -35,12 +35,13 @@ impl GateArgs {
         })
     }
 
-    /// Reads them again whenever that is asked for. What cannot be read leaves everything as it was.
+    /// Reads them again whenever that is asked for, and tells `pulse` how that ended. What cannot be read leaves
+    /// everything as it was.
     pub(super) fn follow(
         self,
         url: String,
         gate: Gate,
-        mut reload: mpsc::Receiver<ReloadCause>,
+        (mut reload, pulse): (mpsc::Receiver<ReloadCause>, Pulse),
     ) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
         tell(&gate);
         let (sender, receiver) = watch::channel(Arc::new(gate));
@@ -50,9 +51,13 @@ impl GateArgs {
                     Ok(gate) => {
                         tell(&gate);
                         sender.send_replace(Arc::new(gate));
+                        pulse.has_reloaded(None);
                     }
-                    Err(error) => warn!(target: "orchestrator::worker", %error,
-                        "not reloaded: what was trusted and allowed before stays"),
+                    Err(error) => {
+                        warn!(target: "orchestrator::worker", %error,
+                            "not reloaded: what was trusted and allowed before stays");
+                        pulse.has_reloaded(Some(format!("not reloaded: {error}")));
+                    }
                 }
             }
         });

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 
-use super::Execution;
+use super::{Execution, http::encode};
 use crate::{
     job::{CredentialName, RunSpec},
     run::Exit,
@@ -110,6 +110,7 @@ impl Redactor {
         for value in values {
             if value.len() >= SHORTEST {
                 secrets.push(value.as_bytes().to_vec());
+                secrets.extend(as_sent(value).map(String::into_bytes));
             }
             let lines = value.lines().map(str::trim);
             let lines = lines.filter(|line| line.len() >= SHORTEST_LINE && *line != value);
@@ -181,6 +182,14 @@ impl Redactor {
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
+}
+
+/// As a request has it where that differs: in its URL, and in a body of JSON. A server may repeat what it was sent.
+fn as_sent(value: &str) -> impl Iterator<Item = String> {
+    let json = Value::from(value).to_string();
+    let json = json.get(1..json.len() - 1).unwrap_or_default();
+    let sent = [encode(value), json.to_owned()];
+    sent.into_iter().filter(move |sent| sent != value)
 }
 
 pub(super) fn credential(
@@ -273,6 +282,13 @@ mod tests {
             let (first, second) = text.split_at(cut);
             assert_eq!(in_pieces(&redactor, &[first, second]), whole, "{cut}");
         }
+    }
+
+    #[test]
+    fn secrets_are_hidden_as_a_request_has_them() {
+        let redactor = redactor(&["p@ss \"word\""]);
+        let text = b"p@ss \"word\" p%40ss%20%22word%22 p@ss \\\"word\\\"";
+        assert_eq!(in_pieces(&redactor, &[text]), b"*** *** ***");
     }
 
     #[test]

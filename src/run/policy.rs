@@ -1,6 +1,6 @@
 //! What a worker may be asked to do, whoever asks: the rules of `worker.toml`. Pure.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use super::RunMessage;
 use crate::job::{Execute, Glob, QueueName};
@@ -31,6 +31,8 @@ pub struct Found<'a> {
     pub executable: Option<&'a Path>,
     /// Where it would start, with symbolic links followed.
     pub working_dir: Option<&'a Path>,
+    /// What it would be given beside the worker's own variables, those of files included.
+    pub variables: Option<&'a BTreeMap<String, String>>,
 }
 
 /// A rule that a run breaks.
@@ -70,7 +72,7 @@ impl WorkerPolicy {
             Execute::Http(_) if !self.http => return Err(broken("http", "`http`")),
             Execute::Http(_) => return Ok(()),
             Execute::Shell(_) => {}
-            Execute::Command(_) => self.check_executable(message, found.executable)?,
+            Execute::Command(_) => self.check_executable(message, found)?,
         }
         if let (Some(allowed), Some(directory)) = (&self.working_dirs, found.working_dir) {
             let mut above = directory.ancestors().map(Path::to_string_lossy);
@@ -83,18 +85,16 @@ impl WorkerPolicy {
     }
 
     /// With a list of programs a variable must not make another one of them.
-    fn check_executable(
-        &self,
-        message: &RunMessage,
-        found: Option<&Path>,
-    ) -> Result<(), Violation> {
+    fn check_executable(&self, message: &RunMessage, found: Found<'_>) -> Result<(), Violation> {
         let Some(allowed) = &self.executables else {
             return Ok(());
         };
-        if let Some(name) = message.spec.env.keys().find(|name| name.starts_with("LD_")) {
+        let given = found.variables.into_iter().flat_map(BTreeMap::keys);
+        let mut names = message.spec.env.keys().chain(given);
+        if let Some(name) = names.find(|name| name.starts_with("LD_")) {
             return Err(broken("executables", &format!("the variable `{name}`")));
         }
-        let Some(found) = found else {
+        let Some(found) = found.executable else {
             return Ok(());
         };
         let path = found.to_string_lossy();
@@ -158,6 +158,7 @@ mod tests {
         let found = Found {
             executable: Some(Path::new("/opt/crawler/bin/crawl")),
             working_dir: Some(Path::new("/srv/crawler/data")),
+            variables: None,
         };
         let rule = |policy: WorkerPolicy, message: &RunMessage| {
             policy

@@ -143,6 +143,7 @@ fn broken_by(
     let found = Found {
         executable: executable.as_deref(),
         working_dir: working_dir.as_deref(),
+        variables: program.map(|program| &program.variables),
     };
     policy.check(message, queue, found).err()
 }

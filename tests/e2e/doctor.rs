@@ -318,4 +318,9 @@ fn the_doctor_sees_what_others_can_read() {
     here.set("NATS_CREDS", secret.to_str().unwrap());
     let found = finding(&here, &[], "permissions", "which NATS_CREDS names").unwrap();
     assert_eq!(found["state"], "failed");
+    let option = ["--nats-password-file", secret.to_str().unwrap()];
+    let says = "which --nats-password-file names";
+    assert!(finding(&here, &option, "permissions", says).is_some());
+    fs::set_permissions(&secret, Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(finding(&here, &option, "permissions", "names"), None);
 }

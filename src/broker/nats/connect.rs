@@ -196,6 +196,9 @@ fn tell(event: &Event, violations: &Violations) {
             }
             None => warn!(target: "orchestrator::broker", event = %event, "NATS"),
         },
+        Event::ClientError(error) if error.to_string().contains("authorization violation") => {
+            warn!(target: "orchestrator::broker", reason = violations.shut_out(), "NATS");
+        }
         other => warn!(target: "orchestrator::broker", event = %other, "NATS"),
     }
 }
