@@ -198,13 +198,13 @@ pub(super) fn credential(
 ) -> Result<String, String> {
     let Some(directory) = directory else {
         return Err(format!(
-            "the credential `{name}` cannot be read: this worker has no directory of credentials; start it with --credentials-dir, or with LoadCredential={name}:PATH in its unit"
+            "the credential `{name}` cannot be read: no directory of credentials was named; start this with --credentials-dir, or with LoadCredential={name}:PATH in its unit"
         ));
     };
     let path = directory.join(name.as_str());
     let text = read(&path).map_err(|error| {
         format!(
-            "the credential `{name}` cannot be read on this worker: {}: {error}",
+            "the credential `{name}` cannot be read on this machine: {}: {error}",
             path.display()
         )
     })?;
