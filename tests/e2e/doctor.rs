@@ -120,6 +120,11 @@ fn probes_tell_who_works_who_waits_and_who_is_stuck() {
 fn findings(here: &Installation) -> (i32, Vec<(String, String)>) {
     let ended = here.run(&["doctor", "-o", "json"]);
     let found: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
+    let wrong = found.as_array().into_iter().flatten();
+    for finding in wrong.filter(|finding| finding["state"] != "ok") {
+        let help = finding["help"].as_str().unwrap_or_default();
+        assert!(!help.is_empty(), "how is it mended? {finding}");
+    }
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
     let found = found.as_array().into_iter().flatten();
     let found = found.map(|finding| (text(finding, "check"), text(finding, "state")));
