@@ -279,6 +279,25 @@ fn the_doctor_goes_on_where_there_is_no_room_for_dead_letters() {
 }
 
 #[test]
+fn who_wants_more_copies_than_there_are_says_so() {
+    let server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    here.schedule("a.toml", "");
+    let beat = here.start("beat", &["beat"]);
+    wait_for("all streams", || {
+        server.has_stream("KV_ORCH_UNIQUE_MONTH").then_some(())
+    });
+    assert!(beat.stop().success());
+    assert!(!here.read("beat.log").contains("fewer copies"));
+    let beat = here.start("patient", &["beat", "--replicas", "3"]);
+    wait_for("what is missing", || {
+        let log = beat.log();
+        let help = "nats stream edit ORCH_JOBS --replicas 3";
+        (log.contains("fewer copies") && log.contains(help)).then_some(())
+    });
+}
+
+#[test]
 fn the_doctor_says_what_it_may_not_see() {
     let server = NatsServer::start_with(
         "authorization { users: [
