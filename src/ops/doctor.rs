@@ -158,7 +158,8 @@ async fn watermark(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Finding, B
     let entry = broker.get(Bucket::State, WATERMARK_KEY).await?;
     let known = entry.and_then(|entry| serde_json::from_slice::<Watermark>(&entry.value).ok());
     Ok(match known {
-        None => Finding::warning("ticks", "nothing is known yet of any tick"),
+        None => Finding::warning("ticks", "nothing is known yet of any tick")
+            .with_help("beat writes it down when it begins to lead: start `orchestrator beat`"),
         Some(watermark) if now - watermark.at > WATERMARK => {
             let at = watermark
                 .at

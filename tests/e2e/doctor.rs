@@ -120,6 +120,11 @@ fn probes_tell_who_works_who_waits_and_who_is_stuck() {
 fn findings(here: &Installation) -> (i32, Vec<(String, String)>) {
     let ended = here.run(&["doctor", "-o", "json"]);
     let found: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
+    let wrong = found.as_array().into_iter().flatten();
+    for finding in wrong.filter(|finding| finding["state"] != "ok") {
+        let help = finding["help"].as_str().unwrap_or_default();
+        assert!(!help.is_empty(), "how is it mended? {finding}");
+    }
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
     let found = found.as_array().into_iter().flatten();
     let found = found.map(|finding| (text(finding, "check"), text(finding, "state")));
@@ -271,6 +276,25 @@ fn the_doctor_goes_on_where_there_is_no_room_for_dead_letters() {
     let dead = here.run(&["dead"]);
     assert_eq!(dead.code, 1);
     assert!(dead.stderr.contains("orchestrator doctor"), "{dead:?}");
+}
+
+#[test]
+fn who_wants_more_copies_than_there_are_says_so() {
+    let server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    here.schedule("a.toml", "");
+    let beat = here.start("beat", &["beat"]);
+    wait_for("all streams", || {
+        server.has_stream("KV_ORCH_UNIQUE_MONTH").then_some(())
+    });
+    assert!(beat.stop().success());
+    assert!(!here.read("beat.log").contains("fewer copies"));
+    let beat = here.start("patient", &["beat", "--replicas", "3"]);
+    wait_for("what is missing", || {
+        let log = beat.log();
+        let help = "nats stream edit ORCH_JOBS --replicas 3";
+        (log.contains("fewer copies") && log.contains(help)).then_some(())
+    });
 }
 
 #[test]

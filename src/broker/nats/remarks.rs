@@ -202,7 +202,8 @@ fn version(text: &str) -> Remark {
     let found = (numbers.next(), numbers.next(), numbers.next());
     let (Some(major), Some(minor), Some(patch)) = found else {
         let message = format!("nats-server calls itself `{text}`: its version is not understood");
-        return remark("version", RemarkKind::Warning, message, None);
+        let help = "use a release: 2.11.16, 2.12.7, 2.14 or later";
+        return remark("version", RemarkKind::Warning, message, Some(help));
     };
     let found = (major, minor, patch);
     if found < SUPPORTED {

@@ -204,6 +204,7 @@ impl NatsBroker {
             Err(error) => return Err(self.error(&operation, error)),
         };
         self.setup.note_direct(&name, &found["config"]);
+        self.tell_of_copies(&name, &found["config"]);
         if stream == Stream::Jobs {
             let takes_batches = self.let_batches_in(&name, &found["config"]).await;
             self.burst.allow(takes_batches);
@@ -215,6 +216,17 @@ impl NatsBroker {
         }
         self.setup.note(name);
         Ok(())
+    }
+
+    /// Whoever came first has made it as he was told: perhaps a command that nobody told of the cluster.
+    fn tell_of_copies(&self, stream: &str, config: &Value) {
+        let wanted = self.setup.replicas;
+        let copies = config["num_replicas"].as_u64().unwrap_or_default();
+        if copies > 0 && copies < wanted as u64 {
+            let help = format!("nats stream edit {stream} --replicas {wanted}");
+            warn!(target: "orchestrator::broker", stream, copies, wanted, help,
+                "a stream has fewer copies than it should");
+        }
     }
 
     /// A stream that was made by an earlier version, or on an earlier server, gets the setting. Returns whether it
