@@ -294,6 +294,8 @@ class Crawls(CrawlerTest):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Who runs this in the background has it ignored, and so has every child.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.addCleanup(crawl.kill)
         poll("the crawl hands a page over", self.calls.exists)

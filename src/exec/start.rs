@@ -90,8 +90,6 @@ struct Plan<'a> {
     streams: [RawFd; 3],
     parent: libc::pid_t,
     tag: Tag,
-    /// The kernel gives handled signals their default again.
-    clears_handlers: bool,
     /// What went wrong; 0 if the program is being executed.
     error: AtomicI32,
 }
@@ -128,7 +126,6 @@ pub(super) fn start(
         streams: [prepared.stdin.as_raw_fd(), outputs[0], outputs[1]],
         parent: libc::pid_t::try_from(std::process::id()).unwrap_or(0),
         tag,
-        clears_handlers: false,
         error: AtomicI32::new(0),
     };
     let pid = clone(&mut plan, group.as_ref().and_then(Group::descriptor), stack)?;
@@ -194,12 +191,10 @@ fn clone(
         let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        plan.clears_handlers = true;
         let shared = ptr::from_mut(plan).cast();
         let started = match clone3::clone(stack, group, execute, shared) {
             // An old kernel, or one that a sandbox hides.
             Err(error) if group.is_none() && is_refused(&error) => {
-                plan.clears_handlers = false;
                 let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
                 let end = stack.as_mut_ptr_range().end.cast();
                 match libc::clone(execute, end, flags, ptr::from_mut(plan).cast()) {
@@ -300,7 +295,7 @@ unsafe fn prepare(plan: &Plan<'_>) -> bool {
             libc::umask(mask);
         }
         mark(plan.tag);
-        default_signals(plan.clears_handlers);
+        default_signals();
         true
     }
 }
@@ -323,29 +318,21 @@ unsafe fn mark(tag: Tag) {
     }
 }
 
-/// Gives every signal that this process handles its default again, unless the kernel has done so; and SIGPIPE, which
-/// the runtime of this language ignores. Then lets signals in.
+/// Gives every signal its default again, also what this process was started with: a shell that starts it in the background
+/// has SIGINT ignored, and a program that finds a signal ignored at its start cannot trap it. Then lets signals in.
 ///
 /// # Safety
 ///
 /// Only for a child of [`clone`], which has a table of handlers of its own.
 #[allow(unsafe_code, reason = "system calls on plain values")]
-unsafe fn default_signals(are_cleared: bool) {
+unsafe fn default_signals() {
     // SAFETY: zeroed signal sets and actions are valid; the calls change only this child.
     unsafe {
-        let all = match are_cleared {
-            true => libc::SIGPIPE..=libc::SIGPIPE,
-            false => 1..=libc::SIGRTMAX(),
-        };
-        for signal in all {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            let known = libc::sigaction(signal, ptr::null(), &mut action) == 0;
-            let ignored = action.sa_sigaction == libc::SIG_IGN && signal != libc::SIGPIPE;
-            if known && action.sa_sigaction != libc::SIG_DFL && !ignored {
-                let mut default: libc::sigaction = std::mem::zeroed();
-                default.sa_sigaction = libc::SIG_DFL;
-                libc::sigaction(signal, &default, ptr::null_mut());
-            }
+        for signal in 1..=libc::SIGRTMAX() {
+            let mut default: libc::sigaction = std::mem::zeroed();
+            default.sa_sigaction = libc::SIG_DFL;
+            // Refused for SIGKILL, SIGSTOP and those that the C library keeps to itself.
+            libc::sigaction(signal, &default, ptr::null_mut());
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);

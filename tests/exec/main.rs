@@ -214,6 +214,24 @@ async fn what_cannot_start_says_why_and_what_mends_it() {
 }
 
 #[tokio::test]
+#[allow(unsafe_code, reason = "there is no safe call that ignores a signal")]
+async fn what_this_process_ignores_is_not_ignored_by_its_jobs() {
+    // As in a worker that a shell has started in the background, whose jobs could not be ended by SIGINT.
+    // SAFETY: nothing in this process handles or waits for this signal.
+    let before = unsafe { libc::signal(libc::SIGUSR2, libc::SIG_IGN) };
+    assert_ne!(before, libc::SIG_ERR);
+    let script = "sed -n 's/^Sig\\(Ign\\|Blk\\):[[:space:]]*//p' /proc/self/status";
+    let (_, output) = execute(shell(script), Limits::default()).await;
+    let output = text(&output, LogStream::Stdout);
+    // The C library keeps 32 and 33 to itself; no program can do anything with them.
+    let sets = output.lines().map(|set| {
+        let set = u64::from_str_radix(set, 16).unwrap();
+        set & !(0b11 << 31)
+    });
+    assert_eq!(sets.collect::<Vec<_>>(), [0, 0], "{output}");
+}
+
+#[tokio::test]
 async fn a_timeout_ends_it_politely() {
     // What a shell starts in the background ignores SIGINT, so it has the whole grace.
     let script = "trap 'echo bye; exit 7' INT; echo up; sleep 60 & wait";

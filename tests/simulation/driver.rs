@@ -35,7 +35,6 @@ const TAKEOVER: Duration = Duration::from_millis(1_500);
 const BEHIND: Duration = Duration::from_secs(8);
 /// How long it may take until all runs have ended after the last was published.
 const REST: Duration = Duration::from_secs(600);
-
 /// How long it may take from the last outcome to all that follows from it.
 const SETTLED: Duration = Duration::from_secs(2);
 
