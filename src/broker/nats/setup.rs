@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    NatsBroker,
+    NatsBroker, PATIENCE,
     api::{CallError, code},
     consumer::KnownLease,
     pace::Batches,
@@ -41,6 +41,9 @@ pub(super) struct Setup {
     /// Those of which one message can be read by its subject: the subject is then part of what is permitted.
     direct: Mutex<HashSet<String>>,
     leases: Mutex<HashMap<QueueName, KnownLease>>,
+    /// Held by the one that looks at streams, and by the one that makes a queue known: a burst of a thousand asks once.
+    looking: tokio::sync::Mutex<()>,
+    queueing: tokio::sync::Mutex<()>,
 }
 
 /// A stream of ours.
@@ -61,6 +64,8 @@ impl Setup {
             made: Mutex::default(),
             direct: Mutex::default(),
             leases: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
+            queueing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -88,6 +93,11 @@ impl Setup {
         let same = made.is_some() && *known == made;
         *known = made;
         !same
+    }
+
+    /// Waits until nobody else makes a queue known.
+    pub(super) async fn queue_turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        turn(&self.queueing).await
     }
 
     /// Somebody removed something: everything is made sure of again.
@@ -197,6 +207,12 @@ impl NatsBroker {
             return Ok(());
         }
         let operation = format!("look at the stream {name}");
+        let Some(_turn) = turn(&self.setup.looking).await else {
+            return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
+        };
+        if self.setup.knows(&name) {
+            return Ok(());
+        }
         let subject = format!("STREAM.INFO.{name}");
         let found = match self.api::<Value>(&operation, &subject, &Value::Null).await {
             Ok(found) => found,
@@ -329,6 +345,11 @@ impl NatsBroker {
         }
         config
     }
+}
+
+/// Waits for the one that asks the same, as long as for an answer.
+async fn turn(of: &tokio::sync::Mutex<()>) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    tokio::time::timeout(PATIENCE, of.lock()).await.ok()
 }
 
 fn buckets() -> impl Iterator<Item = Bucket> {
