@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use orchestrator::broker::{
     Broker, BrokerError, Published,
     nats::{Batches, NatsBroker, NatsOptions},
@@ -112,6 +112,35 @@ async fn a_burst_comes_in_batches_where_the_server_takes_them() {
         assert_eq!(published, Ok(Published::Duplicate));
     }
     is_each_once(&stored(&broker).await, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_a_burst_asks_for_what_all_need() {
+    const RUNS: usize = 1_000;
+    const LAST: &str = "$JS.API.INFO";
+    let server = NatsServer::start();
+    let broker = connect(server.url(), Batches::Always).await;
+    let onlooker = async_nats::connect(server.url()).await.unwrap();
+    let mut questions = onlooker.subscribe("$JS.API.>").await.unwrap();
+    onlooker.flush().await.unwrap();
+    for published in all_at_once(&broker, 0..RUNS).await {
+        assert_eq!(published, Ok(Published::Stored));
+    }
+    onlooker.request(LAST, "".into()).await.unwrap();
+    let mut asked = Vec::new();
+    while let Some(question) = questions.next().await {
+        match question.subject.as_str() {
+            LAST => break,
+            subject => asked.push(subject.to_owned()),
+        }
+    }
+    // The stream, whether the server takes batches, the queue's consumer; some of it again if the machine stands still.
+    assert!(
+        asked.len() < RUNS / 10,
+        "{} questions: {:?}",
+        asked.len(),
+        &asked[..20]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
