@@ -53,6 +53,8 @@ mod pause;
 mod pings;
 #[path = "e2e/policy.rs"]
 mod policy;
+#[path = "e2e/policy_users.rs"]
+mod policy_users;
 #[path = "e2e/priority.rs"]
 mod priority;
 #[path = "e2e/reload.rs"]

@@ -73,8 +73,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
     let (ask, mut reload) = mpsc::channel(RELOADS);
-    // First of all: without a handler SIGHUP would end the process.
     let (ask_gate, reload_gate) = mpsc::channel(RELOADS);
+    // First of all: without a handler SIGHUP would end the process.
     let stop = service::follow_signals([ask.clone(), ask_gate])?;
     let gate = args.policy.load()?;
     let loaded = args.schedules.load()?;

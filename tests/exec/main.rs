@@ -9,6 +9,7 @@
 
 mod cgroups;
 mod trees;
+mod users;
 
 use std::{
     collections::BTreeMap,
