@@ -75,6 +75,11 @@ impl Running {
         }
     }
 
+    /// Whether all that comes of it can be found, so that it can be ended.
+    pub(super) fn is_in_sight(&self) -> bool {
+        self.cgroup.is_some() || tree::is_seen(self.group)
+    }
+
     pub(super) fn tag(&self) -> Tag {
         self.lineage.tag()
     }

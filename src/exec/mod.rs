@@ -307,7 +307,11 @@ impl Executor {
         let running = Running::adopt(child, lineage).map_err(|error| {
             format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")
         })?;
-        Ok((file, running, told))
+        match user {
+            // Dropped, and so killed.
+            Some(user) if !running.is_in_sight() => Err(user.out_of_sight()),
+            Some(_) | None => Ok((file, running, told)),
+        }
     }
 
     fn result_file(&self, user: Option<&RunAs>) -> Result<ResultFile, String> {

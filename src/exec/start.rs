@@ -150,7 +150,7 @@ pub(super) fn start(
     };
     drop(tell);
     let failure = match told {
-        Some(told) => listen(told).unwrap_or_else(|error| Some(error.into())),
+        Some(told) => listen(told, PATIENCE).unwrap_or_else(|error| Some(error.into())),
         None => Failure::told(plan.failure.load(Ordering::Acquire)),
     };
     match failure {
@@ -172,17 +172,17 @@ fn hand_over(stream: impl AsFd, (uid, gid): (Uid, Gid)) -> io::Result<()> {
 }
 
 /// Waits until a child that shares no memory executes its program, or has told why it does not.
-fn listen(mut told: PipeReader) -> io::Result<Option<Failure>> {
+fn listen(mut told: PipeReader, patience: Duration) -> io::Result<Option<Failure>> {
     let start = clock::monotonic();
     let mut word = [0; size_of::<u64>()];
     let mut known = 0;
     while known < word.len() {
-        let left = PATIENCE.saturating_sub(clock::monotonic() - start);
+        let left = patience.saturating_sub(clock::monotonic() - start);
         let left = Timespec::try_from(left).map_err(io::Error::other)?;
         match poll(&mut [PollFd::new(&told, PollFlags::IN)], Some(&left)) {
             Ok(0) => {
                 return Err(io::Error::other(format!(
-                    "it was not executed within {PATIENCE:?}; is it being stopped, or does its directory not answer?"
+                    "it was not executed within {patience:?}; is it being stopped, or does its directory not answer?"
                 )));
             }
             Ok(_) => match told.read(&mut word[known..])? {
@@ -287,5 +287,27 @@ pub(super) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
             descriptor,
             Interest::READABLE,
         )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_says_nothing_is_not_waited_for() {
+        let (told, mut tell) = io::pipe().unwrap();
+        let word = Step::User.failed(libc::EPERM).to_ne_bytes();
+        tell.write_all(&word).unwrap();
+        let failure = listen(told, PATIENCE).unwrap().unwrap();
+        assert_eq!(failure.step, Step::User);
+        let (told, tell) = io::pipe().unwrap();
+        drop(tell);
+        assert!(listen(told, PATIENCE).unwrap().is_none(), "it is executed");
+        let (told, _held) = io::pipe().unwrap();
+        let error = listen(told, Duration::from_millis(1)).unwrap_err();
+        assert!(error.to_string().contains("stopped"), "{error}");
     }
 }

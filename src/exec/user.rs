@@ -94,6 +94,14 @@ impl RunAs {
         })
     }
 
+    /// Why a job that cannot be ended for sure is not begun.
+    pub(super) fn out_of_sight(&self) -> String {
+        format!(
+            "a job of the user `{}` could not be ended for sure: the processes of other users are hidden from this worker in /proc; give it CAP_SYS_PTRACE, ProtectProc=default in its unit, or control groups (Delegate=yes)",
+            self.name
+        )
+    }
+
     /// The variables that tell a program whose it is.
     pub(super) fn variables(&self) -> [(&'static OsStr, &OsStr); 4] {
         let name = OsStr::new(self.name.as_str());

@@ -383,6 +383,40 @@ fn a_worker_without_the_right_has_its_own_user_alone() {
 }
 
 #[test]
+fn who_cannot_be_watched_is_not_started() {
+    if !is_root() {
+        return;
+    }
+    let here = Installation::new();
+    open_to_all(&here.path("work"));
+    here.schedule(
+        "a.toml",
+        "[job.unseen]\nrun_as = \"nobody\"\nworking_dir = \"../work\"\ncommand = [\"sleep\", \"600\"]\n",
+    );
+    fs::write(here.path("worker.toml"), "users = [\"nobody\"]\n").unwrap();
+    // Root sees what is hidden by CAP_SYS_PTRACE alone.
+    let hidden = "mount -t proc -o hidepid=2 proc /proc && exec setpriv --bounding-set=-sys_ptrace \"$0\" \"$@\"";
+    let front = [
+        "unshare",
+        "--mount",
+        "--propagation=private",
+        "sh",
+        "-c",
+        hidden,
+    ];
+    let program = Path::new(env!("CARGO_BIN_EXE_orchestrator"));
+    let args = ["up", "--policy", "worker.toml", "--cgroup", "off"];
+    let up = here.spawn(behind(&here, &front, program, &args), "up", &[]);
+    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
+    let unseen = ended(&here, "unseen");
+    let reason = unseen["reason"].as_str().unwrap();
+    for part in ["nobody", "/proc", "ProtectProc"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(up.stop().success());
+}
+
+#[test]
 fn up_has_a_policy_too_and_reads_it_again() {
     let here = Installation::new();
     here.schedule(
