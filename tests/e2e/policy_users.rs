@@ -15,7 +15,7 @@ use crate::support::{Installation, Service, is_alive, nats::NatsServer, wait_for
 
 const CANARY: &str = "canary-run-as-91b3d7";
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         eprintln!("skipped: only root can execute jobs of other users");
@@ -24,7 +24,7 @@ fn is_root() -> bool {
 }
 
 /// The command of a service, after one that changes what it is started with.
-fn behind(here: &Installation, front: &[&str], program: &Path, args: &[&str]) -> Command {
+pub fn behind(here: &Installation, front: &[&str], program: &Path, args: &[&str]) -> Command {
     let plain = here.command(args);
     let (first, rest) = front.split_first().unwrap();
     let mut command = Command::new(first);
@@ -39,14 +39,14 @@ fn behind(here: &Installation, front: &[&str], program: &Path, args: &[&str]) ->
     command
 }
 
-fn ended(here: &Installation, job: &str) -> Value {
+pub fn ended(here: &Installation, job: &str) -> Value {
     let run = here.run(&["-o", "json", "run", job, "--wait"]);
     let found = serde_json::from_str(&run.stdout);
     found.unwrap_or_else(|_| panic!("{job}: {}", run.stderr))
 }
 
 /// The letter of a run that was not even tried, and its reason.
-fn refused(here: &Installation, job: &str) -> (Value, String) {
+pub fn refused(here: &Installation, job: &str) -> (Value, String) {
     let record = ended(here, job);
     assert_eq!(record["state"], "dead", "{job}: {record}");
     assert_eq!(record["attempts"], json!([]), "{job}: {record}");
@@ -66,7 +66,7 @@ fn by_the_users(letter: &Value) {
     assert_eq!(letter["refused"], rule, "{letter}");
 }
 
-fn open_to_all(directory: &Path) {
+pub fn open_to_all(directory: &Path) {
     fs::create_dir_all(directory).unwrap();
     fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
 }
@@ -265,7 +265,7 @@ fn is_its_users(here: &Installation) {
     assert_eq!(here.json(&["show", id])["result"], "***");
 }
 
-fn reloaded(worker: &Service, times: usize) {
+pub fn reloaded(worker: &Service, times: usize) {
     worker.signal(Signal::HUP);
     wait_for("the new rules", || {
         let told = worker.log().matches("that the policy allows").count();
@@ -324,130 +324,4 @@ fn nothing_of_another_users_job_outlives_its_worker() {
     wait_for("the end of both", || {
         pids.iter().all(|pid| !is_alive(*pid)).then_some(())
     });
-}
-
-#[test]
-fn a_worker_without_the_right_has_its_own_user_alone() {
-    if !is_root() {
-        return;
-    }
-    let here = Installation::new();
-    // Where the tests' own program lies may be closed to others.
-    let program = here.path("orchestrator");
-    fs::copy(env!("CARGO_BIN_EXE_orchestrator"), &program).unwrap();
-    open_to_all(&here.path("."));
-    open_to_all(&here.path("work"));
-    here.schedule(
-        "a.toml",
-        "[defaults]\nworking_dir = \"../work\"\n\
-         [job.own]\nrun_as = \"nobody\"\nshell = \"id -un > own; echo 5 > $ORCHESTRATOR_RESULT; printf %s \\\"$HOME\\\" > home\"\n\
-         [job.nameless]\ncommand = [\"touch\", \"nameless\"]\n\
-         [job.other]\nrun_as = \"daemon\"\ncommand = [\"touch\", \"other\"]\n",
-    );
-    fs::write(
-        here.path("worker.toml"),
-        "shell = true\nusers = [\"nobody\", \"daemon\"]\n",
-    )
-    .unwrap();
-    let front = [
-        "setpriv",
-        "--reuid=nobody",
-        "--regid=nogroup",
-        "--clear-groups",
-    ];
-    let up = behind(&here, &front, &program, &["up", "--policy", "worker.toml"]);
-    let up = here.spawn(up, "up", &[]);
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
-    let own = ended(&here, "own");
-    assert_eq!(
-        (&own["state"], &own["result"]),
-        (&json!("succeeded"), &json!(5)),
-        "{own}"
-    );
-    assert_eq!(here.lines("work/own"), ["nobody"]);
-    assert_eq!(here.read("work/home"), "/nonexistent");
-    assert_eq!(ended(&here, "nameless")["state"], "succeeded");
-    let (letter, reason) = refused(&here, "other");
-    assert_eq!(letter["refused"], Value::Null, "{letter}");
-    for part in [
-        "daemon",
-        "nobody",
-        "CAP_SETUID",
-        "CAP_KILL",
-        "run it as root",
-    ] {
-        assert!(reason.contains(part), "{reason}");
-    }
-    assert!(!here.path("work/other").exists());
-    assert!(up.stop().success());
-}
-
-#[test]
-fn who_cannot_be_watched_is_not_started() {
-    if !is_root() {
-        return;
-    }
-    let here = Installation::new();
-    open_to_all(&here.path("work"));
-    here.schedule(
-        "a.toml",
-        "[job.unseen]\nrun_as = \"nobody\"\nworking_dir = \"../work\"\ncommand = [\"sleep\", \"600\"]\n",
-    );
-    fs::write(here.path("worker.toml"), "users = [\"nobody\"]\n").unwrap();
-    // Root sees what is hidden by CAP_SYS_PTRACE alone.
-    let hidden = "mount -t proc -o hidepid=2 proc /proc && exec setpriv --bounding-set=-sys_ptrace \"$0\" \"$@\"";
-    let front = [
-        "unshare",
-        "--mount",
-        "--propagation=private",
-        "sh",
-        "-c",
-        hidden,
-    ];
-    let program = Path::new(env!("CARGO_BIN_EXE_orchestrator"));
-    let args = ["up", "--policy", "worker.toml", "--cgroup", "off"];
-    let up = here.spawn(behind(&here, &front, program, &args), "up", &[]);
-    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
-    let unseen = ended(&here, "unseen");
-    let reason = unseen["reason"].as_str().unwrap();
-    for part in ["nobody", "/proc", "ProtectProc"] {
-        assert!(reason.contains(part), "{reason}");
-    }
-    assert!(up.stop().success());
-}
-
-#[test]
-fn up_has_a_policy_too_and_reads_it_again() {
-    let here = Installation::new();
-    here.schedule(
-        "a.toml",
-        "[job.script]\nshell = \"echo ran >> ran\"\nworking_dir = \"..\"\n",
-    );
-    let policy = |text: &str| fs::write(here.path("worker.toml"), text).unwrap();
-    policy("jobs = [\"*\"]\n");
-    let up = here.up(&["--policy", "worker.toml"]);
-    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
-    let (letter, reason) = refused(&here, "script");
-    let rule = json!({ "by": "policy", "rule": "shell" });
-    assert_eq!(letter["refused"], rule, "{reason}");
-    // A file with a mistake changes nothing; the schedules are read again whatever the policy says.
-    policy("shel = true\n");
-    here.schedule("b.toml", "[job.more]\ncommand = [\"true\"]\n");
-    up.signal(Signal::HUP);
-    wait_for("the complaint", || {
-        up.log().contains("did you mean `shell`?").then_some(())
-    });
-    wait_for("the new job", || here.try_json(&["jobs"])?.get(1).cloned());
-    assert_eq!(refused(&here, "script").0["refused"], rule);
-    policy("shell = true\n");
-    reloaded(&up, 2);
-    assert_eq!(ended(&here, "script")["state"], "succeeded");
-    assert_eq!(here.lines("ran"), ["ran"]);
-    assert!(!up.log().contains("keys"), "it has none to trust");
-    assert!(up.stop().success());
-
-    policy("shel = true\n");
-    let broken = here.run(&["up", "--policy", "worker.toml"]);
-    assert_eq!(broken.code, 2, "{}", broken.stderr);
-    assert!(broken.stderr.contains("worker.toml:1"), "{}", broken.stderr);
 }
