@@ -304,9 +304,11 @@ impl Executor {
         };
         let child = self.inner.spawners.spawn(asked).await;
         let child = child.map_err(|failure| program.not_started(&failure))?;
-        let running = Running::adopt(child, lineage).map_err(|error| {
+        let mut running = Running::adopt(child, lineage).map_err(|error| {
             format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")
         })?;
+        let executed = running.executed(stop).await;
+        executed.map_err(|failure| program.not_started(&failure))?;
         match user {
             // Dropped, and so killed.
             Some(user) if !running.is_in_sight() => Err(user.out_of_sight()),

@@ -18,7 +18,7 @@ mod identity;
 use std::{
     ffi::{CStr, c_char},
     fs::File,
-    io::{self, PipeReader, Read},
+    io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -26,29 +26,23 @@ use std::{
     process::ExitStatus,
     ptr,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Gid, Mode, Uid, fchmod, fchown},
-    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
+    process::{Pid, WaitOptions, setpgid, waitpid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub(super) use account::Account;
 use child::Plan;
-pub(super) use failure::{Failure, Step};
+pub(super) use failure::{Failure, Step, heard};
 pub(super) use identity::Identity;
 
 use super::{cgroup::Group, command::Prepared, tree::Tag};
-use crate::clock;
 
 /// The stack on which the child runs until it executes its program: it calls nothing deep.
 const STACK: usize = 64 * 1024;
-/// How long a child of another user has to execute its program. Whoever may stop it could hold it for ever.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// A stack for children, one after the other.
 #[derive(Debug)]
 pub(super) struct Stack(Box<[u128]>);
@@ -65,6 +59,8 @@ pub(super) struct Spawned {
     pid: Pid,
     pub(super) stdout: Option<OwnedFd>,
     pub(super) stderr: Option<OwnedFd>,
+    /// Where it tells why its program is not executed, if it shares no memory.
+    pub(super) told: Option<OwnedFd>,
     /// The control group that it was started in.
     pub(super) group: Option<Group>,
     ended: Option<ExitStatus>,
@@ -96,7 +92,8 @@ impl Spawned {
 }
 
 /// Starts the program as the leader of a process group of its own, which the kernel kills when the
-/// calling thread ends, in `group` if there is one. Blocks until the program is being executed.
+/// calling thread ends, in `group` if there is one. Blocks until the program is being executed, unless the child is another
+/// user's: then [`heard`] has what becomes of it.
 pub(super) fn start(
     prepared: &Prepared,
     tag: Tag,
@@ -145,19 +142,20 @@ pub(super) fn start(
         pid,
         stdout: stdout.map(OwnedFd::from),
         stderr: stderr.map(OwnedFd::from),
+        told: told.map(OwnedFd::from),
         group,
         ended: None,
     };
     drop(tell);
-    let failure = match told {
-        Some(told) => listen(told, PATIENCE).unwrap_or_else(|error| Some(error.into())),
-        None => Failure::told(plan.failure.load(Ordering::Acquire)),
-    };
-    match failure {
+    if child.told.is_some() {
+        // It may not have come to that yet, and is known by its group. Refused once it executes its program: then it has.
+        let _ = setpgid(Some(pid), Some(pid));
+        return Ok(child);
+    }
+    match Failure::told(plan.failure.load(Ordering::Acquire)) {
         None => Ok(child),
         Some(failure) => {
-            // Unless it was not waited for, it has ended already: only its entry in the process table is left.
-            let _ = kill_process(pid, Signal::KILL);
+            // It has ended already: only its entry in the process table is left.
             child.wait()?;
             Err(failure)
         }
@@ -169,32 +167,6 @@ fn hand_over(stream: impl AsFd, (uid, gid): (Uid, Gid)) -> io::Result<()> {
     fchmod(&stream, Mode::RUSR | Mode::WUSR)?;
     fchown(&stream, Some(uid), Some(gid))?;
     Ok(())
-}
-
-/// Waits until a child that shares no memory executes its program, or has told why it does not.
-fn listen(mut told: PipeReader, patience: Duration) -> io::Result<Option<Failure>> {
-    let start = clock::monotonic();
-    let mut word = [0; size_of::<u64>()];
-    let mut known = 0;
-    while known < word.len() {
-        let left = patience.saturating_sub(clock::monotonic() - start);
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&told, PollFlags::IN)], Some(&left)) {
-            Ok(0) => {
-                return Err(io::Error::other(format!(
-                    "it was not executed within {patience:?}; is it being stopped, or does its directory not answer?"
-                )));
-            }
-            Ok(_) => match told.read(&mut word[known..])? {
-                // It was closed by the execution.
-                0 => return Ok(None),
-                count => known += count,
-            },
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(Failure::told(u64::from_ne_bytes(word)))
 }
 
 /// Whether children may be started in a group: the user may lack the right to, or the kernel the call.
@@ -287,27 +259,5 @@ pub(super) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
             descriptor,
             Interest::READABLE,
         )?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    #[test]
-    fn a_child_that_says_nothing_is_not_waited_for() {
-        let (told, mut tell) = io::pipe().unwrap();
-        let word = Step::User.failed(libc::EPERM).to_ne_bytes();
-        tell.write_all(&word).unwrap();
-        let failure = listen(told, PATIENCE).unwrap().unwrap();
-        assert_eq!(failure.step, Step::User);
-        let (told, tell) = io::pipe().unwrap();
-        drop(tell);
-        assert!(listen(told, PATIENCE).unwrap().is_none(), "it is executed");
-        let (told, _held) = io::pipe().unwrap();
-        let error = listen(told, Duration::from_millis(1)).unwrap_err();
-        assert!(error.to_string().contains("stopped"), "{error}");
     }
 }

@@ -42,6 +42,9 @@ impl Program {
             (io::ErrorKind::PermissionDenied, None) => format!(
                 "`{name}` is not executable by this worker; `chmod +x` it, or name its interpreter in `command`"
             ),
+            (io::ErrorKind::PermissionDenied, Some(user)) if !name.contains('/') => format!(
+                "`{name}` cannot be executed by the user `{user}` from any directory of the PATH; install it where that user can reach it, or give its full path in `command`"
+            ),
             (io::ErrorKind::PermissionDenied, Some(user)) => format!(
                 "`{name}` is not executable by the user `{user}`; `chmod +x` it and the directories above it for that user, or correct `run_as`"
             ),

@@ -1,6 +1,8 @@
 //! Why a child could not be started, and at which step: told through memory that it shares, or through a pipe.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 /// A step of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,25 @@ impl Failure {
     }
 }
 
+/// Waits until a child executes its program, or has told why it does not.
+pub(in crate::exec) async fn heard(told: OwnedFd) -> Result<(), Failure> {
+    let flags = fcntl_getfl(&told).map_err(io::Error::from)?;
+    fcntl_setfl(&told, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
+    let told = super::watch(told)?;
+    let mut word = [0; size_of::<u64>()];
+    loop {
+        let mut ready = told.readable().await?;
+        let read = ready.try_io(|told| Ok(rustix::io::read(told, &mut word)?));
+        // Written at once, or not at all: then it was closed by the execution.
+        match read {
+            Ok(Ok(0)) => return Ok(()),
+            Ok(Ok(_)) => return Failure::told(u64::from_ne_bytes(word)).map_or(Ok(()), Err),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_would_block) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +102,18 @@ mod tests {
             assert_eq!(failure.error.raw_os_error(), Some(libc::EACCES));
         }
         assert!(Failure::told(0).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_child_is_heard() {
+        use std::io::Write;
+
+        let (told, mut tell) = io::pipe().unwrap();
+        let word = Step::User.failed(libc::EPERM).to_ne_bytes();
+        tell.write_all(&word).unwrap();
+        assert_eq!(heard(told.into()).await.unwrap_err().step, Step::User);
+        let (told, tell) = io::pipe().unwrap();
+        drop(tell);
+        assert!(heard(told.into()).await.is_ok(), "it is executed");
     }
 }
