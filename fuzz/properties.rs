@@ -2,21 +2,26 @@
 //! `tests/fuzz.rs`.
 
 use std::{
+    collections::BTreeMap,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    sync::LazyLock,
+    sync::{LazyLock, Mutex},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use orchestrator::{
     broker::{DeadLetter, LogChunk},
+    exec::{
+        Cgroup, Ended, Execution, Executor, Limits, Output, PreparedRequest, RunContext, Secrets,
+        Stop,
+    },
     health::{self, Health},
-    job::{Job, cron::CronTrigger},
+    job::{Execute, Job, cron::CronTrigger},
     plan::{JobState, Leader, Pause, ReloadStatus, Watermark},
     run::{
-        Claimant, DeliveryMark, LastRun, Pace, Places, RunMessage, RunRecord, WorkerStatus,
+        Claimant, DeliveryMark, Exit, LastRun, Pace, Places, RunMessage, RunRecord, WorkerStatus,
         is_shallow,
     },
     schedules::{self, Source},
@@ -50,6 +55,19 @@ pub fn schedule(text: &str) {
                 assert_eq!(read.fingerprint(), job.fingerprint());
                 ordered(|after| job.next_after(after));
             }
+        }
+    }
+}
+
+/// The rules of a worker are refused with reasons and places, or they are read.
+pub fn policy(text: &str) {
+    let source = Source::new("worker.toml", text, PathBuf::from("/srv"));
+    if let Err(error) = schedules::parse_policy(&source) {
+        assert!(!error.diagnostics.is_empty(), "refused without a reason");
+        for found in &error.diagnostics {
+            assert!(!found.message().is_empty());
+            let lines = text.lines().count() + 1;
+            assert!(found.line().is_none_or(|line| (1..=lines).contains(&line)));
         }
     }
 }
@@ -213,4 +231,100 @@ pub fn probes(text: &str) {
         answer.starts_with(b"HTTP/1.1 200"),
         "no probe is answered any more"
     );
+}
+
+/// Whatever a server answers to the request of a job, it becomes a status or a reason, and what is kept of it fits
+/// into a record.
+pub fn answer(text: &str) {
+    static ASKING: LazyLock<Mutex<Asking>> = LazyLock::new(|| Mutex::new(Asking::new()));
+    let asking = ASKING.lock().expect("no case has failed");
+    let Execution {
+        ended,
+        exit,
+        result,
+    } = asking.ask(text);
+    assert_eq!(ended, Ended::ByItself, "no answer within the time-out");
+    match (exit, &result) {
+        (Exit::Status(status), Some(result)) => assert_eq!(result["status"], status),
+        (Exit::Failed(reason), None) => assert!(!reason.is_empty()),
+        other => panic!("{other:?}"),
+    }
+    let Some(result) = result else { return };
+    assert!(is_shallow(&result));
+    let length = result.to_string().len();
+    assert!(length <= 64 << 10, "a result of {length} bytes");
+    let mut record = RunRecord::queued(&plain());
+    record.result = Some(result);
+    let wire = serde_json::to_string(&record).expect("a record is JSON");
+    assert_eq!(survives::<RunRecord>(&wire), Some(record));
+}
+
+/// A job that asks a server on loopback, which answers as it is told.
+struct Asking {
+    runtime: tokio::runtime::Runtime,
+    executor: Executor,
+    message: RunMessage,
+    answers: std::sync::Arc<Mutex<Vec<u8>>>,
+}
+
+impl Asking {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let answers = std::sync::Arc::<Mutex<Vec<u8>>>::default();
+        let told = std::sync::Arc::clone(&answers);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let mut asked = Vec::new();
+                let mut buffer = [0; 1024];
+                while !asked.ends_with(b"\r\n\r\n") {
+                    match stream.read(&mut buffer) {
+                        Ok(length @ 1..) => asked.extend_from_slice(&buffer[..length]),
+                        Ok(0) | Err(_) => break,
+                    }
+                }
+                let answer = told.lock().expect("no case has failed").clone();
+                // It may have seen enough.
+                let _ = stream.write_all(&answer);
+            }
+        });
+        // Nobody else is asked, wherever an answer points to.
+        let text = format!(
+            r#"{{"version":1,"run_id":"a@20261123T023000Z","queue":"default","scheduled_for":"2026-11-23T02:30:00Z",
+            "published_at":"2026-11-23T02:30:00Z","spec":{{"execute":{{"http":{{"url":"http://{address}/","redirects":0}}}}}}}}"#
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        Self {
+            runtime: { runtime }.enable_all().build().expect("a runtime"),
+            executor: Executor::start(None, &Cgroup::Off).expect("an executor"),
+            message: RunMessage::decode(text.as_bytes()).expect("a message"),
+            answers,
+        }
+    }
+
+    fn ask(&self, answer: &str) -> Execution {
+        *self.answers.lock().expect("no case has failed") = answer.as_bytes().to_vec();
+        let spec = &self.message.spec;
+        let context = RunContext {
+            message: &self.message,
+            attempt: 1,
+            fence: 1,
+            lock: None,
+            secrets: &Secrets::default(),
+            hand_on: &BTreeMap::new(),
+        };
+        let Execute::Http(http) = &spec.execute else {
+            panic!("it asks");
+        };
+        let prepared = PreparedRequest::prepare(http, &context).expect("a request");
+        let limits = Limits {
+            timeout: None,
+            kill: spec.kill,
+            resources: None,
+        };
+        let (output, stop) = (Output::new(1), Stop::default());
+        self.runtime
+            .block_on(self.executor.request(prepared, limits, &output, &stop))
+    }
 }

@@ -206,3 +206,13 @@ fn state() {
 fn probes() {
     run("probes", 1_000, properties::probes);
 }
+
+#[test]
+fn answers() {
+    run("answers", 1_000, properties::answer);
+}
+
+#[test]
+fn policy() {
+    run("policy", 3_000, properties::policy);
+}

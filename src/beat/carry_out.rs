@@ -175,7 +175,7 @@ async fn fire(
         None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
             late_ms = late.as_millis() as u64, "run published"),
         Some(note) => info!(target: "orchestrator::beat", %run_id, job = %job.name,
-            verdict = ?note.verdict, live = note.run_id.as_ref().map(ToString::to_string),
+            verdict = %note.verdict, live = note.run_id.as_ref().map(ToString::to_string),
             "tick not run"),
     }
     Ok(note)
@@ -340,8 +340,8 @@ fn tell(step: &JobStep) {
             Verdict::Missed => warn!(target: "orchestrator::beat", %job, count, %first, %last,
                 "ticks missed"),
             Verdict::Coalesced | Verdict::Skipped | Verdict::Fired => {
-                info!(target: "orchestrator::beat", %job, verdict = ?unfired.verdict,
-                    reason = ?unfired.reason, count, %first, %last, "ticks not run");
+                info!(target: "orchestrator::beat", %job, verdict = %unfired.verdict,
+                    reason = unfired.reason.map(tracing::field::display), count, %first, %last, "ticks not run");
             }
         }
     }

@@ -11,15 +11,12 @@ use crate::{
     ops::{self, Finding},
 };
 
-/// Variables that name files with secrets.
-const SECRETS: [&str; 7] = [
+/// Variables that name files with secrets, beside those of our options.
+const SECRETS: [&str; 4] = [
     "NATS_CREDS",
     "NATS_KEY",
-    "ORCHESTRATOR_NATS_CREDS",
-    "ORCHESTRATOR_NATS_KEY",
-    "ORCHESTRATOR_NATS_NKEY",
-    "ORCHESTRATOR_NATS_PASSWORD_FILE",
-    "ORCHESTRATOR_NATS_TOKEN_FILE",
+    "NATS_NKEY",
+    "ORCHESTRATOR_SIGNING_KEY",
 ];
 
 /// Look for what is wrong: broker, beat, schedules, workers, jobs, this machine; and say how to mend it
@@ -44,10 +41,11 @@ pub(super) async fn run(args: DoctorArgs, globals: &Globals) -> Result<(), CliEr
     findings.extend(durability(args, broker.as_ref()).await);
     findings.extend(ops::room_on_disk(&globals.data_dir));
     findings.extend(ops::data_directory(&globals.data_dir));
-    findings.extend(SECRETS.iter().filter_map(|name| {
-        let path = PathBuf::from(std::env::var_os(name)?);
-        ops::open_secret(name, &path)
-    }));
+    let secrets = secrets(globals);
+    let open = secrets
+        .iter()
+        .filter_map(|(what, path)| ops::open_secret(what, path));
+    findings.extend(open);
     findings.push(ops::open_files());
     match globals.output {
         Format::Json => output::json(&findings)?,
@@ -60,6 +58,27 @@ pub(super) async fn run(args: DoctorArgs, globals: &Globals) -> Result<(), CliEr
         true => Err(CliError::silent(Exit::Failed)),
         false => Ok(()),
     }
+}
+
+/// Files with secrets that somebody names, and who does.
+fn secrets(globals: &Globals) -> Vec<(&'static str, PathBuf)> {
+    let access = &globals.access;
+    let options = [
+        ("--nats-creds", &access.nats_creds),
+        ("--nats-nkey", &access.nats_nkey),
+        ("--nats-password-file", &access.nats_password_file),
+        ("--nats-token-file", &access.nats_token_file),
+        ("--nats-key", &access.nats_key),
+    ];
+    let options = options
+        .into_iter()
+        .filter_map(|(name, path)| Some((name, path.clone()?)));
+    // NATS_NKEY may be the seed itself: there is no file of that name.
+    let variables = SECRETS.iter().filter_map(|name| {
+        let path = std::env::var_os(name)?;
+        Some((*name, PathBuf::from(path)))
+    });
+    options.chain(variables).collect()
 }
 
 /// What the servers do not tell their clients.

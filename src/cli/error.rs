@@ -106,7 +106,14 @@ impl From<BrokerError> for CliError {
             BrokerError::Full { .. } => return Self::new(Exit::Failed, error).with_help(MORE_ROOM),
             BrokerError::Failed { .. } => Exit::Failed,
         };
-        Self::new(exit, error)
+        let is_for_a_role = matches!(&error, BrokerError::NotPermitted { broker, .. } if broker.starts_with("NATS"));
+        let error = Self::new(exit, error);
+        match is_for_a_role {
+            true => error.with_help(
+                "docs/nats.md says what each role may do: ask as one that may, or have the server's configuration changed",
+            ),
+            false => error,
+        }
     }
 }
 

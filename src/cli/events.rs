@@ -18,7 +18,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use super::{Globals, output};
+use super::{Globals, output, terminal::one_line};
 use crate::clock;
 
 /// The variable that overrides what is told, in the syntax of tracing's `EnvFilter`.
@@ -27,8 +27,9 @@ const FILTER: &str = "ORCHESTRATOR_LOG";
 /// Starts telling.
 pub(super) fn init(globals: &Globals) {
     let ours = match (globals.quiet, globals.verbose) {
-        (true, _) => "warn,orchestrator=warn",
-        (false, 0) => "warn,orchestrator=info",
+        // The client repeats each try to connect; what there is to know of it is told by us.
+        (true, _) => "warn,async_nats::connector=off,orchestrator=warn",
+        (false, 0) => "warn,async_nats::connector=off,orchestrator=info",
         (false, 1) => "info,orchestrator=debug",
         (false, _) => "debug,orchestrator=trace",
     };
@@ -99,12 +100,9 @@ struct Fields {
 }
 
 impl Fields {
-    fn take(&mut self, name: &str, value: String) {
-        // What a job printed must not move the cursor of whoever watches.
-        let value: String = value
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
+    fn take(&mut self, name: &str, value: &str) {
+        // What a job printed must not move the cursor of whoever watches, nor turn what he reads.
+        let value = one_line(value);
         match name {
             "message" => self.message = value,
             "run_id" => self.run_id = Some(value),
@@ -122,14 +120,39 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.take(field.name(), format!("{value:?}"));
+        self.take(field.name(), &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.take(field.name(), value.to_owned());
+        self.take(field.name(), value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.take(field.name(), format!("{value:.3}"));
+        self.take(field.name(), &format!("{value:.3}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::terminal::obeyed;
+
+    #[test]
+    fn no_field_is_obeyed_by_a_terminal() {
+        let mut fields = Fields::default();
+        for name in ["message", "run_id", "job", "reason"] {
+            fields.take(name, "a\u{1b}[2J\u{9b}2J\u{202e}\r\nb");
+        }
+        let Fields {
+            message,
+            run_id,
+            job,
+            others,
+        } = fields;
+        for shown in [Some(message), run_id, job, Some(others)] {
+            let shown = shown.unwrap();
+            assert!(shown.contains('b'), "{shown:?}");
+            assert!(!shown.chars().any(|c| obeyed(c) || c == '\n'), "{shown:?}");
+        }
     }
 }

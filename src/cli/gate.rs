@@ -13,7 +13,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{CliError, Exit, schedules::show, signing::Trust};
-use crate::{beat::ReloadCause, run::WorkerPolicy, schedules, worker::Gate};
+use crate::{beat::ReloadCause, health::Pulse, run::WorkerPolicy, schedules, worker::Gate};
 
 /// Options of workers that others can reach.
 #[derive(Debug, Clone, Args)]
@@ -42,18 +42,19 @@ impl GateArgs {
         })
     }
 
-    /// Reads them again whenever that is asked for. What cannot be read leaves everything as it was.
+    /// Reads them again whenever that is asked for, and tells `pulse` how that ended. What cannot be read leaves
+    /// everything as it was.
     pub(super) fn follow(
         self,
         url: String,
         gate: Gate,
-        reload: mpsc::Receiver<ReloadCause>,
+        reload: (mpsc::Receiver<ReloadCause>, Pulse),
     ) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
         let tell = |gate: &Gate| {
             tell_policy(gate);
             tell_keys(gate);
         };
-        follow(gate, (reload, tell), move || self.load(&url))
+        follow(gate, reload, tell, move || self.load(&url))
     }
 }
 
@@ -68,15 +69,20 @@ impl PolicyArgs {
     pub(super) fn follow(
         self,
         gate: Gate,
-        reload: mpsc::Receiver<ReloadCause>,
+        reload: (mpsc::Receiver<ReloadCause>, Pulse),
     ) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
-        follow(gate, (reload, tell_policy), move || self.load())
+        if self.policy.is_none() {
+            // There is nothing to read, and so nothing to tell of.
+            return (watch::channel(Arc::new(gate)).1, tokio::spawn(async {}));
+        }
+        follow(gate, reload, tell_policy, move || self.load())
     }
 }
 
 fn follow(
     gate: Gate,
-    (mut reload, tell): (mpsc::Receiver<ReloadCause>, fn(&Gate)),
+    (mut reload, pulse): (mpsc::Receiver<ReloadCause>, Pulse),
+    tell: fn(&Gate),
     load: impl Fn() -> Result<Gate, CliError> + Send + 'static,
 ) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
     tell(&gate);
@@ -88,9 +94,13 @@ fn follow(
                     let gate = Arc::new(gate);
                     sender.send_replace(Arc::clone(&gate));
                     tell(&gate);
+                    pulse.has_reloaded(None);
                 }
-                Err(error) => warn!(target: "orchestrator::worker", %error,
-                    "not reloaded: what was trusted and allowed before stays"),
+                Err(error) => {
+                    warn!(target: "orchestrator::worker", %error,
+                        "not reloaded: what was trusted and allowed before stays");
+                    pulse.has_reloaded(Some(format!("not reloaded: {error}")));
+                }
             }
         }
     });

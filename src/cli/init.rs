@@ -209,13 +209,18 @@ fn next_steps(args: &InitArgs) -> String {
     });
     text.push_str("    orchestrator runs\n");
     if args.systemd {
-        let dir = args.dir.display();
+        let dir = std::path::absolute(&args.dir).unwrap_or_else(|_| args.dir.clone());
+        let dir = dir.display();
+        let units = match args.nats.is_some() {
+            true => "orchestrator-beat orchestrator-worker@default",
+            false => "orchestrator-up",
+        };
         text.push_str(&format!(
             "\nAs services, as root:\n    \
              install -m 0644 -t /etc/systemd/system {dir}/systemd/orchestrator*\n    \
-             install -m 0644 -t /etc/sysusers.d {dir}/systemd/sysusers.d/orchestrator.conf\n    \
+             install -D -m 0644 -t /etc/sysusers.d {dir}/systemd/sysusers.d/orchestrator.conf\n    \
              systemd-sysusers && systemctl daemon-reload\n    \
-             systemctl enable --now orchestrator-up\n"
+             systemctl enable --now {units}\n"
         ));
     }
     text.trim_end().to_owned()

@@ -128,5 +128,13 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 fn at(file: &Path, error: &std::io::Error) -> CliError {
-    CliError::new(Exit::Failed, format!("{}: {error}", file.display()))
+    let told = CliError::new(Exit::Failed, format!("{}: {error}", file.display()));
+    match (error.kind(), file.parent()) {
+        (std::io::ErrorKind::NotFound, Some(directory))
+            if !directory.as_os_str().is_empty() && !directory.exists() =>
+        {
+            told.with_help(format!("make the directory {} first", directory.display()))
+        }
+        _ => told,
+    }
 }

@@ -115,7 +115,9 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         true => every_queue(beat.queues()),
         false => watch::channel(args.queues).1,
     };
-    let (gate, following) = args.policy.follow(gate, reload_gate);
+    let (gate, following) = args
+        .policy
+        .follow(gate, (reload_gate, worker_pulse.clone()));
     let worker_options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),

@@ -38,6 +38,10 @@ pub struct WorkerArgs {
 
     #[command(flatten)]
     listen: service::Listen,
+
+    /// Only look at the options and the files that they name, as before a reload; start nothing
+    #[arg(long)]
+    check: bool,
 }
 
 /// How much a worker takes, and how long it holds it.
@@ -120,8 +124,11 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
     let stop = service::follow_signals([ask])?;
     let url = nats::options(globals)?.url;
     let gate = args.gate.load(&url)?;
-    let (gate, following) = args.gate.follow(url, gate, reload);
+    if args.check {
+        return Ok(());
+    }
     let [pulse] = args.listen.start(["worker"], &stop).await?;
+    let (gate, following) = args.gate.follow(url, gate, (reload, pulse.clone()));
     let broker = connect::service_broker(globals, args.limits.lease.0, None).await?;
     let options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,

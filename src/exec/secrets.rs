@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 
-use super::Execution;
+use super::{Execution, http::encode};
 use crate::{
     job::{CredentialName, RunSpec},
     run::Exit,
@@ -110,6 +110,7 @@ impl Redactor {
         for value in values {
             if value.len() >= SHORTEST {
                 secrets.push(value.as_bytes().to_vec());
+                secrets.extend(as_sent(value).map(String::into_bytes));
             }
             let lines = value.lines().map(str::trim);
             let lines = lines.filter(|line| line.len() >= SHORTEST_LINE && *line != value);
@@ -183,19 +184,27 @@ impl Redactor {
     }
 }
 
+/// As a request has it where that differs: in its URL, and in a body of JSON. A server may repeat what it was sent.
+fn as_sent(value: &str) -> impl Iterator<Item = String> {
+    let json = Value::from(value).to_string();
+    let json = json.get(1..json.len() - 1).unwrap_or_default();
+    let sent = [encode(value), json.to_owned()];
+    sent.into_iter().filter(move |sent| sent != value)
+}
+
 pub(super) fn credential(
     name: &CredentialName,
     directory: Option<&Path>,
 ) -> Result<String, String> {
     let Some(directory) = directory else {
         return Err(format!(
-            "the credential `{name}` cannot be read: this worker has no directory of credentials; start it with --credentials-dir, or with LoadCredential={name}:PATH in its unit"
+            "the credential `{name}` cannot be read: no directory of credentials was named; start this with --credentials-dir, or with LoadCredential={name}:PATH in its unit"
         ));
     };
     let path = directory.join(name.as_str());
     let text = read(&path).map_err(|error| {
         format!(
-            "the credential `{name}` cannot be read on this worker: {}: {error}",
+            "the credential `{name}` cannot be read on this machine: {}: {error}",
             path.display()
         )
     })?;
@@ -273,6 +282,13 @@ mod tests {
             let (first, second) = text.split_at(cut);
             assert_eq!(in_pieces(&redactor, &[first, second]), whole, "{cut}");
         }
+    }
+
+    #[test]
+    fn secrets_are_hidden_as_a_request_has_them() {
+        let redactor = redactor(&["p@ss \"word\""]);
+        let text = b"p@ss \"word\" p%40ss%20%22word%22 p@ss \\\"word\\\"";
+        assert_eq!(in_pieces(&redactor, &[text]), b"*** *** ***");
     }
 
     #[test]

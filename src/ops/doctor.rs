@@ -102,23 +102,24 @@ pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Findi
     Ok(findings)
 }
 
-/// The value; `None` if this user may not ask for it, or if there is no room for what holds it, which is noted.
+/// The value; `None` if this user may not ask for it, or if there is no room for the stream that would have it: both are
+/// noted, and take nothing away from the rest.
 fn permitted<T>(
     asked: Result<T, impl Into<OpsError>>,
     findings: &mut Vec<Finding>,
 ) -> Result<Option<T>, OpsError> {
     match asked.map_err(Into::into) {
         Ok(value) => Ok(Some(value)),
-        Err(OpsError::Broker(full @ BrokerError::Full { .. })) => {
-            let help = "give the server's disk, its account or `max_file_store` more room: what cannot be kept there \
-                is lost or waits";
-            findings.push(Finding::failed("room", full.to_string()).with_help(help));
-            Ok(None)
-        }
         Err(OpsError::Broker(refused @ BrokerError::NotPermitted { .. })) => {
             let help = "give this user the role of an operator or a viewer: deploy/nats-server.conf says what \
                 belongs to it";
             findings.push(Finding::warning("permissions", refused.to_string()).with_help(help));
+            Ok(None)
+        }
+        Err(OpsError::Broker(full @ BrokerError::Full { .. })) => {
+            let help = "give the server's disk, its account or `max_file_store` more room: 2 GB beyond what runs and \
+                records need, for dead letters and logs are kept in as much";
+            findings.push(Finding::failed("room", full.to_string()).with_help(help));
             Ok(None)
         }
         Err(error) => Err(error),
@@ -157,7 +158,8 @@ async fn watermark(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Finding, B
     let entry = broker.get(Bucket::State, WATERMARK_KEY).await?;
     let known = entry.and_then(|entry| serde_json::from_slice::<Watermark>(&entry.value).ok());
     Ok(match known {
-        None => Finding::warning("ticks", "nothing is known yet of any tick"),
+        None => Finding::warning("ticks", "nothing is known yet of any tick")
+            .with_help("beat writes it down when it begins to lead: start `orchestrator beat`"),
         Some(watermark) if now - watermark.at > WATERMARK => {
             let at = watermark
                 .at

@@ -63,12 +63,12 @@ pub fn data_directory(data_dir: &Path) -> Option<Finding> {
     ))
 }
 
-/// A file of credentials that others can read.
+/// A file of credentials that everybody can read. Its group may: that is how a service without privileges is given one.
 pub fn open_secret(what: &str, path: &Path) -> Option<Finding> {
     let found = fs::metadata(path).ok()?;
-    let (shown, is_readable) = (path.display(), found.mode() & 0o044 != 0);
+    let (shown, is_readable) = (path.display(), found.mode() & 0o004 != 0);
     is_readable.then(|| {
-        let message = format!("others can read {shown}, which {what} names");
+        let message = format!("everybody can read {shown}, which {what} names");
         Finding::failed("permissions", message).with_help(format!("chmod 600 {shown}"))
     })
 }

@@ -1,6 +1,6 @@
 //! What became of the ticks that were not run: bounded, consecutive ticks of a kind as one note.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,27 @@ pub enum SkipReason {
     Paused,
     /// The run would have started in a blackout that the job names.
     Blackout,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fired => "fired",
+            Self::Coalesced => "coalesced",
+            Self::Skipped => "skipped",
+            Self::Missed => "missed",
+        })
+    }
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Overlap => "overlap",
+            Self::Paused => "paused",
+            Self::Blackout => "blackout",
+        })
+    }
 }
 
 /// An unusual verdict on some ticks in a row.

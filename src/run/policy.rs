@@ -1,6 +1,7 @@
 //! What a worker may be asked to do, whoever asks: the rules of `worker.toml`. Pure.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Path, PathBuf},
 };
@@ -36,6 +37,8 @@ pub struct Found<'a> {
     pub executables: &'a [PathBuf],
     /// Where it would start, with symbolic links followed.
     pub working_dir: Option<&'a Path>,
+    /// What it would be given beside the worker's own variables, those of files included.
+    pub variables: Option<&'a BTreeMap<String, String>>,
     /// What another user may be able to use, and the worker cannot look at.
     pub hidden: Hidden<'a>,
     /// The worker's own user, by name or else by number.
@@ -166,7 +169,9 @@ impl WorkerPolicy {
         let Some(allowed) = &self.executables else {
             return Ok(());
         };
-        if let Some(name) = message.spec.env.keys().find(|name| name.starts_with("LD_")) {
+        let given = found.variables.into_iter().flat_map(BTreeMap::keys);
+        let mut names = message.spec.env.keys().chain(given);
+        if let Some(name) = names.find(|name| name.starts_with("LD_")) {
             return Err(broken("executables", &format!("the variable `{name}`")));
         }
         if let Some(path) = found.hidden.executable {

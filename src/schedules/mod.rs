@@ -55,7 +55,7 @@ pub use nearest::nearest;
 pub use schema::schema;
 pub use source::Source;
 pub use watch::{Watch, WatchError, fingerprint, watch};
-pub use worker_policy::load_policy;
+pub use worker_policy::{load_policy, parse_policy};
 
 /// All jobs of all files, by name, and the webhooks. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,8 +1,8 @@
 //! `worker.toml`: the rules of a worker, read as schedules are.
 
-use std::path::Path;
+use std::{fs, io::ErrorKind, path::Path};
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::{
     LoadError, Source,
@@ -28,13 +28,31 @@ const KEYS: [&str; 8] = [
 /// Reads and validates the file. The paths in it are followed to where they lead now.
 pub fn load_policy(path: &Path) -> Result<WorkerPolicy, LoadError> {
     match files::read(path) {
-        Ok(source) => parse_policy(&source, followed),
+        Ok(source) => read(&source, followed),
+        Err(_) if fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) => {
+            Err(LoadError::of(vec![missing(path)]))
+        }
         Err(diagnostic) => Err(LoadError::of(vec![*diagnostic])),
     }
 }
 
+fn missing(path: &Path) -> Diagnostic {
+    let help =
+        "--policy or ORCHESTRATOR_POLICY names it; `orchestrator init` writes one with every rule";
+    Diagnostic::without_place(
+        Some(&path.to_string_lossy()),
+        "there is no such file".to_owned(),
+        Some(help.to_owned()),
+    )
+}
+
+/// Validates a text, with paths as they are written.
+pub fn parse_policy(source: &Source) -> Result<WorkerPolicy, LoadError> {
+    read(source, str::to_owned)
+}
+
 /// Validates a text; `follow` says where the beginning of a path leads.
-fn parse_policy(source: &Source, follow: fn(&str) -> String) -> Result<WorkerPolicy, LoadError> {
+fn read(source: &Source, follow: fn(&str) -> String) -> Result<WorkerPolicy, LoadError> {
     let mut findings = Findings::default();
     let mut policy = WorkerPolicy::default();
     {
@@ -106,14 +124,17 @@ fn paths(
 }
 
 fn umask(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<u32> {
-    let text = reader.text("umask", item)?;
+    const HELP: &str = "write it in octal, as text: \"027\"";
+    let DeValue::String(text) = item.get_ref() else {
+        reader.mismatch("umask", item, "text", Some(HELP));
+        return None;
+    };
     let mask = u32::from_str_radix(text, 8)
         .ok()
         .filter(|mask| *mask <= 0o777);
     if mask.is_none() {
         let message = format!("`umask` cannot be \"{text}\"");
-        let help = "write it in octal, as text: \"027\"".to_owned();
-        reader.error_with_help(item.span(), message, Some(help));
+        reader.error_with_help(item.span(), message, Some(HELP.to_owned()));
     }
     mask
 }
@@ -147,7 +168,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<WorkerPolicy, LoadError> {
         let source = Source::new("worker.toml", text, "/etc".into());
-        parse_policy(&source, str::to_owned)
+        parse_policy(&source)
     }
 
     #[test]

@@ -83,7 +83,10 @@ pub enum StoreError {
         directory: String,
     },
     /// Any other failure of the system.
-    #[error("the store in {directory} failed: {operation}: {reason}; start again")]
+    #[error(
+        "the store in {directory} failed: {operation}: {reason}; look at the disk and at what lies there, then start \
+         again"
+    )]
     Io {
         /// The directory of the store.
         directory: String,

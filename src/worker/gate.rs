@@ -191,6 +191,7 @@ fn broken_by(
     let found = Found {
         executables: &located.executables,
         working_dir: located.working_dir.as_deref(),
+        variables: program.map(|program| &program.variables),
         hidden: Hidden {
             executable: located.hidden_executable.as_deref(),
             working_dir: located.hidden_working_dir.as_deref(),

@@ -214,7 +214,8 @@ fn forbidden() -> Vec<(&'static str, Vec<&'static str>, &'static [&'static str])
         (
             "bury as another queue",
             vec!["orch.dead.high"],
-            &["worker_high"],
+            // Whoever signs keeps what is forged, of every queue.
+            &["worker_high", "beat", "operator"],
         ),
         (
             "write output",

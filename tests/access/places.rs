@@ -18,6 +18,16 @@ fn what_is_wrong_with_a_place_is_usage_and_names_it() {
     refused(&[], &[("NATS_CREDS", "/nowhere/canry")], "/nowhere/canry");
     refused(&["--nats-cert", "/dev/null"], &[], "go together");
     refused(&["--nats-nkey", "/dev/null"], &[], "seed of an nkey");
+    refused(
+        &["--nats-nkey", "/nowhere"],
+        &[],
+        "the nkey for NATS: /nowhere: ",
+    );
+    refused(
+        &["--nats-token-file", "/nowhere"],
+        &[],
+        "or token for NATS: /nowhere: ",
+    );
     refused(&["--nats-password-file", "/dev/null"], &[], "is empty");
     refused(&["--nats-context", "nobody"], &[], "there is no ");
     refused(

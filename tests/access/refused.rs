@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use super::{
     authority::{Authority, Validity, operator},
-    support::{Installation, nats::NatsServer},
+    support::{Installation, nats::NatsServer, wait_for},
 };
 
 /// Far below the time-out of a call, with room for a slow machine.
@@ -125,4 +125,75 @@ fn servers_that_want_a_certificate() {
         let args = [&base[..], &["--nats-cert", cert, "--nats-key", key]].concat();
         refused(&args, &[], 6, &["--nats-cert"]);
     }
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let one = authority.sign("one", "client", Validity::Now);
+    let other = authority.sign("other", "client", Validity::Now);
+    let server = NatsServer::start_with(&authority.server(&one, "verify: true"));
+    let (cert, key) = (one.cert.to_str().unwrap(), one.key.to_str().unwrap());
+    let foreign = other.key.to_str().unwrap();
+    let ca = authority.ca.to_str().unwrap();
+    for (files, parts) in [
+        (
+            [ca, cert, foreign],
+            &["do not belong together", cert, foreign][..],
+        ),
+        (
+            [key, cert, key],
+            &["the authority of NATS", "no certificate in it", key],
+        ),
+        (
+            [ca, key, key],
+            &["our certificate for NATS", "no certificate in it", key],
+        ),
+        (
+            [ca, cert, cert],
+            &["the key of our certificate for NATS", cert],
+        ),
+    ] {
+        let [ca, cert, key] = files;
+        let args = [
+            "--nats",
+            &server.url(),
+            "--nats-ca",
+            ca,
+            "--nats-cert",
+            cert,
+            "--nats-key",
+            key,
+        ];
+        refused(&args, &[], 2, parts);
+    }
+}
+
+#[test]
+fn a_service_whose_key_was_taken_away_says_so_once() {
+    let users = |password: &str| format!("authorization {{ user: beat, password: {password} }}");
+    let server = NatsServer::start_with(&users("right"));
+    let mut installation = Installation::on_nats(&server.url());
+    installation.set("NATS_USER", "beat");
+    installation.set("NATS_PASSWORD", "right");
+    let worker = installation.start("worker", &["worker", "--queue", "default"]);
+    wait_for("the worker", || {
+        worker.log().contains("paused queues").then_some(())
+    });
+    server.reconfigure(&users("other"));
+    let told = "does not let the user beat in any more";
+    wait_for("what is wrong", || {
+        worker.log().contains(told).then_some(())
+    });
+    wait_for("some tries", || {
+        (server.log().matches("authentication error").count() >= 4).then_some(())
+    });
+    let log = worker.log();
+    assert_eq!(log.matches(told).count(), 1, "{log}");
+    assert!(!log.contains("async_nats"), "{log}");
+    server.reconfigure(&users("right"));
+    wait_for("its return", || {
+        (worker.log().matches("connected to NATS").count() == 2).then_some(())
+    });
 }

@@ -202,6 +202,49 @@ async fn a_reply_goes_where_its_user_may_not_publish() {
     assert_eq!(letter["queue"], "default", "{letter}");
 }
 
+/// Whoever signs takes what is forged out of the way, and keeps it for a person.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_signs_may_keep_what_is_forged() {
+    let shipped = Shipped::start();
+    let mut installation = Installation::new();
+    installation.schedule("jobs.toml", SCHEDULES);
+    assert_eq!(installation.run(&["keys", "new", "signing.key"]).code, 0);
+    for (name, value) in shipped.env("operator") {
+        installation.set(name, &value);
+    }
+    let env = shipped.env("beat");
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, &**value)).collect();
+    let args = ["beat", "--signing-key", "signing.key"];
+    let _beat = installation.start_with("beat", &args, &env);
+    wait_for("beat's streams", || {
+        let last = shipped.server.has_stream("KV_ORCH_UNIQUE_MONTH");
+        last.then_some(())
+    });
+    wait_for("the jobs", || {
+        let jobs = installation.try_json(&["jobs"])?;
+        (!jobs.as_array()?.is_empty()).then_some(())
+    });
+    let seed = std::fs::read_to_string(&shipped.seeds["operator"]).unwrap();
+    let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
+    let options = options.custom_inbox_prefix("_INBOX_operator");
+    let client = options.connect(shipped.server.url()).await.unwrap();
+    let slot = "orch.jobs.high.high.slot";
+    client.request(slot, "forged".into()).await.unwrap();
+    let sign = [
+        "run",
+        "high",
+        "--arg",
+        "word=x",
+        "--signing-key",
+        "signing.key",
+    ];
+    let sent = installation.run(&sign);
+    assert_eq!(sent.code, 0, "{}", sent.stderr);
+    let dead = installation.json(&["dead"]);
+    assert_eq!(dead[0]["refused"]["rule"], "unsigned", "{dead}");
+    assert!(!shipped.server.log().contains("Violation"));
+}
+
 #[test]
 fn without_its_keys_the_server_does_not_start() {
     let config = super::installation::config("");

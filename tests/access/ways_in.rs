@@ -7,8 +7,28 @@ use super::{
     support::{Installation, nats::NatsServer},
 };
 
-/// Whether a command that asks the server for something gets its answer.
+/// Whether a command that asks the server for something gets its answer; also with the variables of its options.
 fn gets_in(installation: &Installation, args: &[&str], env: &[(&str, &str)]) {
+    is_answered(installation, args, env);
+    if args.is_empty() {
+        return;
+    }
+    let mut rest = args.iter().peekable();
+    let mut variables = Vec::new();
+    while let Some(option) = rest.next() {
+        let name = option.trim_start_matches('-').to_uppercase();
+        let value = rest.next_if(|next| !next.starts_with("--"));
+        variables.push((
+            format!("ORCHESTRATOR_{}", name.replace('-', "_")),
+            value.unwrap_or(&"true"),
+        ));
+    }
+    let variables = variables.iter().map(|(name, value)| (&**name, **value));
+    let both: Vec<_> = env.iter().copied().chain(variables).collect();
+    is_answered(installation, &[], &both);
+}
+
+fn is_answered(installation: &Installation, args: &[&str], env: &[(&str, &str)]) {
     let mut command = installation.command(&[args, &["queues", "-o", "json"]].concat());
     let output = command.envs(env.iter().copied()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -92,6 +112,13 @@ fn token() {
     gets_in(&installation, &[], &[("CREDENTIALS_DIRECTORY", &dir)]);
     let url = server.url().replace("://", "://t0ken@");
     gets_in(&installation, &[], &[("NATS_URL", &url)]);
+    let fields = serde_json::json!({"url": server.url(), "token": "t0ken"});
+    let config = context(&installation, "prod", &fields);
+    gets_in(
+        &installation,
+        &["--nats-context", "prod"],
+        &[("XDG_CONFIG_HOME", &config)],
+    );
 }
 
 #[test]

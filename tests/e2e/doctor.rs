@@ -120,6 +120,11 @@ fn probes_tell_who_works_who_waits_and_who_is_stuck() {
 fn findings(here: &Installation) -> (i32, Vec<(String, String)>) {
     let ended = here.run(&["doctor", "-o", "json"]);
     let found: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
+    let wrong = found.as_array().into_iter().flatten();
+    for finding in wrong.filter(|finding| finding["state"] != "ok") {
+        let help = finding["help"].as_str().unwrap_or_default();
+        assert!(!help.is_empty(), "how is it mended? {finding}");
+    }
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
     let found = found.as_array().into_iter().flatten();
     let found = found.map(|finding| (text(finding, "check"), text(finding, "state")));
@@ -274,6 +279,25 @@ fn the_doctor_goes_on_where_there_is_no_room_for_dead_letters() {
 }
 
 #[test]
+fn who_wants_more_copies_than_there_are_says_so() {
+    let server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    here.schedule("a.toml", "");
+    let beat = here.start("beat", &["beat"]);
+    wait_for("all streams", || {
+        server.has_stream("KV_ORCH_UNIQUE_MONTH").then_some(())
+    });
+    assert!(beat.stop().success());
+    assert!(!here.read("beat.log").contains("fewer copies"));
+    let beat = here.start("patient", &["beat", "--replicas", "3"]);
+    wait_for("what is missing", || {
+        let log = beat.log();
+        let help = "nats stream edit ORCH_JOBS --replicas 3";
+        (log.contains("fewer copies") && log.contains(help)).then_some(())
+    });
+}
+
+#[test]
 fn the_doctor_says_what_it_may_not_see() {
     let server = NatsServer::start_with(
         "authorization { users: [
@@ -318,4 +342,9 @@ fn the_doctor_sees_what_others_can_read() {
     here.set("NATS_CREDS", secret.to_str().unwrap());
     let found = finding(&here, &[], "permissions", "which NATS_CREDS names").unwrap();
     assert_eq!(found["state"], "failed");
+    let option = ["--nats-password-file", secret.to_str().unwrap()];
+    let says = "which --nats-password-file names";
+    assert!(finding(&here, &option, "permissions", says).is_some());
+    fs::set_permissions(&secret, Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(finding(&here, &option, "permissions", "names"), None);
 }

@@ -170,6 +170,15 @@ fn an_account_that_is_full_refuses_submitters_and_costs_no_tick() {
         server.publish(&format!("orch.jobs.pages.page.{n}"), &[b'x'; 400]);
     }
     wait_until_it_waits(&beat);
+    let room = finding(&here, "room", " MB are stored").unwrap();
+    assert_eq!(room["state"], "warning", "{room}");
+    // No dead letter can be kept: that was asked for last, and does not take away what was found before.
+    let letters = finding(&here, "room", "create the stream ORCH_DEAD").unwrap();
+    assert_eq!(letters["state"], "failed", "{letters}");
+    assert!(
+        letters["help"].as_str().unwrap().contains("2 GB"),
+        "{letters}"
+    );
     is_told_once(&beat);
     server.reconfigure(&limited(400));
     every_tick_has_its_run(&here, beat);

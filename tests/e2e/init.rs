@@ -36,16 +36,28 @@ fn the_first_schedule_is_right_and_up_runs_it() {
 fn the_commented_examples_are_right_too() {
     let here = Installation::new();
     assert_eq!(here.run(&["init", "--quiet"]).code, 0);
+    let rules = [
+        "worker",
+        "--queue",
+        "a",
+        "--policy",
+        "worker.toml",
+        "--check",
+    ];
+    assert_eq!(here.run(&rules).code, 0);
     // A comment that is an example begins with `#` and no blank.
-    let whole: String = here
-        .read("schedules/first.toml")
-        .lines()
-        .map(|line| match line.strip_prefix('#') {
+    let whole = |file: &str| -> String {
+        let text = here.read(file);
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
             Some(example) if !example.starts_with([' ', '#']) => format!("{example}\n"),
             _ => format!("{line}\n"),
-        })
-        .collect();
-    here.schedule("first.toml", &whole);
+        });
+        lines.collect()
+    };
+    std::fs::write(here.path("worker.toml"), whole("worker.toml")).unwrap();
+    let checked = here.run(&rules);
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    here.schedule("first.toml", &whole("schedules/first.toml"));
     let checked = here.json(&["check"]);
     assert_eq!(
         (&checked["jobs"], &checked["diagnostics"]),
@@ -69,6 +81,8 @@ fn nothing_is_overwritten_and_more_can_be_added() {
     );
     let more = here.run(&["init", "--nats", "--systemd"]);
     assert_eq!(more.code, 0, "{}", more.stderr);
+    let services = "systemctl enable --now orchestrator-beat orchestrator-worker@default";
+    assert!(more.stderr.contains(services), "{}", more.stderr);
     assert!(
         more.stdout.contains("kept   ./worker.toml"),
         "{}",

@@ -100,6 +100,41 @@ fn beat_tells_its_manager_what_it_does() {
     assert!(beat.wait().success());
 }
 
+/// Else the manager takes it to be reloading for ever.
+#[test]
+fn a_worker_tells_its_manager_how_a_reload_ended() {
+    let server = NatsServer::start();
+    let here = Installation::on_nats(&server.url());
+    let mut manager = Manager::new(&here);
+    let policy = |text: &str| std::fs::write(here.path("worker.toml"), text).unwrap();
+    policy("shell = true\n");
+    let start = ["worker", "--queue", "default", "--policy", "worker.toml"];
+    let check = || here.run(&[&start[..], &["--check"]].concat());
+    let worker = manager.start(&here, &start, &[]);
+    manager.wait_for("STATUS=taking runs");
+    assert_eq!(check().code, 0);
+    worker.signal(rustix::process::Signal::HUP);
+    manager.wait_for("RELOADING=1");
+    manager.wait_for("READY=1");
+
+    policy("shel = true\n");
+    let refused = check();
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("did you mean `shell`?"),
+        "{}",
+        refused.stderr
+    );
+    worker.signal(rustix::process::Signal::HUP);
+    manager.wait_for("RELOADING=1");
+    let status = manager.wait_for("STATUS=taking runs (");
+    assert!(status.contains("worker.toml:1:1"), "{status}");
+    policy("shell = true\n");
+    worker.signal(rustix::process::Signal::HUP);
+    assert_eq!(manager.wait_for("STATUS=taking runs"), "STATUS=taking runs");
+    assert!(worker.stop().success());
+}
+
 #[test]
 fn a_worker_with_no_free_slot_and_one_that_drains_still_come_round() {
     let server = NatsServer::start();

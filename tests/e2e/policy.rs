@@ -85,7 +85,14 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
         "[job.ok-http]\nhttp = { url = \"http://127.0.0.1:1/\" }\n".to_owned(),
         "[job.ok-queue]\nqueue = \"other\"\ncommand = [\"good\"]\n".to_owned(),
         job("ok-absent", "command = [\"no-such-program\"]", &work, &bin),
+        job(
+            "ok-loaded",
+            "command = [\"good\"]\nenv_file = \"loaded.env\"",
+            &work,
+            &bin,
+        ),
     ];
+    fs::write(here.path("schedules/loaded.env"), "LD_PRELOAD=evil.so\n").unwrap();
     here.schedule("a.toml", &schedule.concat());
     let policy = |more: &str| {
         let text = format!(
@@ -96,7 +103,7 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     };
     policy("");
     let _beat = here.start("beat", &["beat"]);
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(11).cloned());
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(12).cloned());
     let worker = worker(&here, &["--queue", "other", "--policy", "worker.toml"]);
 
     for name in ["ok-path", "ok-link", "ok-relative"] {
@@ -109,6 +116,7 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
         ("ok-queue", "queues"),
         ("ok-evil", "executables"),
         ("ok-disguised", "executables"),
+        ("ok-loaded", "executables"),
         ("ok-anywhere", "working_dirs"),
         ("ok-away", "working_dirs"),
         ("ok-shell", "shell"),
@@ -177,6 +185,16 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     let absent = here.run(&["worker", "--queue", "default", "--policy", "none.toml"]);
     assert_eq!(absent.code, 2, "{}", absent.stderr);
     assert!(absent.stderr.contains("none.toml"), "{}", absent.stderr);
+    assert!(absent.stderr.contains("--policy"), "{}", absent.stderr);
+    assert!(!absent.stderr.contains("--schedules"), "{}", absent.stderr);
+    // As a whole number the mask would be another one.
+    policy("umask = 27\n");
+    let number = here.run(&["worker", "--queue", "default", "--policy", "worker.toml"]);
+    assert!(
+        number.stderr.contains("in octal, as text"),
+        "{}",
+        number.stderr
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Installation, nats::NatsServer, wait_for};
+use crate::support::{Installation, listener::Listener, nats::NatsServer, wait_for};
 
 const PASSWORD: &str = "correct horse battery staple";
 const TOKEN: &str = "tok-8d7f6a5b";
@@ -160,9 +160,18 @@ fn a_secret_is_nowhere_on_nats_either() {
         format!("SITE_TOKEN={CANARY}\n"),
     )
     .unwrap();
+    let listener = Listener::start(|_, _| "200 OK");
+    let told = format!(
+        "[defaults]\nping = \"{0}/ping\"\n[notify.ops]\nurl = \"{0}/hook\"\non = [\"failed\", \"dead\"]\n",
+        listener.url
+    );
     here.schedule(
         "a.toml",
-        r#"
+        &(told
+            + r#"
+[job.broken]
+credential = "site"
+http = { url = "http://[{credential.site}/" }
 [job.fails]
 credential = "site"
 env_file = "site.env"
@@ -179,7 +188,7 @@ exit 1'''
 credential = "site"
 retry = { attempts = 2, initial = "10ms" }
 http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization = "{credential.site}" } }
-"#,
+"#),
     );
     let beat = here.start("beat", &["beat"]);
     let directory = here.path("credentials").display().to_string();
@@ -192,7 +201,10 @@ http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization
         "-vv",
     ];
     let worker = here.start("worker", &args);
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(1).cloned());
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
+    // The reason would have it: what is wrong is told with the URL.
+    let reason = ended(&here, "broken")["reason"].clone();
+    assert!(reason.as_str().unwrap().contains("[***/"), "{reason}");
     assert_eq!(here.run(&["run", "fails"]).code, 0);
     wait_for("the job", || here.read("pid").trim().parse::<u32>().ok());
     // What `ps` shows of whoever, while it runs.
@@ -211,7 +223,7 @@ http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization
             .starts_with(&sha256(&format!("{CANARY}{CANARY}"))),
         "the job did not see it"
     );
-    for job in ["fails", "asks"] {
+    for job in ["fails", "asks", "broken"] {
         let id = here.runs(job)[0]["run_id"].as_str().unwrap().to_owned();
         for what in [
             &["show", &id][..],
@@ -225,6 +237,19 @@ http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization
             let all = format!("{}{}", said.stdout, said.stderr);
             assert!(!all.contains(CANARY), "{what:?}: {all}");
         }
+    }
+    // Whoever is told of it.
+    wait_for("webhooks and pings", || {
+        let heard = listener.heard();
+        let of = |path: &str, job: &str| {
+            let mut heard = heard.iter().filter(|heard| heard.path.starts_with(path));
+            heard.any(|heard| heard.body.contains(job)).then_some(())
+        };
+        of("/hook", "\"fails\"").and(of("/ping", "[***/"))
+    });
+    for heard in listener.heard() {
+        let all = format!("{heard:?}");
+        assert!(!all.contains(CANARY), "{all}");
     }
     assert_eq!(here.run(&["state", "export", "whole.state"]).code, 0);
     assert!(worker.stop().success());

@@ -230,6 +230,23 @@ fn with_checksum(body: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_copy_that_cannot_be_written_says_what_is_missing() {
+    let here = Installation::new();
+    here.schedule("a.toml", "[job.none]\ncommand = [\"true\"]\n");
+    let mut up = here.up(&[]);
+    let file = here.path("nowhere/copy").display().to_string();
+    let refused = here.command(&["state", "export", &file]).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    let directory = here.path("nowhere").display().to_string();
+    assert!(
+        said.contains(&format!("make the directory {directory}")),
+        "{said}"
+    );
+    assert!(up.ended().is_none());
+}
+
+#[test]
 fn files_are_looked_at_before_anything_is_written() {
     let nats = NatsServer::start();
     let here = Installation::on_nats(&nats.url());

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_nats::{ConnectOptions, Event, ServerError};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     NatsBroker, PATIENCE, burst::Burst, credentials::Credentials, disturbed::Disturbed,
@@ -196,6 +196,11 @@ fn tell(event: &Event, violations: &Violations) {
             }
             None => warn!(target: "orchestrator::broker", event = %event, "NATS"),
         },
+        Event::ClientError(error) if error.to_string().contains("authorization violation") => {
+            warn!(target: "orchestrator::broker", reason = violations.shut_out(), "NATS");
+        }
+        // Of our own accord: a connection that is lost is made again.
+        Event::Closed => debug!(target: "orchestrator::broker", "the connection to NATS is closed"),
         other => warn!(target: "orchestrator::broker", event = %other, "NATS"),
     }
 }

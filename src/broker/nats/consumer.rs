@@ -53,6 +53,13 @@ impl NatsBroker {
         if self.setup.knows(&known) {
             return Ok(());
         }
+        let Some(_turn) = self.setup.queue_turn().await else {
+            let operation = format!("make the queue {queue} known");
+            return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
+        };
+        if self.setup.knows(&known) {
+            return Ok(());
+        }
         self.ensure(Stream::Jobs).await?;
         if self.consumer(queue).await?.is_none() {
             self.set_lease(queue).await?;

@@ -1,9 +1,17 @@
 //! How to get in: what the client shows to the server, and what that is called in errors. Never shows a secret.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use async_nats::ConnectOptions;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
 
 /// How to get in; what is not given is not used.
 #[derive(Clone, Default)]
@@ -48,7 +56,38 @@ pub fn new_nkey() -> Result<(String, String), String> {
     Ok((seed, pair.public_key()))
 }
 
+/// The certificates in a PEM file; one at least.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let shown = path.display();
+    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<_, _>>);
+    let found: Vec<_> = found.map_err(|error| format!("{shown}: {error}"))?;
+    match found.is_empty() {
+        true => Err(format!("{shown}: there is no certificate in it, in PEM")),
+        false => Ok(found),
+    }
+}
+
 impl Credentials {
+    /// What is wrong with the files of certificates, if anything: the client itself says no more than that it is.
+    pub fn check_certificates(&self) -> Result<(), String> {
+        if let Some(ca) = &self.ca {
+            certificates(ca).map_err(|why| format!("the authority of NATS: {why}"))?;
+        }
+        let (Some(cert), Some(key)) = (&self.cert, &self.key) else {
+            return Ok(());
+        };
+        let chain = certificates(cert).map_err(|why| format!("our certificate for NATS: {why}"))?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+            let shown = key.display();
+            format!("the key of our certificate for NATS: {shown}: {error}")
+        })?;
+        let pair = CertifiedKey::from_der(chain, private, &ring::default_provider());
+        pair.map(|_| ()).map_err(|error| {
+            let (cert, key) = (cert.display(), key.display());
+            format!("our certificate for NATS, {cert}, and its key, {key}, do not belong together: {error}")
+        })
+    }
+
     /// Who we are to the server, for errors.
     pub(super) fn who(&self) -> String {
         let jwt_of_file = || {

@@ -202,7 +202,8 @@ fn version(text: &str) -> Remark {
     let found = (numbers.next(), numbers.next(), numbers.next());
     let (Some(major), Some(minor), Some(patch)) = found else {
         let message = format!("nats-server calls itself `{text}`: its version is not understood");
-        return remark("version", RemarkKind::Warning, message, None);
+        let help = "use a release: 2.11.16, 2.12.7, 2.14 or later";
+        return remark("version", RemarkKind::Warning, message, Some(help));
     };
     let found = (major, minor, patch);
     if found < SUPPORTED {
@@ -250,7 +251,9 @@ fn room(account: &Account) -> Remark {
         );
     }
     let message = format!("{used} MB of {limit} MB are stored");
-    match used * 10 >= limit * 8 {
+    // Not by megabytes: of a small account the last one is most.
+    let (used, limit) = (account.storage, account.limits.max_storage);
+    match used.saturating_mul(10) >= limit.saturating_mul(8) {
         true => {
             let help =
                 "when it is full, beat waits and submitters are refused: raise the account's limit";
@@ -353,9 +356,13 @@ mod tests {
             },
         };
         assert_eq!(room(&account(79, 100)).kind, RemarkKind::Ok);
+        let mut small = account(4, 4);
+        small.storage -= 1;
+        assert_eq!(room(&small).kind, RemarkKind::Warning);
         assert_eq!(room(&account(80, 100)).kind, RemarkKind::Warning);
         assert_eq!(room(&account(80_000, 0)).kind, RemarkKind::Ok);
     }
+
     #[test]
     fn clocks_are_compared_within_what_the_question_took() {
         let at = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap();

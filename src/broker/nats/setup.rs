@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    NatsBroker,
+    NatsBroker, PATIENCE,
     api::{CallError, code},
     consumer::KnownLease,
     pace::Batches,
@@ -41,6 +41,9 @@ pub(super) struct Setup {
     /// Those of which one message can be read by its subject: the subject is then part of what is permitted.
     direct: Mutex<HashSet<String>>,
     leases: Mutex<HashMap<QueueName, KnownLease>>,
+    /// Held by the one that looks at streams, and by the one that makes a queue known: a burst of a thousand asks once.
+    looking: tokio::sync::Mutex<()>,
+    queueing: tokio::sync::Mutex<()>,
 }
 
 /// A stream of ours.
@@ -61,6 +64,8 @@ impl Setup {
             made: Mutex::default(),
             direct: Mutex::default(),
             leases: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
+            queueing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -88,6 +93,11 @@ impl Setup {
         let same = made.is_some() && *known == made;
         *known = made;
         !same
+    }
+
+    /// Waits until nobody else makes a queue known.
+    pub(super) async fn queue_turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        turn(&self.queueing).await
     }
 
     /// Somebody removed something: everything is made sure of again.
@@ -197,6 +207,12 @@ impl NatsBroker {
             return Ok(());
         }
         let operation = format!("look at the stream {name}");
+        let Some(_turn) = turn(&self.setup.looking).await else {
+            return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
+        };
+        if self.setup.knows(&name) {
+            return Ok(());
+        }
         let subject = format!("STREAM.INFO.{name}");
         let found = match self.api::<Value>(&operation, &subject, &Value::Null).await {
             Ok(found) => found,
@@ -204,6 +220,7 @@ impl NatsBroker {
             Err(error) => return Err(self.error(&operation, error)),
         };
         self.setup.note_direct(&name, &found["config"]);
+        self.tell_of_copies(&name, &found["config"]);
         if stream == Stream::Jobs {
             let takes_batches = self.let_batches_in(&name, &found["config"]).await;
             self.burst.allow(takes_batches);
@@ -215,6 +232,17 @@ impl NatsBroker {
         }
         self.setup.note(name);
         Ok(())
+    }
+
+    /// Whoever came first has made it as he was told: perhaps a command that nobody told of the cluster.
+    fn tell_of_copies(&self, stream: &str, config: &Value) {
+        let wanted = self.setup.replicas;
+        let copies = config["num_replicas"].as_u64().unwrap_or_default();
+        if copies > 0 && copies < wanted as u64 {
+            let help = format!("nats stream edit {stream} --replicas {wanted}");
+            warn!(target: "orchestrator::broker", stream, copies, wanted, help,
+                "a stream has fewer copies than it should");
+        }
     }
 
     /// A stream that was made by an earlier version, or on an earlier server, gets the setting. Returns whether it
@@ -317,6 +345,11 @@ impl NatsBroker {
         }
         config
     }
+}
+
+/// Waits for the one that asks the same, as long as for an answer.
+async fn turn(of: &tokio::sync::Mutex<()>) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    tokio::time::timeout(PATIENCE, of.lock()).await.ok()
 }
 
 fn buckets() -> impl Iterator<Item = Bucket> {

@@ -92,6 +92,15 @@ impl Violations {
         }
     }
 
+    /// The server has let this user in before, and does not now.
+    pub(super) fn shut_out(&self) -> String {
+        format!(
+            "the server does not let {} in any more; trying again: have it put back there, or restart with the \
+             credentials that replace its own",
+            self.who
+        )
+    }
+
     /// Whether this is to be logged: what is tried again and again is told now and then.
     pub(super) fn is_news(&self, described: &str, now: Instant) -> bool {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);

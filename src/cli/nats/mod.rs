@@ -181,7 +181,7 @@ fn variable(name: &str) -> Option<String> {
 /// The first line of a file.
 fn secret(path: Option<&Path>) -> Result<Option<String>, String> {
     let Some(path) = path else { return Ok(None) };
-    let text = read(path)?;
+    let text = read("a password or token for NATS", path)?;
     let line = text.lines().next().unwrap_or_default().trim();
     match line.is_empty() {
         true => Err(format!(
@@ -194,7 +194,7 @@ fn secret(path: Option<&Path>) -> Result<Option<String>, String> {
 
 /// The seed in a file, bare or between the lines that `nsc` puts around it.
 fn seed_in(path: &Path) -> Result<String, String> {
-    let text = read(path)?;
+    let text = read("the nkey for NATS", path)?;
     let mut lines = text.lines().map(str::trim);
     let seed = lines
         .find(|line| line.starts_with("SU"))
@@ -205,8 +205,8 @@ fn seed_in(path: &Path) -> Result<String, String> {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+fn read(what: &str, path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{what}: {}: {error}", path.display()))
 }
 
 fn check_files(credentials: &Credentials) -> Result<(), String> {
@@ -223,7 +223,7 @@ fn check_files(credentials: &Credentials) -> Result<(), String> {
             return Err(format!("{what}: {}: {error}", path.display()));
         }
     }
-    Ok(())
+    credentials.check_certificates()
 }
 
 fn check_inbox(prefix: &str) -> Result<(), String> {
