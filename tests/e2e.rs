@@ -53,6 +53,12 @@ mod pause;
 mod pings;
 #[path = "e2e/policy.rs"]
 mod policy;
+#[path = "e2e/policy_rights.rs"]
+mod policy_rights;
+#[path = "e2e/policy_up.rs"]
+mod policy_up;
+#[path = "e2e/policy_users.rs"]
+mod policy_users;
 #[path = "e2e/priority.rs"]
 mod priority;
 #[path = "e2e/reload.rs"]

@@ -9,6 +9,8 @@
 
 #[path = "schedules/limits.rs"]
 mod limits;
+#[path = "schedules/users.rs"]
+mod users;
 
 use std::{
     fs,
@@ -71,6 +73,7 @@ fn every_key_arrives_in_the_job() {
         args = { url = "http://x", depth = 3, deep = { list = [1, 2.5, true] } }
         env = { PATH = "/bin" }
         working_dir = "sub/dir"
+        run_as = "crawler"
         timeout = "1h 30m"
         kill = { signal = "SIGINT", grace = "30s" }
         retry = { attempts = 5, backoff = "exponential", initial = "15s", max = "10m", jitter = 0.2, not_on_exit = [2] }
@@ -108,6 +111,7 @@ fn every_key_arrives_in_the_job() {
         job.spec.working_dir.as_deref(),
         Some(Path::new("/srv/jobs/sub/dir"))
     );
+    assert_eq!(job.spec.run_as.unwrap().as_str(), "crawler");
     assert_eq!(job.spec.timeout.unwrap().get(), Duration::from_secs(5400));
     assert_eq!(job.spec.kill.signal, SignalName::Int);
     assert_eq!(job.spec.kill.grace.get(), Duration::from_secs(30));
@@ -327,6 +331,18 @@ fn refused_with_place_and_mend() {
         (
             "working_dir = \"~/x\"",
             "3:15 \"~/x\" | `working_dir`: `~` is not expanded | write the whole path, or one relative to this file",
+        ),
+        (
+            "run_as = \"1000\"",
+            "3:10 \"1000\" | `run_as`: `1000` is a number, not the name of a user | write the name in /etc/passwd of the worker's machine, not the number",
+        ),
+        (
+            "run_as = 1000",
+            "3:10 1000 | `run_as` takes the name of a user, not a whole number | write the name in /etc/passwd of the worker's machine, not the number",
+        ),
+        (
+            "run_as = \"{arg.user}\"",
+            "3:10 \"{arg.user}\" | `run_as`: `{arg.user}` contains '{': the name of a user begins with a letter, a digit or `_`, then letters, digits, `_`, `-`, `.`, `@` and `$` | no placeholders: a user stands in the schedule, it is not an argument",
         ),
         (
             "args = { x = nan }",

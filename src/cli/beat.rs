@@ -116,7 +116,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
     events::init(globals);
     let (ask, reload) = mpsc::channel(RELOADS);
     // First of all: without a handler SIGHUP would end the process.
-    let stop = service::follow_signals(Some(ask.clone()))?;
+    let stop = service::follow_signals([ask.clone()])?;
     let loaded = args.schedules.load()?;
     let authority = args.signing.authority()?;
     let sources = vec![args.schedules.schedules];

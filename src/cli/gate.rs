@@ -1,4 +1,4 @@
-//! What a worker lets in, from its options, and again on SIGHUP.
+//! What a worker lets in, from its options, and again on SIGHUP; that of `up` has a policy alone.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,6 +21,13 @@ pub(super) struct GateArgs {
     #[command(flatten)]
     trust: Trust,
 
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+/// The rules of whatever executes.
+#[derive(Debug, Clone, Args)]
+pub(super) struct PolicyArgs {
     /// Execute only what the rules in this file allow; see docs/security.md. Read again on SIGHUP
     #[arg(long, env = "ORCHESTRATOR_POLICY", value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -31,7 +38,7 @@ impl GateArgs {
     pub(super) fn load(&self, url: &str) -> Result<Gate, CliError> {
         Ok(Gate {
             keys: self.trust.keys(url)?,
-            policy: self.policy.as_deref().map(policy).transpose()?,
+            ..self.policy.load()?
         })
     }
 
@@ -41,28 +48,63 @@ impl GateArgs {
         self,
         url: String,
         gate: Gate,
-        (mut reload, pulse): (mpsc::Receiver<ReloadCause>, Pulse),
+        reload: (mpsc::Receiver<ReloadCause>, Pulse),
     ) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
-        tell(&gate);
-        let (sender, receiver) = watch::channel(Arc::new(gate));
-        let following = tokio::spawn(async move {
-            while reload.recv().await.is_some() {
-                match self.load(&url) {
-                    Ok(gate) => {
-                        tell(&gate);
-                        sender.send_replace(Arc::new(gate));
-                        pulse.has_reloaded(None);
-                    }
-                    Err(error) => {
-                        warn!(target: "orchestrator::worker", %error,
-                            "not reloaded: what was trusted and allowed before stays");
-                        pulse.has_reloaded(Some(format!("not reloaded: {error}")));
-                    }
+        let tell = |gate: &Gate| {
+            tell_policy(gate);
+            tell_keys(gate);
+        };
+        follow(gate, reload, tell, move || self.load(&url))
+    }
+}
+
+impl PolicyArgs {
+    /// Reads the file, if there is one.
+    pub(super) fn load(&self) -> Result<Gate, CliError> {
+        let policy = self.policy.as_deref().map(policy).transpose()?;
+        Ok(Gate { keys: None, policy })
+    }
+
+    /// Reads it again whenever that is asked for. What cannot be read leaves everything as it was.
+    pub(super) fn follow(
+        self,
+        gate: Gate,
+        reload: (mpsc::Receiver<ReloadCause>, Pulse),
+    ) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
+        if self.policy.is_none() {
+            // There is nothing to read, and so nothing to tell of.
+            return (watch::channel(Arc::new(gate)).1, tokio::spawn(async {}));
+        }
+        follow(gate, reload, tell_policy, move || self.load())
+    }
+}
+
+fn follow(
+    gate: Gate,
+    (mut reload, pulse): (mpsc::Receiver<ReloadCause>, Pulse),
+    tell: fn(&Gate),
+    load: impl Fn() -> Result<Gate, CliError> + Send + 'static,
+) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
+    tell(&gate);
+    let (sender, receiver) = watch::channel(Arc::new(gate));
+    let following = tokio::spawn(async move {
+        while reload.recv().await.is_some() {
+            match load() {
+                Ok(gate) => {
+                    let gate = Arc::new(gate);
+                    sender.send_replace(Arc::clone(&gate));
+                    tell(&gate);
+                    pulse.has_reloaded(None);
+                }
+                Err(error) => {
+                    warn!(target: "orchestrator::worker", %error,
+                        "not reloaded: what was trusted and allowed before stays");
+                    pulse.has_reloaded(Some(format!("not reloaded: {error}")));
                 }
             }
-        });
-        (receiver, following)
-    }
+        }
+    });
+    (receiver, following)
 }
 
 /// Findings are shown as those of schedules are.
@@ -81,10 +123,13 @@ fn policy(path: &Path) -> Result<WorkerPolicy, CliError> {
     })
 }
 
-fn tell(gate: &Gate) {
+fn tell_policy(gate: &Gate) {
     if let Some(policy) = &gate.policy {
         info!(target: "orchestrator::worker", ?policy, "runs are executed that the policy allows");
     }
+}
+
+fn tell_keys(gate: &Gate) {
     match &gate.keys {
         Some(keys) => {
             let ids: Vec<_> = keys.keys().map(|key| key.id().to_string()).collect();

@@ -78,6 +78,7 @@ pub(super) async fn lock(args: LockArgs, globals: &Globals) -> Result<(), CliErr
             ("ORCHESTRATOR_LOCK_TOKEN".to_owned(), token.to_string()),
         ]),
         working_dir: None,
+        run_as: None,
         stdin: Vec::new(),
         streams: Streams::Inherited,
         confinement: Confinement::default(),

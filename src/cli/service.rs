@@ -29,8 +29,10 @@ pub(super) struct Stop {
     pub(super) at_once: CancellationToken,
 }
 
-/// Follows the signals: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP reloads.
-pub(super) fn follow_signals(reload: Option<mpsc::Sender<ReloadCause>>) -> Result<Stop, CliError> {
+/// Follows the signals: SIGTERM and SIGINT drain, a second one ends at once, SIGHUP has each of these reload.
+pub(super) fn follow_signals<const N: usize>(
+    reload: [mpsc::Sender<ReloadCause>; N],
+) -> Result<Stop, CliError> {
     let stop = Stop::default();
     manager::follow(&stop.health);
     let told = stop.clone();
@@ -42,10 +44,12 @@ pub(super) fn follow_signals(reload: Option<mpsc::Sender<ReloadCause>>) -> Resul
             tokio::select! {
                 () = received(&mut terminate) => told.ask("SIGTERM"),
                 () = received(&mut interrupt) => told.ask("SIGINT"),
-                () = received(&mut hang_up) => if let Some(reload) = &reload {
+                () = received(&mut hang_up) => {
                     told.health.reloads();
-                    // Full: a reload is due anyway.
-                    let _ = reload.try_send(ReloadCause::Signal);
+                    for reload in &reload {
+                        // Full: a reload is due anyway.
+                        let _ = reload.try_send(ReloadCause::Signal);
+                    }
                 },
                 () = told.at_once.cancelled() => return,
             }

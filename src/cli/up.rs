@@ -9,7 +9,9 @@ use tracing::{error, info};
 use super::{
     CliError, Exit, Globals,
     beat::{Keeping, RELOADS},
-    events, guardian,
+    events,
+    gate::PolicyArgs,
+    guardian,
     schedules::SchedulesArgs,
     service, snapshots,
     worker::{Limits, credentials, hand_on},
@@ -48,6 +50,9 @@ pub struct UpArgs {
     keeping: Keeping,
 
     #[command(flatten)]
+    policy: PolicyArgs,
+
+    #[command(flatten)]
     listen: service::Listen,
 
     /// How often a snapshot of the state is written, from which `up` goes on should its store be damaged
@@ -68,8 +73,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
     let (ask, mut reload) = mpsc::channel(RELOADS);
+    let (ask_gate, reload_gate) = mpsc::channel(RELOADS);
     // First of all: without a handler SIGHUP would end the process.
-    let stop = service::follow_signals(Some(ask.clone()))?;
+    let stop = service::follow_signals([ask.clone(), ask_gate])?;
+    let gate = args.policy.load()?;
     let loaded = args.schedules.load()?;
     let sources = vec![args.schedules.schedules];
     let [beat_pulse, worker_pulse] = args.listen.start(["beat", "worker"], &stop).await?;
@@ -108,6 +115,9 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         true => every_queue(beat.queues()),
         false => watch::channel(args.queues).1,
     };
+    let (gate, following) = args
+        .policy
+        .follow(gate, (reload_gate, worker_pulse.clone()));
     let worker_options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
@@ -116,6 +126,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         cgroup: args.limits.cgroup,
         pass_env: args.limits.pass_env.into(),
         pulse: worker_pulse,
+        gate,
         credentials,
         ..WorkerOptions::following(service::instance_id(), queues)
     };
@@ -140,6 +151,7 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         watching.abort();
     }
     stop.at_once.cancel();
+    following.abort();
     if let Err(error) = snapshots.await {
         error!(target: "orchestrator::service", %error, "the last snapshot failed");
     }

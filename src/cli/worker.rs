@@ -121,7 +121,7 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
     events::init(globals);
     let (ask, reload) = mpsc::channel(RELOADS);
     // First of all: without a handler SIGHUP would end the process.
-    let stop = service::follow_signals(Some(ask))?;
+    let stop = service::follow_signals([ask])?;
     let url = nats::options(globals)?.url;
     let gate = args.gate.load(&url)?;
     if args.check {

@@ -19,13 +19,16 @@ use super::{
     cgroup::Group,
     memory,
     pump::Pipes,
-    start::{self, Spawned},
+    start::{self, Failure, Spawned},
     tree::{self, Lineage, Tag},
 };
 use crate::{
     job::{Kill, SignalName},
     run::Exit,
 };
+
+/// How long a child of another user has to execute its program.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A child with its process group and its daemons. Dropping it kills the group; the daemons follow
 /// within a second or two.
@@ -73,6 +76,27 @@ impl Running {
                 Err(error)
             }
         }
+    }
+
+    /// Waits until its program is executed, or it is to end before. Whoever may stop the child of another user could hold it
+    /// there: no thread waits for it, and not for ever.
+    pub(super) async fn executed(&mut self, stop: &Stop) -> Result<(), Failure> {
+        let Some(told) = self.child.told.take() else {
+            return Ok(());
+        };
+        tokio::select! {
+            biased;
+            heard = start::heard(told) => heard,
+            () = stop.asked() => Ok(()),
+            () = tokio::time::sleep(PATIENCE) => Err(io::Error::other(format!(
+                "it was not executed within {PATIENCE:?}; is it being stopped, or does its directory not answer?"
+            )).into()),
+        }
+    }
+
+    /// Whether all that comes of it can be found, so that it can be ended.
+    pub(super) fn is_in_sight(&self) -> bool {
+        self.cgroup.is_some() || tree::is_seen(self.group)
     }
 
     pub(super) fn tag(&self) -> Tag {

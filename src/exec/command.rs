@@ -16,8 +16,8 @@ use std::{
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::RunContext;
-use crate::job::{Execute, Glob, TemplateError};
+use super::{RunContext, start::Identity, user::RunAs};
+use crate::job::{Execute, Glob, TemplateError, UserName};
 
 /// This executable, for jobs that start runs themselves.
 static OWN_BINARY: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::current_exe().ok());
@@ -42,6 +42,8 @@ pub struct Program {
     pub variables: BTreeMap<String, String>,
     /// Where it starts; the worker's own directory if absent.
     pub working_dir: Option<PathBuf>,
+    /// Whose it is; the worker's own user's if absent.
+    pub run_as: Option<UserName>,
     /// What it reads on standard input, if its streams are captured.
     pub stdin: Vec<u8>,
     /// Where it reads from and writes to.
@@ -82,14 +84,14 @@ const USUAL: [&str; 17] = [
 ];
 
 impl Confinement {
-    fn passes(&self, name: &OsStr) -> bool {
+    fn passes(&self, name: &OsStr, user: Option<&RunAs>) -> bool {
         let Some(name) = name.to_str() else {
             return false;
         };
-        USUAL_GLOBS
-            .iter()
-            .chain(self.pass_env.iter())
-            .any(|glob| glob.matches(name))
+        let is_asked_for = self.pass_env.iter().any(|glob| glob.matches(name));
+        // Its own place for passing files may be closed to others.
+        let is_private = user.is_some() && name == "TMPDIR";
+        is_asked_for || !is_private && USUAL_GLOBS.iter().any(|glob| glob.matches(name))
     }
 }
 
@@ -124,6 +126,8 @@ pub(super) struct Prepared {
     pub(super) stdin: File,
     /// Its standard output and error, if they are not captured.
     pub(super) outputs: Option<[File; 2]>,
+    /// Whose it becomes.
+    pub(super) identity: Option<Identity>,
     /// The mask of modes, if it is another one.
     pub(super) umask: Option<u32>,
     /// Whether it is given its three streams and no other descriptor.
@@ -149,6 +153,7 @@ impl Program {
             arguments,
             variables: context.variables(&json),
             working_dir: spec.working_dir.clone(),
+            run_as: spec.run_as.clone(),
             stdin: json.into_bytes(),
             streams: Streams::Captured,
             confinement: Confinement::default(),
@@ -157,15 +162,19 @@ impl Program {
 
     /// Everything that the operating system has to be told. Fails with a reason for the run's
     /// record.
-    pub(super) fn prepared(&self, result: &Path) -> Result<Prepared, String> {
+    pub(super) fn prepared(&self, result: &Path, user: Option<&RunAs>) -> Result<Prepared, String> {
         let (stdin, outputs) = self
             .streams()
             .map_err(|error| format!("its standard streams cannot be made: {error}"))?;
         let mut variables: BTreeMap<&OsStr, Cow<'_, OsStr>> = BTreeMap::new();
+        // What the job itself asks for wins.
+        for (name, value) in user.iter().flat_map(|user| user.variables()) {
+            variables.insert(name, value.into());
+        }
         if let Some(directory) = &self.working_dir
             && let Ok(absolute) = std::path::absolute(directory)
         {
-            // A shell believes it; what the job itself asks for wins.
+            // A shell believes it.
             variables.insert(OsStr::new("PWD"), OsString::from(absolute).into());
         }
         for (name, value) in &self.variables {
@@ -188,7 +197,7 @@ impl Program {
         };
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| nul());
         let is_given = |name: &OsStr| match self.streams {
-            Streams::Captured => self.confinement.passes(name),
+            Streams::Captured => self.confinement.passes(name, user),
             // It does what the user of this terminal could do without us.
             Streams::Inherited => true,
         };
@@ -200,7 +209,12 @@ impl Program {
             .iter()
             .map(|(name, value)| line(name, value).map(Cow::Owned).ok_or_else(nul));
         let words = std::iter::once(&self.name).chain(&self.arguments);
-        let directory = self.working_dir.as_deref().map(Path::as_os_str);
+        let directory = match (&self.working_dir, user) {
+            (Some(directory), _) => Some(directory.as_os_str()),
+            // To see whether that user may be here.
+            (None, Some(_)) => Some(OsStr::new(".")),
+            (None, None) => None,
+        };
         Ok(Prepared {
             candidates: self
                 .candidates(search.as_deref())
@@ -214,6 +228,7 @@ impl Program {
             working_dir: directory.map(text).transpose()?,
             stdin,
             outputs,
+            identity: user.map(|user| user.identity.clone()),
             umask: self.confinement.umask,
             streams_only: self.streams == Streams::Captured,
         })
@@ -236,7 +251,7 @@ impl Program {
     }
 
     /// Where the program may be: its path, or its name in each directory of the search path.
-    fn candidates(&self, search: Option<&OsStr>) -> Vec<PathBuf> {
+    pub(super) fn candidates(&self, search: Option<&OsStr>) -> Vec<PathBuf> {
         if self.name.contains('/') {
             return vec![PathBuf::from(&self.name)];
         }
@@ -248,83 +263,12 @@ impl Program {
             .map(|directory| directory.join(&self.name))
             .collect()
     }
-
-    /// The file that would be executed and the directory in which it would start, links followed; as far as they are
-    /// there.
-    pub fn located(&self) -> (Option<PathBuf>, Option<PathBuf>) {
-        let here = std::env::current_dir().unwrap_or_default();
-        let base = match &self.working_dir {
-            Some(directory) => here.join(directory),
-            None => here,
-        };
-        let search = match self.variables.get("PATH") {
-            Some(own) => Some(OsString::from(own)),
-            None => std::env::var_os("PATH"),
-        };
-        let can_be_executed =
-            |path: &PathBuf| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
-        let candidates = self.candidates(search.as_deref()).into_iter();
-        let found = candidates.map(|path| base.join(path)).find(can_be_executed);
-        let executable = found.and_then(|path| std::fs::canonicalize(path).ok());
-        (executable, std::fs::canonicalize(base).ok())
-    }
-
-    /// Why the program could not be started, for the run's record.
-    pub(super) fn not_started(&self, error: &io::Error) -> String {
-        if let Some(reason) = self.working_dir.as_deref().and_then(unusable_directory) {
-            return reason;
-        }
-        let name = &self.name;
-        match error.kind() {
-            io::ErrorKind::NotFound if self.name_exists() => format!(
-                "`{name}` cannot be executed: the interpreter in its first line (`#!`) does not exist on this worker"
-            ),
-            io::ErrorKind::NotFound if name.contains('/') => format!(
-                "`{name}` does not exist; correct the path in `command`, or install it on this worker"
-            ),
-            io::ErrorKind::NotFound => format!(
-                "`{name}` is not in the worker's PATH; install it, or give its full path in `command`"
-            ),
-            io::ErrorKind::PermissionDenied => format!(
-                "`{name}` is not executable by this worker; `chmod +x` it, or name its interpreter in `command`"
-            ),
-            io::ErrorKind::ArgumentListTooLong => format!(
-                "the arguments and environment of `{name}` are too long for the operating system; hand large data over on standard input or in a file"
-            ),
-            _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => format!(
-                "`{name}` is neither a program of this machine nor a script that begins with `#!`; name its interpreter in `command`"
-            ),
-            _ => format!("`{name}` cannot be started: {error}"),
-        }
-    }
-
-    fn name_exists(&self) -> bool {
-        let base = self.working_dir.as_deref().unwrap_or(Path::new(""));
-        self.name.contains('/') && base.join(&self.name).exists()
-    }
 }
 
 /// `NAME=VALUE`, unless there is a nul byte in it.
 fn line(name: &OsStr, value: &OsStr) -> Option<CString> {
     let parts = [name.as_bytes(), b"=", value.as_bytes()];
     CString::new(parts.concat()).ok()
-}
-
-fn unusable_directory(directory: &Path) -> Option<String> {
-    let shown = directory.display();
-    match std::fs::read_dir(directory) {
-        Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
-            "the working directory `{shown}` does not exist on this worker; create it, or correct `working_dir`"
-        )),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Some(format!(
-            "the working directory `{shown}` is not a directory; correct `working_dir`"
-        )),
-        Err(_) if rustix::fs::access(directory, rustix::fs::Access::EXEC_OK).is_ok() => None,
-        Err(error) => Some(format!(
-            "the working directory `{shown}` cannot be entered: {error}; permit it, or correct `working_dir`"
-        )),
-    }
 }
 
 /// A file without a name: a program reads it like a pipe that has been filled and closed, and

@@ -15,6 +15,7 @@ mod environment;
 mod fetch;
 mod guardian;
 mod http;
+mod located;
 mod memory;
 mod output;
 mod ping;
@@ -27,6 +28,8 @@ mod spawn;
 mod start;
 mod stop;
 mod tree;
+mod unstarted;
+mod user;
 mod webhook;
 
 use std::{
@@ -46,12 +49,14 @@ pub use environment::RunContext;
 pub use fetch::fetch;
 pub use guardian::guard;
 pub use http::Prepared as PreparedRequest;
+pub use located::Located;
 pub use output::Output;
 pub use ping::{Event as PingEvent, Pings};
 pub use player::{Idle, Player};
 pub use secrets::{Redactor, Secrets};
 pub use stop::Stop;
 pub use tree::Family;
+pub use user::{cannot_run_as, own_user};
 pub use webhook::{WebhookError, WebhookSender};
 
 use crate::{
@@ -61,9 +66,10 @@ use crate::{
 use cgroup::Cgroups;
 use child::Running;
 use guardian::Guardian;
-use result::Scratch;
+use result::{ResultFile, Scratch};
 use spawn::{Asked, Spawners};
 use tree::{Lineage, Tag};
+use user::{NoUser, RunAs};
 
 /// How long pipes may stay open after all that is known to have come of the program has ended: whoever
 /// still holds them is beyond the worker's rights.
@@ -209,12 +215,9 @@ impl Executor {
         output: &Output,
         stop: &Stop,
     ) -> Execution {
-        let file = self.inner.scratch.file();
-        let (mut running, told) = match self
-            .spawn(&program, file.path(), limits.resources, stop)
-            .await
-        {
-            Ok(running) => running,
+        let begun = self.begin(&program, limits.resources, stop).await;
+        let (file, mut running, told) = match begun {
+            Ok(begun) => begun,
             Err(reason) => {
                 output.remark(&reason);
                 return Execution {
@@ -271,17 +274,23 @@ impl Executor {
         execution
     }
 
-    async fn spawn(
+    /// Starts a program with all that it is given, as the user that it names.
+    async fn begin(
         &self,
         program: &Program,
-        result: &Path,
         limits: Option<ResourceLimits>,
         stop: &Stop,
-    ) -> Result<(Running, Option<Told>), String> {
+    ) -> Result<(ResultFile, Running, Option<Told>), String> {
         if let Some(reason) = limits.and_then(|limits| self.inner.lacks(limits)) {
             return Err(reason);
         }
-        let prepared = program.prepared(result)?;
+        let user = match &program.run_as {
+            Some(name) => Some(user::find(name).await.map_err(NoUser::reason)?),
+            None => None,
+        };
+        let user = user.as_ref();
+        let file = self.result_file(user)?;
+        let prepared = program.prepared(file.path(), user)?;
         let lineage = Lineage::begin();
         // Told before there is anything to kill: this process may stand still right after.
         let deadline = *stop.deadline.borrow();
@@ -294,11 +303,28 @@ impl Executor {
             limits,
         };
         let child = self.inner.spawners.spawn(asked).await;
-        let child = child.map_err(|error| program.not_started(&error))?;
-        let running = Running::adopt(child, lineage).map_err(|error| {
+        let child = child.map_err(|failure| program.not_started(&failure))?;
+        let mut running = Running::adopt(child, lineage).map_err(|error| {
             format!("the job was started but cannot be watched: {error}; pidfd_open (Linux 5.3) must be permitted")
         })?;
-        Ok((running, told))
+        let executed = running.executed(stop).await;
+        executed.map_err(|failure| program.not_started(&failure))?;
+        match user {
+            // Dropped, and so killed.
+            Some(user) if !running.is_in_sight() => Err(user.out_of_sight()),
+            Some(_) | None => Ok((file, running, told)),
+        }
+    }
+
+    fn result_file(&self, user: Option<&RunAs>) -> Result<ResultFile, String> {
+        let owner = user.and_then(|user| Some((user, user.identity.owner()?)));
+        let Some((RunAs { name, .. }, owner)) = owner else {
+            return Ok(self.inner.scratch.file());
+        };
+        let made = self.inner.scratch.file_of(owner);
+        made.map_err(|error| {
+            format!("no file for the result of a job of the user `{name}` can be made: {error}; set TMPDIR to a writable directory")
+        })
     }
 }
 

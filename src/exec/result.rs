@@ -1,14 +1,17 @@
 //! The file in which a job may leave its result, and the private directory of these files.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
-use rustix::fs::OFlags;
+use rustix::fs::{Gid, OFlags, Uid, fchown};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -22,13 +25,17 @@ const MAX_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Scratch {
     directory: PathBuf,
+    /// Made when it is needed: others can reach the files in it, each of which is one user's.
+    shared: Mutex<Option<PathBuf>>,
     next: AtomicU64,
 }
 
-/// A path at which nothing exists yet; what a job puts there is removed when this is dropped.
+/// A path at which nothing exists yet, or a file of another user; what a job puts there is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct ResultFile {
     path: PathBuf,
+    /// The file that was made for another user. Whatever that user does, no other one is read.
+    made: Option<File>,
     /// The job has ended, and there was none.
     is_absent: AtomicBool,
 }
@@ -58,24 +65,70 @@ impl Scratch {
             source,
         })?;
         Ok(Self {
+            shared: Mutex::default(),
             directory,
             next: AtomicU64::new(0),
         })
     }
 
     pub(super) fn file(&self) -> ResultFile {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         ResultFile {
-            path: self.directory.join(format!("result-{number}.json")),
+            path: self.directory.join(self.name()),
+            made: None,
             is_absent: AtomicBool::new(false),
         }
+    }
+
+    /// A file that is there already, because its user may make none in this directory: so nothing else can be put in its
+    /// place, and nothing is left but files.
+    pub(super) fn file_of(&self, (uid, gid): (Uid, Gid)) -> io::Result<ResultFile> {
+        let path = self.shared()?.join(self.name());
+        let mut options = OpenOptions::new();
+        let made = options.read(true).write(true).create_new(true).mode(0o600);
+        let file = ResultFile {
+            made: Some(made.open(&path)?),
+            path,
+            is_absent: AtomicBool::new(false),
+        };
+        if let Some(made) = &file.made {
+            fchown(made, Some(uid), Some(gid))?;
+        }
+        Ok(file)
+    }
+
+    /// The directory of files of other users. Somebody may have made one by that name: then it is not ours to use.
+    fn shared(&self) -> io::Result<PathBuf> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*shared {
+            return Ok(made.clone());
+        }
+        let name = format!("orchestrator-{}", uuid::Uuid::new_v4().simple());
+        let directory = std::env::temp_dir().join(name);
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        // Whatever the mask of this process is.
+        std::fs::set_permissions(&directory, Permissions::from_mode(0o711))?;
+        Ok(shared.insert(directory).clone())
+    }
+
+    fn name(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("result-{number}.json")
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-            tracing::warn!(%error, directory = %self.directory.display(), "cannot remove the directory for result files");
+        let shared = self
+            .shared
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for directory in [Some(&self.directory), shared.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            if let Err(error) = std::fs::remove_dir_all(directory) {
+                tracing::warn!(%error, directory = %directory.display(), "cannot remove the directory for result files");
+            }
         }
     }
 }
@@ -87,7 +140,11 @@ impl ResultFile {
 
     /// The result, if the job left one.
     pub(super) fn read(&self) -> Result<Option<Value>, Unusable> {
-        let file = match open(&self.path) {
+        let found = match &self.made {
+            Some(made) => made.try_clone(),
+            None => open(&self.path),
+        };
+        let file = match found {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.is_absent.store(true, Ordering::Relaxed);

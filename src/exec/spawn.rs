@@ -18,7 +18,7 @@ use super::{
     cgroup::Cgroups,
     child,
     command::Prepared,
-    start::{Spawned, Stack, start},
+    start::{Failure, Spawned, Stack, start},
     tree::Tag,
 };
 use crate::{clock, job::ResourceLimits};
@@ -46,14 +46,13 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    fn start(&self, stack: &mut Stack) -> io::Result<Spawned> {
+    fn start(&self, stack: &mut Stack) -> Result<Spawned, Failure> {
         if self
             .deadline
             .is_some_and(|deadline| clock::uptime() >= deadline)
         {
-            return Err(io::Error::other(
-                "its lease ran out before it could be started",
-            ));
+            let error = io::Error::other("its lease ran out before it could be started");
+            return Err(error.into());
         }
         let group = self.cgroups.as_ref();
         let group = group.map(|cgroups| cgroups.group(self.tag, self.limits));
@@ -67,7 +66,7 @@ impl Asked {
 #[derive(Debug)]
 struct Request {
     asked: Asked,
-    reply: oneshot::Sender<io::Result<Spawned>>,
+    reply: oneshot::Sender<Result<Spawned, Failure>>,
 }
 
 impl Spawners {
@@ -87,7 +86,7 @@ impl Spawners {
     }
 
     /// Starts the command as the leader of a process group of its own that dies with this process.
-    pub(super) async fn spawn(&self, asked: Asked) -> io::Result<Spawned> {
+    pub(super) async fn spawn(&self, asked: Asked) -> Result<Spawned, Failure> {
         let (reply, answer) = oneshot::channel();
         self.requests.add(Request { asked, reply });
         answer

@@ -312,6 +312,11 @@ pub(super) fn tag_of(pid: Pid) -> Option<Tag> {
     tag_in(&read("limits")).or_else(|| cgroup::tag_in(&read("cgroup")))
 }
 
+/// Whether a process can be looked at: those of other users may be hidden.
+pub(super) fn is_seen(pid: Pid) -> bool {
+    fs::read(format!("/proc/{}/limits", pid.as_raw_nonzero())).is_ok()
+}
+
 /// Reads `/proc/PID/limits`.
 fn tag_in(limits: &str) -> Option<Tag> {
     let line = limits

@@ -20,6 +20,7 @@ mod template;
 mod ticks;
 pub mod trigger;
 mod unique;
+mod user;
 mod webhook;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,7 @@ pub use template::{Template, TemplateError, Values};
 pub use ticks::Active;
 pub use trigger::Trigger;
 pub use unique::{Holds, Unique};
+pub use user::{UserName, UserNameError};
 pub use webhook::{About, Event, Webhook};
 
 /// One `[job.NAME]`, with `[defaults]` applied.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Concurrency, CredentialName, HttpRequest, Lock, Rate, ResourceLimits, RetryPolicy, Seconds,
-    Template,
+    Template, UserName,
 };
 
 /// What to execute, with its limits and retry policy, self-contained.
@@ -30,6 +30,9 @@ pub struct RunSpec {
     /// Where the program starts; the worker's own directory if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<PathBuf>,
+    /// Who its processes belong to; the worker's own user if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_as: Option<UserName>,
     /// An attempt that takes longer is ended with `kill`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Seconds>,
@@ -75,6 +78,7 @@ impl RunSpec {
             env_files: Vec::new(),
             credentials: Vec::new(),
             working_dir: None,
+            run_as: None,
             timeout: None,
             kill: Kill::default(),
             retry: RetryPolicy::default(),

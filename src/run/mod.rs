@@ -21,7 +21,7 @@ pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess, Past};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION, time};
 pub use outcome::{Disposition, Ending, Exit, Timing, dispose, retry_after};
 pub use permit::{By, Holder, Pace, Places, Wish, grace, is_gone};
-pub use policy::{Found, Violation, WorkerPolicy};
+pub use policy::{Found, Hidden, Violation, WorkerPolicy};
 pub use record::{Attempt, AttemptEnd, DeliveryMark, RunRecord, Waiting, WaitingFor};
 pub use signature::{
     Authority, KeyError, KeyId, Keyring, KeyringError, PublicKey, Refusal, SIGNATURE_HEADER,

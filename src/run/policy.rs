@@ -1,9 +1,13 @@
 //! What a worker may be asked to do, whoever asks: the rules of `worker.toml`. Pure.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use super::RunMessage;
-use crate::job::{Execute, Glob, QueueName};
+use crate::job::{Execute, Glob, QueueName, UserName};
 
 /// The rules. A list that is not given allows everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +20,8 @@ pub struct WorkerPolicy {
     pub executables: Option<Vec<Glob>>,
     /// The directories in which programs may start, and what is below them.
     pub working_dirs: Option<Vec<Glob>>,
+    /// Who programs may run as. Without this list only the worker's own user, and that by not naming it.
+    pub users: Option<Vec<UserName>>,
     /// Whether `shell` is allowed.
     pub shell: bool,
     /// Whether `http` is allowed.
@@ -27,12 +33,25 @@ pub struct WorkerPolicy {
 /// What a run would execute on this machine, as far as it is there.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Found<'a> {
-    /// The program, with symbolic links followed.
-    pub executable: Option<&'a Path>,
+    /// The programs, one of which it is, with symbolic links followed.
+    pub executables: &'a [PathBuf],
     /// Where it would start, with symbolic links followed.
     pub working_dir: Option<&'a Path>,
     /// What it would be given beside the worker's own variables, those of files included.
     pub variables: Option<&'a BTreeMap<String, String>>,
+    /// What another user may be able to use, and the worker cannot look at.
+    pub hidden: Hidden<'a>,
+    /// The worker's own user, by name or else by number.
+    pub own_user: &'a str,
+}
+
+/// What cannot be looked at, and so is not known to be allowed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hidden<'a> {
+    /// What may be the program.
+    pub executable: Option<&'a Path>,
+    /// Where it would start.
+    pub working_dir: Option<&'a Path>,
 }
 
 /// A rule that a run breaks.
@@ -41,15 +60,20 @@ pub struct Violation {
     /// Its key in `worker.toml`.
     pub rule: &'static str,
     what: String,
+    mend: Option<&'static str>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rule, what } = self;
+        let Self { rule, what, mend } = self;
         write!(
             f,
             "the policy of the worker does not allow {what} (rule `{rule}`)"
-        )
+        )?;
+        match mend {
+            Some(mend) => write!(f, "; {mend}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -70,18 +94,74 @@ impl WorkerPolicy {
         match &message.spec.execute {
             Execute::Shell(_) if !self.shell => return Err(broken("shell", "`shell`")),
             Execute::Http(_) if !self.http => return Err(broken("http", "`http`")),
-            Execute::Http(_) => return Ok(()),
+            Execute::Http(_) => return self.check_user(message, None),
             Execute::Shell(_) => {}
             Execute::Command(_) => self.check_executable(message, found)?,
         }
-        if let (Some(allowed), Some(directory)) = (&self.working_dirs, found.working_dir) {
-            let mut above = directory.ancestors().map(Path::to_string_lossy);
-            if !above.any(|path| allowed.iter().any(|glob| glob.matches(&path))) {
+        self.check_user(message, Some(found.own_user))?;
+        self.check_working_dir(found)
+    }
+
+    /// What a worker without rules allows: everything but another user.
+    pub fn check_without(message: &RunMessage) -> Result<(), Violation> {
+        Self::default().check_user(message, None)
+    }
+
+    fn check_working_dir(&self, found: Found<'_>) -> Result<(), Violation> {
+        let Some(allowed) = &self.working_dirs else {
+            return Ok(());
+        };
+        if let Some(directory) = found.hidden.working_dir {
+            return Err(cannot_be_seen("working_dirs", directory));
+        }
+        let Some(directory) = found.working_dir else {
+            return Ok(());
+        };
+        let mut above = directory.ancestors().map(Path::to_string_lossy);
+        match above.any(|path| allowed.iter().any(|glob| glob.matches(&path))) {
+            true => Ok(()),
+            false => {
                 let what = format!("the working directory `{}`", directory.display());
-                return Err(broken("working_dirs", &what));
+                Err(broken("working_dirs", &what))
             }
         }
-        Ok(())
+    }
+
+    /// A list is about every program: who must not be root is not made root by a job that names nobody. `own` is absent
+    /// where no program is started.
+    fn check_user(&self, message: &RunMessage, own: Option<&str>) -> Result<(), Violation> {
+        let (what, mend) = match (&message.spec.run_as, &message.spec.execute) {
+            (Some(_), Execute::Http(_)) => {
+                let what = "`run_as` with `http`, which starts no program".to_owned();
+                (what, "remove `run_as`")
+            }
+            (Some(user), _) if self.is_listed(user.as_str()) => return Ok(()),
+            (Some(user), _) => {
+                let what = format!("`run_as = \"{user}\"`");
+                let mend = "name the user in `users` of the file that the worker's --policy names";
+                (what, mend)
+            }
+            (None, _) => match own {
+                Some(own) if self.users.is_some() && !self.is_listed(own) => {
+                    let what =
+                        format!("jobs without `run_as`, which would run as its own user `{own}`");
+                    (
+                        what,
+                        "give the job one of `users` as its `run_as`, or name the worker's own user there",
+                    )
+                }
+                Some(_) | None => return Ok(()),
+            },
+        };
+        Err(Violation {
+            mend: Some(mend),
+            ..broken("users", &what)
+        })
+    }
+
+    fn is_listed(&self, user: &str) -> bool {
+        let mut users = self.users.iter().flatten();
+        users.any(|listed| listed.as_str() == user)
     }
 
     /// With a list of programs a variable must not make another one of them.
@@ -94,13 +174,14 @@ impl WorkerPolicy {
         if let Some(name) = names.find(|name| name.starts_with("LD_")) {
             return Err(broken("executables", &format!("the variable `{name}`")));
         }
-        let Some(found) = found.executable else {
-            return Ok(());
-        };
-        let path = found.to_string_lossy();
-        match allowed.iter().any(|glob| glob.matches(&path)) {
-            true => Ok(()),
-            false => Err(broken("executables", &format!("the program `{path}`"))),
+        if let Some(path) = found.hidden.executable {
+            return Err(cannot_be_seen("executables", path));
+        }
+        let mut paths = found.executables.iter().map(|path| path.to_string_lossy());
+        let is_allowed = |path: &str| allowed.iter().any(|glob| glob.matches(path));
+        match paths.find(|path| !is_allowed(path)) {
+            None => Ok(()),
+            Some(path) => Err(broken("executables", &format!("the program `{path}`"))),
         }
     }
 }
@@ -121,110 +202,17 @@ fn broken(rule: &'static str, what: &str) -> Violation {
     Violation {
         rule,
         what: what.to_owned(),
+        mend: None,
+    }
+}
+
+fn cannot_be_seen(rule: &'static str, path: &Path) -> Violation {
+    let what = format!("`{}`, which the worker cannot look at", path.display());
+    Violation {
+        mend: Some("let the worker search the directories above it"),
+        ..broken(rule, &what)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job::RunSpec;
-
-    fn message(execute: Execute) -> RunMessage {
-        RunMessage {
-            version: 1,
-            run_id: "crawl-full@20261123T023000Z".parse().unwrap(),
-            queue: "high".parse().unwrap(),
-            scheduled_for: "2026-11-23T02:30:00Z".parse().unwrap(),
-            published_at: "2026-11-23T02:30:00Z".parse().unwrap(),
-            not_before: None,
-            expires_at: None,
-            last_success: None,
-            parent: None,
-            retry_of: None,
-            overlap: None,
-            anchor: None,
-            spec: RunSpec::new(execute),
-        }
-    }
-
-    fn globs(texts: &[&str]) -> Option<Vec<Glob>> {
-        Some(texts.iter().map(|text| text.parse().unwrap()).collect())
-    }
-
-    #[test]
-    fn every_rule_has_its_name() {
-        let command = || message(Execute::Command(vec!["crawl".parse().unwrap()]));
-        let shell = message(Execute::Shell("crawl".to_owned()));
-        let found = Found {
-            executable: Some(Path::new("/opt/crawler/bin/crawl")),
-            working_dir: Some(Path::new("/srv/crawler/data")),
-            variables: None,
-        };
-        let rule = |policy: WorkerPolicy, message: &RunMessage| {
-            policy
-                .check(message, &message.queue, found)
-                .err()
-                .map(|broken| broken.rule)
-        };
-        let policy = WorkerPolicy::default;
-        assert_eq!(rule(policy(), &command()), None);
-        assert_eq!(rule(policy(), &shell), Some("shell"));
-        assert_eq!(
-            rule(
-                WorkerPolicy {
-                    shell: true,
-                    ..policy()
-                },
-                &shell
-            ),
-            None
-        );
-        let cases = [
-            (
-                &["crawl-*"][..],
-                &["default", "high"][..],
-                &["/opt/crawler/bin/*"][..],
-                &["/srv/crawler"][..],
-                None,
-            ),
-            (&["crawl"], &["high"], &["**"], &["/"], Some("jobs")),
-            (&["*"], &["default"], &["**"], &["/"], Some("queues")),
-            (
-                &["*"],
-                &["*"],
-                &["/opt/*", "crawl"],
-                &["/"],
-                Some("executables"),
-            ),
-            (
-                &["*"],
-                &["*"],
-                &["/opt/**"],
-                &["/srv/crawl", "/srv/crawler/data/x"],
-                Some("working_dirs"),
-            ),
-            (&[], &[], &[], &[], Some("jobs")),
-        ];
-        for (jobs, queues, executables, working_dirs, expected) in cases {
-            let policy = WorkerPolicy {
-                jobs: globs(jobs),
-                queues: globs(queues),
-                executables: globs(executables),
-                working_dirs: globs(working_dirs),
-                ..policy()
-            };
-            assert_eq!(rule(policy, &command()), expected);
-        }
-        let mut preloaded = command();
-        preloaded
-            .spec
-            .env
-            .insert("LD_PRELOAD".to_owned(), "/tmp/x.so".to_owned());
-        let listed = WorkerPolicy {
-            executables: globs(&["**"]),
-            ..policy()
-        };
-        assert_eq!(rule(listed, &preloaded), Some("executables"));
-        assert_eq!(rule(policy(), &preloaded), None);
-    }
-}
+mod tests;

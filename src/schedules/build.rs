@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::{
-    checks::{check_arguments, check_credentials, check_lease_loss, check_limits, check_size},
+    checks::{
+        check_arguments, check_credentials, check_lease_loss, check_limits, check_run_as,
+        check_size,
+    },
     moment::{moment, whole},
     policy::policy,
     reader::{Located, Reader},
@@ -83,6 +86,7 @@ impl Builder<'_> {
         check_arguments(reader, &job, &name_span);
         check_lease_loss(reader, &job, &own);
         check_limits(reader, &job, &own);
+        check_run_as(reader, &job, &own);
         check_credentials(reader, &job, &name_span);
         check_size(reader, &job, name_span, self.now)?;
         Some(job)
@@ -319,6 +323,13 @@ fn spec(execute: Execute, own: &Settings, defaults: &Settings) -> RunSpec {
             .working_dir
             .clone()
             .or_else(|| defaults.working_dir.clone()),
+        run_as: own
+            .run_as
+            .as_ref()
+            .or(defaults.run_as.as_ref())
+            // The worker itself sends a request, whatever the defaults say of programs.
+            .filter(|_| !matches!(standard.execute, Execute::Http(_)))
+            .map(|user| user.value.clone()),
         timeout: own.timeout.or(defaults.timeout),
         kill: own.kill.or(defaults.kill).unwrap_or(standard.kill),
         retry: own

@@ -34,6 +34,15 @@ pub(super) fn check_limits(reader: &mut Reader<'_>, job: &Job, own: &Settings) {
     }
 }
 
+/// A request is sent by the worker itself.
+pub(super) fn check_run_as(reader: &mut Reader<'_>, job: &Job, own: &Settings) {
+    if let (Some(user), Execute::Http(_)) = (&own.run_as, &job.spec.execute) {
+        let message = "`run_as` says whose the processes of a job are; `http` starts none";
+        let help = "remove `run_as`".to_owned();
+        reader.error_with_help(user.span.clone(), message, Some(help));
+    }
+}
+
 /// A tick brings no arguments of its own: those that the command needs must be in `args`.
 pub(super) fn check_arguments(reader: &mut Reader<'_>, job: &Job, name_span: &Range<usize>) {
     if job.trigger == Trigger::OnDemand {

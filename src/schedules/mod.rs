@@ -35,6 +35,7 @@ mod settings;
 mod size;
 mod source;
 mod unique;
+mod users;
 mod values;
 mod watch;
 mod worker_policy;

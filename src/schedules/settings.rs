@@ -9,12 +9,13 @@ use super::{
     choices,
     nearest::nearest,
     reader::{Item, Located, Reader, narrow},
+    users::user,
     values,
 };
 use crate::job::{
     Anchor, BlackoutName, CatchUp, Concurrency, CredentialName, FirstRun, HttpRequest, Kill,
     LeaseLoss, Lock, Overlap, QueueName, Rate, ResourceLimits, RetryPolicy, Seconds, SuccessExit,
-    Template, Unique,
+    Template, Unique, UserName,
     cron::{DstGap, DstRepeat},
 };
 
@@ -42,6 +43,7 @@ pub(super) struct Settings {
     pub(super) env_files: Option<Vec<PathBuf>>,
     pub(super) credentials: Option<Vec<CredentialName>>,
     pub(super) working_dir: Option<PathBuf>,
+    pub(super) run_as: Option<Located<UserName>>,
     pub(super) timeout: Option<Seconds>,
     pub(super) kill: Option<Kill>,
     pub(super) retry: Option<RetryPolicy>,
@@ -80,7 +82,7 @@ pub(super) enum Scope<'a> {
 type Read = fn(&mut Settings, &mut Reader<'_>, &str, &Item<'_>);
 
 /// Every key, with what reads it.
-const KEYS: [(&str, Read); 43] = [
+const KEYS: [(&str, Read); 44] = [
     ("description", |s, r, k, v| {
         s.description = r.text(k, v).map(str::to_owned);
     }),
@@ -125,6 +127,9 @@ const KEYS: [(&str, Read); 43] = [
     }),
     ("working_dir", |s, r, k, v| {
         s.working_dir = values::path(r, k, v);
+    }),
+    ("run_as", |s, r, k, v| {
+        s.run_as = user(r, k, v).map(|value| located(value, v));
     }),
     ("timeout", |s, r, k, v| s.timeout = r.positive(k, v)),
     ("kill", |s, r, k, v| s.kill = values::kill(r, k, v)),

@@ -9,15 +9,17 @@ use super::{
     diagnostic::{Diagnostic, Findings},
     files,
     reader::{Item, Reader},
+    users::user,
 };
 use crate::{job::Glob, run::WorkerPolicy};
 
 /// Every key.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "jobs",
     "queues",
     "executables",
     "working_dirs",
+    "users",
     "shell",
     "http",
     "umask",
@@ -69,6 +71,12 @@ fn read(source: &Source, follow: fn(&str) -> String) -> Result<WorkerPolicy, Loa
                 }
                 "working_dirs" => {
                     policy.working_dirs = paths(&mut reader, "working_dirs", item, follow);
+                }
+                "users" => {
+                    let each = "a list of names";
+                    policy.users = reader.list("users", item, each, |reader, item| {
+                        user(reader, "users", item)
+                    });
                 }
                 "shell" => policy.shell = reader.boolean("shell", item).unwrap_or(false),
                 "http" => policy.http = reader.boolean("http", item).unwrap_or(false),
@@ -167,7 +175,7 @@ mod tests {
     fn a_policy_is_read() {
         let policy = parse(
             "jobs = [\"crawl-*\"]\nqueues = []\nexecutables = [\"/usr/bin/python3*\"]\n\
-             working_dirs = [\"/srv\"]\nshell = true\numask = \"027\"\n",
+             working_dirs = [\"/srv\"]\nusers = [\"crawler\"]\nshell = true\numask = \"027\"\n",
         );
         let policy = policy.unwrap();
         let first = |globs: &Option<Vec<Glob>>| {
@@ -181,6 +189,7 @@ mod tests {
             first(&policy.executables),
             Some(Some("/usr/bin/python3*".to_owned()))
         );
+        assert_eq!(policy.users, Some(vec!["crawler".parse().unwrap()]));
         assert_eq!(
             (policy.shell, policy.http, policy.umask),
             (true, false, Some(0o27))
@@ -190,7 +199,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_with_their_places_all_at_once() {
-        let text = "exectables = []\nshell = \"yes\"\numask = \"99\"\nexecutables = [\"python3\", \"/a/../b\"]\njobs = [\"Crawl\"]\n";
+        let text = "exectables = []\nshell = \"yes\"\numask = \"99\"\nexecutables = [\"python3\", \"/a/../b\"]\njobs = [\"Crawl\"]\nusers = [\"*\", \"1000\"]\n";
         let error = parse(text).unwrap_err();
         let found: Vec<_> = error
             .errors()
@@ -203,9 +212,11 @@ mod tests {
             })
             .collect();
         let lines: Vec<_> = found.iter().map(|(line, ..)| *line).collect();
-        assert_eq!(lines, [1, 2, 3, 4, 4, 5], "{found:?}");
+        assert_eq!(lines, [1, 2, 3, 4, 4, 5, 6, 6], "{found:?}");
         assert_eq!(found[0].2.as_deref(), Some("did you mean `executables`?"));
         assert!(found[3].1.contains("not a whole path"), "{found:?}");
+        assert!(found[6].2.as_ref().unwrap().contains("no patterns"));
+        assert!(found[7].2.as_ref().unwrap().contains("/etc/passwd"));
         assert!(parse("jobs = [").is_err());
     }
 

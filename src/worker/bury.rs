@@ -4,13 +4,13 @@ use tracing::warn;
 
 use super::{
     Shared,
-    gate::NotTaken,
+    gate::{NotHere, NotTaken},
     refused::{self, Telling},
 };
 use crate::{
-    broker::{BrokerError, DeadLetter, Delivery, Refused, RefusedBy},
+    broker::{BrokerError, DeadLetter, Delivery, Refused},
     clock,
-    run::{RunId, RunMessage, RunRecord, Violation},
+    run::{RunId, RunMessage, RunRecord},
 };
 
 impl Shared {
@@ -47,23 +47,19 @@ impl Shared {
         self.broker.dead_letter(letter).await
     }
 
-    /// A run that has ended because the policy does not allow it.
+    /// A run that has ended because it cannot be executed here: the policy does not allow it, or there is no such user.
     pub(super) async fn end_refused(
         &self,
         delivery: &Delivery,
         message: &RunMessage,
         record: &RunRecord,
-        violation: &Violation,
+        not_here: &NotHere,
     ) -> Result<(), BrokerError> {
-        let reason = &violation.to_string();
+        let reason = &not_here.reason;
         warn!(target: "orchestrator::worker", run_id = %record.run_id, reason,
             "a run became a dead letter");
-        let refused = Refused {
-            by: RefusedBy::Policy,
-            rule: violation.rule.to_owned(),
-        };
         let run_id = Some(record.run_id.clone());
-        self.dead_letter(delivery, run_id, (reason, Some(refused)))
+        self.dead_letter(delivery, run_id, (reason, not_here.refused()))
             .await?;
         self.remember(message, record).await?;
         self.broker.ack(&delivery.receipt).await

@@ -76,7 +76,7 @@ impl Shared {
         message: &RunMessage,
         permits: &mut Permits,
     ) -> Result<Step, BrokerError> {
-        let violation = self.violation(delivery, message);
+        let not_here = self.not_here(delivery, message).await;
         // On the first delivery there is no record, as a rule: then one write is enough.
         let mut found = match delivery.deliveries {
             ..=1 => Ok(None),
@@ -111,12 +111,12 @@ impl Shared {
                 delivery: mark(delivery),
                 at: clock::now(),
             };
-            if let Some(violation) = &violation
-                && let Some(refused) = record.clone().refuse(&by, &violation.to_string())
+            if let Some(not_here) = &not_here
+                && let Some(refused) = record.clone().refuse(&by, &not_here.reason)
             {
                 let stored = self.write(&refused, revision, Durability::Power).await?;
                 if let Cas::Done(_) = stored {
-                    self.end_refused(delivery, message, &refused, violation)
+                    self.end_refused(delivery, message, &refused, not_here)
                         .await?;
                     return Ok(Step::Done);
                 }

@@ -6,11 +6,13 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    broker::{BrokerError, Delivery, Refused},
+    broker::{BrokerError, Delivery, Refused, RefusedBy},
     clock,
-    exec::{Confinement, Program, RunContext, Secrets},
+    exec::{self, Confinement, Program, RunContext, Secrets},
     job::QueueName,
-    run::{Found, Keyring, Malformed, Refusal, RunMessage, Violation, WorkerPolicy, good_until},
+    run::{
+        Found, Hidden, Keyring, Malformed, Refusal, RunMessage, Violation, WorkerPolicy, good_until,
+    },
 };
 
 use super::Shared;
@@ -52,6 +54,33 @@ impl NotTaken {
     }
 }
 
+/// Why a run that somebody may publish is not executed here: it ends before it is claimed.
+#[derive(Debug)]
+pub(super) struct NotHere {
+    pub(super) reason: String,
+    /// The rule of the policy that it breaks, if it is that.
+    rule: Option<&'static str>,
+}
+
+impl NotHere {
+    /// For the dead letter.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        self.rule.map(|rule| Refused {
+            by: RefusedBy::Policy,
+            rule: rule.to_owned(),
+        })
+    }
+}
+
+impl From<Violation> for NotHere {
+    fn from(violation: Violation) -> Self {
+        Self {
+            reason: violation.to_string(),
+            rule: Some(violation.rule),
+        }
+    }
+}
+
 impl Gate {
     /// The message, if it is one of somebody who may publish. Nothing of it is looked at before that is sure.
     pub(super) fn read(&self, delivery: &Delivery) -> Result<RunMessage, NotTaken> {
@@ -65,11 +94,27 @@ impl Gate {
 }
 
 impl Shared {
+    /// Why a run cannot be executed by this worker, however often it is tried.
+    pub(super) async fn not_here(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+    ) -> Option<NotHere> {
+        if let Some(violation) = self.violation(delivery, message) {
+            return Some(violation.into());
+        }
+        let user = message.spec.run_as.as_ref()?;
+        let reason = exec::cannot_run_as(user).await?;
+        Some(NotHere { reason, rule: None })
+    }
+
     /// The first rule of the policy that a run breaks. What cannot be told because its program or its secrets are not
     /// there is left to the attempt, which cannot start then.
-    pub(super) fn violation(&self, delivery: &Delivery, message: &RunMessage) -> Option<Violation> {
+    fn violation(&self, delivery: &Delivery, message: &RunMessage) -> Option<Violation> {
         let gate = self.options.gate.borrow();
-        let policy = gate.policy.as_ref()?;
+        let Some(policy) = &gate.policy else {
+            return WorkerPolicy::check_without(message).err();
+        };
         if policy.executables.is_some() || policy.working_dirs.is_some() {
             let program = self.program_of(message);
             return broken_by(policy, &delivery.queue, message, program.as_ref());
@@ -109,7 +154,10 @@ impl Shared {
         program: &Program,
     ) -> Option<Violation> {
         let gate = self.options.gate.borrow();
-        broken_by(gate.policy.as_ref()?, queue, message, Some(program))
+        match &gate.policy {
+            Some(policy) => broken_by(policy, queue, message, Some(program)),
+            None => WorkerPolicy::check_without(message).err(),
+        }
     }
 
     /// Refuses a signed run that might have run before, in a time of which no record is left. One that has begun goes
@@ -139,11 +187,19 @@ fn broken_by(
     message: &RunMessage,
     program: Option<&Program>,
 ) -> Option<Violation> {
-    let (executable, working_dir) = program.map_or((None, None), Program::located);
+    let located = program.map(Program::located).unwrap_or_default();
     let found = Found {
-        executable: executable.as_deref(),
-        working_dir: working_dir.as_deref(),
+        executables: &located.executables,
+        working_dir: located.working_dir.as_deref(),
         variables: program.map(|program| &program.variables),
+        hidden: Hidden {
+            executable: located.hidden_executable.as_deref(),
+            working_dir: located.hidden_working_dir.as_deref(),
+        },
+        own_user: match policy.users {
+            Some(_) => exec::own_user(),
+            None => "",
+        },
     };
     policy.check(message, queue, found).err()
 }

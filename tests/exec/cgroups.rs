@@ -111,15 +111,24 @@ async fn there_are_no_more_processes_than_allowed() {
 #[tokio::test]
 #[ignore = "needs control groups: tests/uml"]
 async fn who_has_taken_off_every_mark_is_found_in_the_group() {
-    let daemons = trees::Daemons::new();
-    let script = format!(
-        "prlimit --locks=unlimited --pid $$; {}",
-        daemons.program("exit 0").arguments[1]
-    );
-    let (execution, _) = execute_in(&Cgroup::Auto, shell(&script), Limits::default()).await;
-    assert_eq!(execution.exit, Exit::Code(0));
-    daemons.assert_gone();
-    assert_eq!(left_over(), [""; 0]);
+    // Its own user, and another one who works at it.
+    for user in [None, Some("nobody")] {
+        let daemons = trees::Daemons::new();
+        let mut program = match user {
+            None => daemons.program("exit 0"),
+            Some(user) => daemons.program_of(user, "exit 0"),
+        };
+        let script = format!(
+            "prlimit --locks=unlimited --pid $$; {}",
+            program.arguments[1]
+        );
+        program.arguments[1] = script;
+        let (execution, output) = execute_in(&Cgroup::Auto, program, Limits::default()).await;
+        let told = text(&output, LogStream::Stderr);
+        assert_eq!(execution.exit, Exit::Code(0), "{user:?}: {told}");
+        daemons.assert_gone();
+        assert_eq!(left_over(), [""; 0], "{user:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 
 mod cgroups;
 mod trees;
+mod users;
 
 use std::{
     collections::BTreeMap,
@@ -38,6 +39,7 @@ fn shell(script: &str) -> Program {
         arguments: vec!["-c".to_owned(), script.to_owned()],
         variables: BTreeMap::new(),
         working_dir: None,
+        run_as: None,
         stdin: b"{\"depth\":3}".to_vec(),
         streams: Streams::Captured,
         confinement: Confinement::default(),

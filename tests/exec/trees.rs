@@ -28,7 +28,7 @@ while not os.path.exists(sys.argv[1]) or open(sys.argv[1]).read().count("\n") < 
 "#;
 
 pub(super) struct Daemons {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     script: std::path::PathBuf,
     pids: std::path::PathBuf,
 }
@@ -42,7 +42,7 @@ impl Daemons {
         );
         fs::write(&script, DAEMONS).unwrap();
         Self {
-            _directory: directory,
+            directory,
             script,
             pids,
         }
@@ -54,7 +54,17 @@ impl Daemons {
         shell(&format!("python3 {script} {pids} && echo up && {then}"))
     }
 
-    fn pids(&self) -> Vec<u32> {
+    /// The same for another user, who has to reach what it is told to execute.
+    pub(super) fn program_of(&self, user: &str, then: &str) -> Program {
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(self.directory.path(), everybody).unwrap();
+        Program {
+            run_as: Some(user.parse().unwrap()),
+            ..self.program(then)
+        }
+    }
+
+    pub(super) fn pids(&self) -> Vec<u32> {
         let text = fs::read_to_string(&self.pids).unwrap_or_default();
         let pids: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
         assert_eq!(pids.len(), 2, "{text}");
@@ -71,7 +81,7 @@ impl Daemons {
 }
 
 /// Without control groups, and with them if they are delegated to this process.
-const BOTH: [Cgroup; 2] = [Cgroup::Off, Cgroup::Auto];
+pub(super) const BOTH: [Cgroup; 2] = [Cgroup::Off, Cgroup::Auto];
 
 #[tokio::test]
 async fn daemons_end_with_their_job_however_it_ends() {

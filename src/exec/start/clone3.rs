@@ -13,7 +13,7 @@ const INTO_CGROUP: u64 = 0x2_0000_0000;
 /// `CLONE_CLEAR_SIGHAND`
 const CLEAR_HANDLERS: u64 = 0x1_0000_0000;
 
-/// As `libc::clone` with `CLONE_VM | CLONE_VFORK | SIGCHLD`, in the control group if there is one, with the default of
+/// As `libc::clone` with `SIGCHLD` and these flags about memory, in the control group if there is one, with the default of
 /// every signal that is handled here.
 ///
 /// # Safety
@@ -26,6 +26,7 @@ const CLEAR_HANDLERS: u64 = 0x1_0000_0000;
     reason = "the C library has no function for it; the numbers are the kernel's"
 )]
 pub(super) unsafe fn clone(
+    memory: c_int,
     stack: &mut [u128],
     group: Option<BorrowedFd<'_>>,
     entry: extern "C" fn(*mut c_void) -> c_int,
@@ -33,7 +34,7 @@ pub(super) unsafe fn clone(
 ) -> io::Result<libc::pid_t> {
     // SAFETY: all zeroes are valid arguments.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLEAR_HANDLERS;
+    arguments.flags = memory as u64 | CLEAR_HANDLERS;
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.stack = stack.as_mut_ptr() as u64;
     arguments.stack_size = size_of_val(stack) as u64;
@@ -44,7 +45,7 @@ pub(super) unsafe fn clone(
     let size = size_of::<libc::clone_args>();
     let result: i64;
     // SAFETY: the child goes on after the system call on a stack of its own, of which it knows nothing, and only
-    // calls `entry`, which does not return. It changes no register of the parent.
+    // calls `entry`, which does not return. It changes no register of the parent; without `CLONE_VM` that stack is a copy.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!(

@@ -83,6 +83,11 @@ pub(super) fn executed() -> Value {
             "type": "string",
             "minLength": 1,
         },
+        "run_as": {
+            "description": "The user, by the name in /etc/passwd of the worker's machine, whose the processes are; the policy of the worker must list it in `users`",
+            "type": "string",
+            "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.@$-]{0,254}$",
+        },
     })
 }
 

@@ -1,0 +1,200 @@
+use super::*;
+use crate::job::{HttpRequest, RunSpec};
+
+fn message(execute: Execute) -> RunMessage {
+    RunMessage {
+        version: 1,
+        run_id: "crawl-full@20261123T023000Z".parse().unwrap(),
+        queue: "high".parse().unwrap(),
+        scheduled_for: "2026-11-23T02:30:00Z".parse().unwrap(),
+        published_at: "2026-11-23T02:30:00Z".parse().unwrap(),
+        not_before: None,
+        expires_at: None,
+        last_success: None,
+        parent: None,
+        retry_of: None,
+        overlap: None,
+        anchor: None,
+        spec: RunSpec::new(execute),
+    }
+}
+
+fn globs(texts: &[&str]) -> Option<Vec<Glob>> {
+    Some(texts.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+#[test]
+fn every_rule_has_its_name() {
+    let command = || message(Execute::Command(vec!["crawl".parse().unwrap()]));
+    let shell = message(Execute::Shell("crawl".to_owned()));
+    let executables = ["/opt/crawler/bin/crawl".into()];
+    let found = Found {
+        executables: &executables,
+        working_dir: Some(Path::new("/srv/crawler/data")),
+        own_user: "orchestrator",
+        ..Found::default()
+    };
+    let rule = |policy: WorkerPolicy, message: &RunMessage| {
+        policy
+            .check(message, &message.queue, found)
+            .err()
+            .map(|broken| broken.rule)
+    };
+    let policy = WorkerPolicy::default;
+    assert_eq!(rule(policy(), &command()), None);
+    assert_eq!(rule(policy(), &shell), Some("shell"));
+    assert_eq!(
+        rule(
+            WorkerPolicy {
+                shell: true,
+                ..policy()
+            },
+            &shell
+        ),
+        None
+    );
+    let cases = [
+        (
+            &["crawl-*"][..],
+            &["default", "high"][..],
+            &["/opt/crawler/bin/*"][..],
+            &["/srv/crawler"][..],
+            None,
+        ),
+        (&["crawl"], &["high"], &["**"], &["/"], Some("jobs")),
+        (&["*"], &["default"], &["**"], &["/"], Some("queues")),
+        (
+            &["*"],
+            &["*"],
+            &["/opt/*", "crawl"],
+            &["/"],
+            Some("executables"),
+        ),
+        (
+            &["*"],
+            &["*"],
+            &["/opt/**"],
+            &["/srv/crawl", "/srv/crawler/data/x"],
+            Some("working_dirs"),
+        ),
+        (&[], &[], &[], &[], Some("jobs")),
+    ];
+    for (jobs, queues, executables, working_dirs, expected) in cases {
+        let policy = WorkerPolicy {
+            jobs: globs(jobs),
+            queues: globs(queues),
+            executables: globs(executables),
+            working_dirs: globs(working_dirs),
+            ..policy()
+        };
+        assert_eq!(rule(policy, &command()), expected);
+    }
+    let mut preloaded = command();
+    preloaded
+        .spec
+        .env
+        .insert("LD_PRELOAD".to_owned(), "/tmp/x.so".to_owned());
+    let listed = WorkerPolicy {
+        executables: globs(&["**"]),
+        ..policy()
+    };
+    assert_eq!(rule(listed, &preloaded), Some("executables"));
+    assert_eq!(rule(policy(), &preloaded), None);
+}
+
+#[test]
+fn a_user_is_named_and_listed_or_the_workers_own() {
+    let users = |names: &[&str]| WorkerPolicy {
+        users: Some(names.iter().map(|name| name.parse().unwrap()).collect()),
+        shell: true,
+        http: true,
+        ..WorkerPolicy::default()
+    };
+    let without = WorkerPolicy {
+        users: None,
+        ..users(&[])
+    };
+    let shell = |user: Option<&str>| {
+        let mut message = message(Execute::Shell("crawl".to_owned()));
+        message.spec.run_as = user.map(|user| user.parse().unwrap());
+        message
+    };
+    let found = Found {
+        own_user: "root",
+        ..Found::default()
+    };
+    for (policy, user, allowed) in [
+        (&without, None, true),
+        (&without, Some("crawler"), false),
+        (&without, Some("root"), false),
+        (&users(&["crawler"]), Some("crawler"), true),
+        (&users(&["crawler"]), Some("crawl"), false),
+        (&users(&["crawler"]), Some("root"), false),
+        // Who leaves it out must not be root by that.
+        (&users(&["crawler"]), None, false),
+        (&users(&["crawler", "root"]), None, true),
+        (&users(&[]), Some("crawler"), false),
+        (&users(&[]), None, false),
+    ] {
+        let message = shell(user);
+        let checked = policy.check(&message, &message.queue, found);
+        let rule = checked.as_ref().err().map(|broken| broken.rule);
+        let expected = (!allowed).then_some("users");
+        assert_eq!(rule, expected, "{:?} {user:?}", policy.users);
+    }
+    assert_eq!(WorkerPolicy::check_without(&shell(None)), Ok(()));
+    let refused = WorkerPolicy::check_without(&shell(Some("crawler"))).unwrap_err();
+    let told = refused.to_string();
+    for part in ["`run_as = \"crawler\"`", "rule `users`", "--policy"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let request = HttpRequest::get("http://127.0.0.1:1/".parse().unwrap());
+    let mut http = message(Execute::Http(Box::new(request)));
+    let checked = |message: &RunMessage| users(&["crawler"]).check(message, &message.queue, found);
+    assert_eq!(checked(&http), Ok(()), "no program is started");
+    http.spec.run_as = Some("crawler".parse().unwrap());
+    assert_eq!(checked(&http).unwrap_err().rule, "users");
+}
+
+#[test]
+fn every_program_that_another_user_may_find_is_looked_at() {
+    let mut command = message(Execute::Command(vec!["crawl".parse().unwrap()]));
+    command.spec.run_as = Some("crawler".parse().unwrap());
+    let policy = WorkerPolicy {
+        executables: globs(&["/opt/*"]),
+        working_dirs: globs(&["/srv"]),
+        users: Some(vec!["crawler".parse().unwrap()]),
+        ..WorkerPolicy::default()
+    };
+    let rule = |found: Found<'_>| {
+        let checked = policy.check(&command, &command.queue, found);
+        checked.err().map(|broken| broken.rule)
+    };
+    let good = ["/opt/crawl".into()];
+    let both = ["/opt/crawl".into(), "/usr/bin/crawl".into()];
+    let found = Found {
+        executables: &good,
+        working_dir: Some(Path::new("/srv")),
+        ..Found::default()
+    };
+    let (executable, working_dir) = (Some(Path::new("/x/y")), Some(Path::new("/x")));
+    assert_eq!(rule(found), None);
+    let executables = &both;
+    assert_eq!(
+        rule(Found {
+            executables,
+            ..found
+        }),
+        Some("executables")
+    );
+    let hidden = Hidden {
+        executable,
+        ..Hidden::default()
+    };
+    assert_eq!(rule(Found { hidden, ..found }), Some("executables"));
+    let hidden = Hidden {
+        working_dir,
+        ..Hidden::default()
+    };
+    assert_eq!(rule(Found { hidden, ..found }), Some("working_dirs"));
+}

@@ -1,0 +1,176 @@
+//! Workers that may not do everything that jobs of other users take.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+    process::Command,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    policy_users::{behind, ended, is_root, open_to_all, refused},
+    support::{Installation, wait_for},
+};
+
+#[test]
+fn a_worker_without_the_right_has_its_own_user_alone() {
+    if !is_root() {
+        return;
+    }
+    let here = Installation::new();
+    // Where the tests' own program lies may be closed to others.
+    let program = here.path("orchestrator");
+    fs::copy(env!("CARGO_BIN_EXE_orchestrator"), &program).unwrap();
+    open_to_all(&here.path("."));
+    open_to_all(&here.path("work"));
+    here.schedule(
+        "a.toml",
+        "[defaults]\nworking_dir = \"../work\"\n\
+         [job.own]\nrun_as = \"nobody\"\nshell = \"id -un > own; echo 5 > $ORCHESTRATOR_RESULT; printf %s \\\"$HOME\\\" > home\"\n\
+         [job.nameless]\ncommand = [\"touch\", \"nameless\"]\n\
+         [job.other]\nrun_as = \"daemon\"\ncommand = [\"touch\", \"other\"]\n",
+    );
+    fs::write(
+        here.path("worker.toml"),
+        "shell = true\nusers = [\"nobody\", \"daemon\"]\n",
+    )
+    .unwrap();
+    let front = [
+        "setpriv",
+        "--reuid=nobody",
+        "--regid=nogroup",
+        "--clear-groups",
+    ];
+    let up = behind(&here, &front, &program, &["up", "--policy", "worker.toml"]);
+    let up = here.spawn(up, "up", &[]);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
+    let own = ended(&here, "own");
+    assert_eq!(
+        (&own["state"], &own["result"]),
+        (&json!("succeeded"), &json!(5)),
+        "{own}"
+    );
+    assert_eq!(here.lines("work/own"), ["nobody"]);
+    assert_eq!(here.read("work/home"), "/nonexistent");
+    assert_eq!(ended(&here, "nameless")["state"], "succeeded");
+    let (letter, reason) = refused(&here, "other");
+    assert_eq!(letter["refused"], Value::Null, "{letter}");
+    for part in [
+        "daemon",
+        "nobody",
+        "CAP_SETUID",
+        "CAP_KILL",
+        "run it as root",
+    ] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(!here.path("work/other").exists());
+    assert!(up.stop().success());
+}
+
+#[test]
+fn who_cannot_be_watched_is_not_started() {
+    if !is_root() {
+        return;
+    }
+    let here = Installation::new();
+    open_to_all(&here.path("work"));
+    here.schedule(
+        "a.toml",
+        "[job.unseen]\nrun_as = \"nobody\"\nworking_dir = \"../work\"\ntimeout = \"20s\"\ncommand = [\"sleep\", \"600\"]\n",
+    );
+    fs::write(here.path("worker.toml"), "users = [\"nobody\"]\n").unwrap();
+    // Root sees what is hidden by its group, or by CAP_SYS_PTRACE.
+    let hidden = "mount -t proc -o hidepid=2 proc /proc && exec setpriv --regid=nogroup --clear-groups --bounding-set=-sys_ptrace \"$0\" \"$@\"";
+    let front = [
+        "unshare",
+        "--mount",
+        "--propagation=private",
+        "sh",
+        "-c",
+        hidden,
+    ];
+    let program = Path::new(env!("CARGO_BIN_EXE_orchestrator"));
+    let args = ["up", "--policy", "worker.toml", "--cgroup", "off"];
+    let up = here.spawn(behind(&here, &front, program, &args), "up", &[]);
+    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
+    let unseen = ended(&here, "unseen");
+    let reason = unseen["reason"].as_str().unwrap();
+    for part in ["nobody", "/proc", "ProtectProc"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(up.stop().success());
+}
+
+#[test]
+fn a_program_that_the_worker_cannot_see_is_not_known_to_be_allowed() {
+    if !is_root() {
+        return;
+    }
+    let here = Installation::new();
+    let at = |name: &str| {
+        here.path(name)
+            .canonicalize()
+            .unwrap()
+            .display()
+            .to_string()
+    };
+    open_to_all(&here.path("work"));
+    for (name, text) in [("seen", "echo seen > ran"), ("own", "echo unseen > ran")] {
+        let program = here.path(name).join("tool");
+        fs::create_dir(here.path(name)).unwrap();
+        fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // Closed to all but the user, and to a root who may not do everything.
+    let id = |arguments: &[&str]| {
+        let said = Command::new("id").args(arguments).output().unwrap();
+        String::from_utf8(said.stdout)
+            .unwrap()
+            .trim()
+            .parse::<u32>()
+            .unwrap()
+    };
+    let own = here.path("own");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&own, Some(id(&["-u", "nobody"])), None).unwrap();
+    here.schedule(
+        "a.toml",
+        &format!(
+            "[defaults]\nrun_as = \"nobody\"\nworking_dir = \"../work\"\n\
+             [job.both]\ncommand = [\"tool\"]\nenv = {{ PATH = \"{}:{}:/usr/bin:/bin\" }}\n\
+             [job.whole]\ncommand = [\"{}/tool\"]\n\
+             [job.inside]\ncommand = [\"{}/tool\"]\nworking_dir = \"../own\"\n",
+            at("own"),
+            at("seen"),
+            at("seen"),
+            at("seen"),
+        ),
+    );
+    let policy = format!(
+        "users = [\"nobody\"]\nexecutables = [\"{}/*\"]\nworking_dirs = [\"{}\"]\n",
+        at("seen"),
+        at("work")
+    );
+    fs::write(here.path("worker.toml"), policy).unwrap();
+    let bounds = "--bounding-set=-dac_override,-dac_read_search";
+    let program = Path::new(env!("CARGO_BIN_EXE_orchestrator"));
+    let args = ["up", "--policy", "worker.toml"];
+    let up = behind(&here, &["setpriv", bounds], program, &args);
+    let up = here.spawn(up, "up", &[]);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
+    for (job, rule, path) in [
+        ("both", "executables", format!("{}/tool", at("own"))),
+        ("inside", "working_dirs", at("own")),
+    ] {
+        let (letter, reason) = refused(&here, job);
+        assert_eq!(letter["refused"]["rule"], rule, "{job}: {reason}");
+        assert!(reason.contains(&path), "{job}: {reason}");
+    }
+    assert!(!here.path("work/ran").exists());
+    assert_eq!(ended(&here, "whole")["state"], "succeeded");
+    assert_eq!(here.lines("work/ran"), ["seen"]);
+    assert!(up.stop().success());
+}
