@@ -40,7 +40,11 @@ impl Outage {
             return Duration::ZERO;
         }
         if self.failures == 0 {
-            error!(target: "orchestrator::beat", %error,
+            let help = match error {
+                BeatError::Broker(error) => error.help(),
+                _ => None,
+            };
+            error!(target: "orchestrator::beat", %error, help,
                 "beat holds its watermark until this is over; no tick is lost");
         }
         self.failures = self.failures.saturating_add(1);

@@ -272,4 +272,18 @@ impl BrokerError {
             Self::NotPermitted { .. } | Self::Failed { .. } => false,
         }
     }
+
+    /// How to mend it, where the error does not say so itself.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Full { .. } => {
+                Some("give the broker more room; `orchestrator doctor` shows what it lacks")
+            }
+            // Of others only one user may do anything at all.
+            Self::NotPermitted { broker, .. } if broker.starts_with("NATS") => Some(
+                "docs/nats.md says what each role may do: ask as one that may, or have the server's configuration changed",
+            ),
+            Self::Unreachable { .. } | Self::NotPermitted { .. } | Self::Failed { .. } => None,
+        }
+    }
 }

@@ -95,24 +95,20 @@ impl fmt::Display for CliError {
     }
 }
 
-const MORE_ROOM: &str = "nothing was stored: try again later, or give the broker more room; \
-    `orchestrator doctor` shows what it lacks";
-
 impl From<BrokerError> for CliError {
     fn from(error: BrokerError) -> Self {
         let exit = match error {
             BrokerError::Unreachable { .. } => Exit::Unreachable,
             BrokerError::NotPermitted { .. } => Exit::NotPermitted,
-            BrokerError::Full { .. } => return Self::new(Exit::Failed, error).with_help(MORE_ROOM),
-            BrokerError::Failed { .. } => Exit::Failed,
+            BrokerError::Full { .. } | BrokerError::Failed { .. } => Exit::Failed,
         };
-        let is_for_a_role = matches!(&error, BrokerError::NotPermitted { broker, .. } if broker.starts_with("NATS"));
-        let error = Self::new(exit, error);
-        match is_for_a_role {
-            true => error.with_help(
-                "docs/nats.md says what each role may do: ask as one that may, or have the server's configuration changed",
-            ),
-            false => error,
+        let told = Self::new(exit, &error);
+        match (&error, error.help()) {
+            (BrokerError::Full { .. }, Some(help)) => {
+                told.with_help(format!("nothing was stored: try again later, or {help}"))
+            }
+            (_, Some(help)) => told.with_help(help),
+            (_, None) => told,
         }
     }
 }

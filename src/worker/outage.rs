@@ -16,7 +16,7 @@ impl Outage {
     /// Another try failed; how long to wait.
     pub(super) fn goes_on(&mut self, error: &BrokerError) -> Duration {
         if self.failures == 0 {
-            warn!(target: "orchestrator::worker", %error,
+            warn!(target: "orchestrator::worker", %error, help = error.help(),
                 "no runs can be taken; trying again until it is over");
         }
         self.failures = self.failures.saturating_add(1);

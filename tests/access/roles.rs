@@ -291,4 +291,12 @@ fn a_worker_that_comes_first_says_what_is_missing() {
     wait_for("work", || {
         worker.log().contains("paused queues").then_some(())
     });
+    // One of another queue is told who has to do something about it.
+    let env = shipped.env("worker_high");
+    let env: Vec<_> = env.iter().map(|(name, value)| (*name, &**value)).collect();
+    let other = installation.start_with("other", &["worker", "--queue", "default"], &env);
+    wait_for("what the role may not do", || {
+        let said = "docs/nats.md says what each role may do";
+        other.log().contains(said).then_some(())
+    });
 }
