@@ -88,22 +88,7 @@ impl Shared {
                 Ok(None) => (RunRecord::queued(message), None),
                 Err(foreign) => return self.give_up(delivery, message, &foreign).await,
             };
-            if let Some(wait) = put_off(&record, delivery) {
-                self.broker.release(&delivery.receipt, wait).await?;
-                return Ok(Step::Done);
-            }
-            if self.may_be_early(&record, delivery) {
-                info!(target: "orchestrator::worker", run_id = %message.run_id,
-                    "delivered again after the broker was away: its holder has another lease to show itself");
-                return Ok(Step::Done);
-            }
-            if record.state.is_final() {
-                info!(target: "orchestrator::worker", run_id = %message.run_id,
-                    state = %record.state, "a repeat of a run that has ended is dropped");
-                // Whoever recorded its end may have been stopped before the rest was done.
-                self.follow_up(delivery, message, &record, Settling::Again)
-                    .await?;
-                self.broker.ack(&delivery.receipt).await?;
+            if self.is_left(delivery, message, &record).await? {
                 return Ok(Step::Done);
             }
             let by = Claimant {
@@ -175,6 +160,35 @@ impl Shared {
         warn!(target: "orchestrator::worker", run_id = %message.run_id,
             "the record kept changing; the run is left to its lease");
         Ok(Step::Done)
+    }
+
+    /// Whether nothing is to be claimed: it is to come again later, may still be held, or has ended. What follows from
+    /// that has been done.
+    async fn is_left(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        record: &RunRecord,
+    ) -> Result<bool, BrokerError> {
+        if let Some(wait) = put_off(record, delivery) {
+            self.broker.release(&delivery.receipt, wait).await?;
+            return Ok(true);
+        }
+        if self.may_be_early(record, delivery) {
+            info!(target: "orchestrator::worker", run_id = %message.run_id,
+                "delivered again after the broker was away: its holder has another lease to show itself");
+            return Ok(true);
+        }
+        if record.state.is_final() {
+            info!(target: "orchestrator::worker", run_id = %message.run_id,
+                state = %record.state, "a repeat of a run that has ended is dropped");
+            // Whoever recorded its end may have been stopped before the rest was done.
+            self.follow_up(delivery, message, record, Settling::Again)
+                .await?;
+            self.broker.ack(&delivery.receipt).await?;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Whether a run that somebody else holds may have been delivered before its lease was over: the broker was away
