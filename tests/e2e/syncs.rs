@@ -46,6 +46,8 @@ impl Watched {
         here.schedule("a.toml", &jobs());
         let calls = here.path("calls").display().to_string();
         let traced = [
+            // The service itself is the child here: it ends with the test, and with it whoever watches it.
+            "-D",
             "-f",
             "-q",
             "-y",
