@@ -136,6 +136,14 @@ impl RunRecord {
         Some(self)
     }
 
+    /// Whether the message stored as `sequence` is a copy of another one, by which the run ended or is being executed. What is
+    /// retried or handed back comes again as the message that it is.
+    pub fn is_copied_by(&self, sequence: u64) -> bool {
+        let counts = self.state.is_final() || self.state == RunState::Running;
+        let last = self.attempts.last();
+        counts && last.is_some_and(|attempt| attempt.delivery.sequence != sequence)
+    }
+
     /// Takes note that the running attempt was delivered to its holder again: only a still later
     /// delivery may take it over. False if this one is no later than the one it has.
     pub fn redelivered(&mut self, delivery: DeliveryMark) -> bool {
@@ -231,6 +239,22 @@ mod tests {
         assert!(
             held.claim(&other, None, 3).is_ok(),
             "another message is no repeat"
+        );
+    }
+
+    #[test]
+    fn a_copy_is_told_by_where_it_is_stored() {
+        let mut record = queued();
+        assert!(!record.is_copied_by(7), "nobody has begun");
+        record = claimed(record, &by("a", 1, 1));
+        assert!(!record.is_copied_by(7) && record.is_copied_by(8));
+        record.end(RunState::Succeeded, at(2), None);
+        assert!(!record.is_copied_by(7) && record.is_copied_by(8));
+        let mut cancelled = queued();
+        cancelled.end(RunState::Cancelled, at(2), None);
+        assert!(
+            !cancelled.is_copied_by(7),
+            "which message it was is not known"
         );
     }
 

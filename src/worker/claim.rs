@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{
     Shared,
+    gate::NotTaken,
     permits::{Permission, Permits},
     registry::{Cause, Held},
     settle::Settling,
@@ -15,7 +16,9 @@ use super::{
 use crate::{
     broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
     clock,
-    run::{ClaimRefused, Claimant, DeliveryMark, RunMessage, RunRecord, RunState, Waiting},
+    run::{
+        ClaimRefused, Claimant, DeliveryMark, Refusal, RunMessage, RunRecord, RunState, Waiting,
+    },
 };
 
 /// How often a contended record is tried.
@@ -179,6 +182,11 @@ impl Shared {
                 "delivered again after the broker was away: its holder has another lease to show itself");
             return Ok(true);
         }
+        if self.is_replayed(record, delivery) {
+            self.bury(delivery, &NotTaken::Refused(Refusal::Replayed))
+                .await;
+            return Ok(true);
+        }
         if record.state.is_final() {
             info!(target: "orchestrator::worker", run_id = %message.run_id,
                 state = %record.state, "a repeat of a run that has ended is dropped");
@@ -328,6 +336,11 @@ impl Shared {
             };
             if !record.is_held_under(fence) {
                 return Ok(false);
+            }
+            if self.is_replayed(&record, delivery) {
+                self.bury(delivery, &NotTaken::Refused(Refusal::Replayed))
+                    .await;
+                return Ok(true);
             }
             if record.cancel_requested_at.is_some() {
                 held.ending.ask(Cause::Cancelled);

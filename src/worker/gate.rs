@@ -11,7 +11,8 @@ use crate::{
     exec::{self, Confinement, Program, RunContext, Secrets},
     job::QueueName,
     run::{
-        Found, Hidden, Keyring, Malformed, Refusal, RunMessage, Violation, WorkerPolicy, good_until,
+        Found, Hidden, Keyring, Malformed, Refusal, RunMessage, RunRecord, Violation, WorkerPolicy,
+        good_until,
     },
 };
 
@@ -160,8 +161,13 @@ impl Shared {
         }
     }
 
+    /// Whether somebody has published the same signed message again. Without keys anybody may.
+    pub(super) fn is_replayed(&self, record: &RunRecord, delivery: &Delivery) -> bool {
+        self.options.gate.borrow().keys.is_some() && record.is_copied_by(delivery.sequence)
+    }
+
     /// Refuses a signed run that might have run before, in a time of which no record is left. One that has begun goes
-    /// on however long it takes, one that has ended is dropped as a repeat, and one past its `expires_at` ends as
+    /// on however long it takes, one that has ended is a repeat, and one past its `expires_at` ends as
     /// expired: all that the record decides.
     pub(super) async fn too_old(
         &self,

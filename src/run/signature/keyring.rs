@@ -48,6 +48,9 @@ pub enum Refusal {
     /// Signed too long ago for a first start.
     #[error("its signature was good until {}: it is not known any more whether it has run", .0.format("%FT%TZ"))]
     Outdated(DateTime<Utc>),
+    /// Another message with the same run was executed, or is being executed.
+    #[error("it is a copy: its run has been executed by another message, or is being executed")]
+    Replayed,
 }
 
 impl Refusal {
@@ -59,6 +62,7 @@ impl Refusal {
             Self::Untrusted(_) => "untrusted",
             Self::Altered(..) => "altered",
             Self::Outdated(_) => "outdated",
+            Self::Replayed => "replayed",
         }
     }
 }
