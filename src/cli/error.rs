@@ -168,7 +168,9 @@ impl From<OpsError> for CliError {
                 Exit::Conflict,
                 Some("cancel it first, or wait for its end".to_owned()),
             ),
-            OpsError::NeedsSignature(_) | OpsError::NotVouchedFor(_) => (Exit::NotPermitted, None),
+            OpsError::NeedsSignature(_) | OpsError::NotVouchedFor(_) | OpsError::Copy(_) => {
+                (Exit::NotPermitted, None)
+            }
             OpsError::MissingArgument { argument, .. } => (
                 Exit::Usage,
                 Some(format!(

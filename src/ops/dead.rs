@@ -9,7 +9,7 @@ use super::{OpsError, retry::Original, runs::find_run};
 use crate::{
     broker::{Broker, DeadLetter, Refused, RefusedBy},
     job::{JobName, QueueName},
-    run::{RunId, RunMessage, Standing},
+    run::{Refusal, RunId, RunMessage, Standing},
 };
 
 /// A dead letter as it is shown.
@@ -267,7 +267,12 @@ fn may_be_retried(
     };
     let subject = letter.subject.as_deref().unwrap_or_default();
     let standing = authority.judge(subject, letter.signature.as_deref(), &letter.payload);
+    let is_a_copy = letter
+        .refused
+        .as_ref()
+        .is_some_and(|refused| refused.rule == Refusal::Replayed.rule());
     match standing {
+        Standing::Genuine if is_a_copy && !filter.names(sequence) => Err(OpsError::Copy(sequence)),
         Standing::Genuine => Ok(()),
         Standing::Forged(_) | Standing::Unknown(_) if filter.names(sequence) => Ok(()),
         Standing::Forged(_) | Standing::Unknown(_) => Err(OpsError::NotVouchedFor(sequence)),

@@ -94,6 +94,12 @@ pub enum OpsError {
              retry it by that number, or name the keys of its publishers with --trusted-keys"
     )]
     NotVouchedFor(u64),
+    /// A dead letter whose run was executed.
+    #[error(
+        "its message is a copy of one that was executed: look at it with `orchestrator dead show {0}`, then discard it, or \
+             retry it by that number"
+    )]
+    Copy(u64),
     /// An argument that the command needs.
     #[error("the job `{job}` needs the argument `{argument}`")]
     MissingArgument {

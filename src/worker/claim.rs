@@ -337,11 +337,6 @@ impl Shared {
             if !record.is_held_under(fence) {
                 return Ok(false);
             }
-            if self.is_replayed(&record, delivery) {
-                self.bury(delivery, &NotTaken::Refused(Refusal::Replayed))
-                    .await;
-                return Ok(true);
-            }
             if record.cancel_requested_at.is_some() {
                 held.ending.ask(Cause::Cancelled);
             }

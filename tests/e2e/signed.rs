@@ -190,6 +190,10 @@ fn only_what_was_signed_is_executed_once_where_it_was_sent() {
     assert!(hostile.publish(subject, Some(signature), payload));
     refused(&here, 4, "replayed");
     assert_eq!(here.lines("notes"), [run]);
+    let swept = here.run(&["dead", "retry", "--all", "--signing-key", &key]);
+    assert_eq!(swept.code, 7, "{}", swept.stderr);
+    assert!(swept.stderr.contains("is a copy"), "{}", swept.stderr);
+    assert_eq!(here.lines("notes"), [run], "run again");
     let record = here.json(&["show", run]);
     assert_eq!(record["state"], "succeeded", "{record}");
 

@@ -48,8 +48,8 @@ pub enum Refusal {
     /// Signed too long ago for a first start.
     #[error("its signature was good until {}: it is not known any more whether it has run", .0.format("%FT%TZ"))]
     Outdated(DateTime<Utc>),
-    /// Another message with the same run was executed, or is being executed.
-    #[error("it is a copy: its run has been executed by another message, or is being executed")]
+    /// Another message with the same run was executed.
+    #[error("it is a copy: its run was executed by another message")]
     Replayed,
 }
 
