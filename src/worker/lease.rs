@@ -206,6 +206,9 @@ impl Shared {
         let lease = &held.lease;
         let pause = lease.length / 3;
         let mut failing = false;
+        // Whether the lease ever ran out before an answer came: from then on somebody else may have been given the run, and
+        // may claim it late. Not every server refuses the renewals of who had it before.
+        let mut doubtful = false;
         loop {
             let wait = match failing {
                 false => pause.saturating_sub(lease.age()),
@@ -214,11 +217,11 @@ impl Shared {
             };
             tokio::time::sleep(wait).await;
             let asked = clock::monotonic();
-            let was_safe = lease.is_safe();
             let receipt = lease.receipt();
             let renewed = self.broker.renew(&receipt).await;
+            doubtful |= !lease.is_safe();
             let owned = match &renewed {
-                Ok(()) if was_safe => Ok(true),
+                Ok(()) if !doubtful => Ok(true),
                 Ok(()) | Err(BrokerError::Failed { .. }) => self.owns(run_id, fence, held).await,
                 Err(error) => Err(error.clone()),
             };

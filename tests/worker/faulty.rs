@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,6 +19,7 @@ use orchestrator::{
     job::QueueName,
     run::{LAST_RUN_PREFIX, RunId},
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// What can be made to fail.
@@ -35,6 +39,9 @@ pub(super) enum Op {
 pub(super) struct Faulty {
     inner: SharedBroker,
     failures: Mutex<HashMap<Op, usize>>,
+    /// While it is true renewals are not answered, and so many wait.
+    silent: watch::Sender<bool>,
+    unanswered: AtomicUsize,
 }
 
 impl Faulty {
@@ -42,7 +49,24 @@ impl Faulty {
         Self {
             inner,
             failures: Mutex::new(HashMap::new()),
+            silent: watch::Sender::new(false),
+            unanswered: AtomicUsize::new(0),
         }
+    }
+
+    /// From now on renewals wait for their answer, until [`Self::answer`].
+    pub(super) fn fall_silent(&self) {
+        self.silent.send_replace(true);
+    }
+
+    /// Those that waited are answered as by a server that grants every renewal, whoever has the run by now.
+    pub(super) fn answer(&self) {
+        self.silent.send_replace(false);
+    }
+
+    /// How many renewals have waited.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
     }
 
     /// From now on `op` fails so many times.
@@ -102,7 +126,16 @@ impl Broker for Faulty {
 
     async fn renew(&self, receipt: &Receipt) -> Result<(), BrokerError> {
         self.attempt(Op::Renew)?;
-        self.inner.renew(receipt).await
+        let mut silent = self.silent.subscribe();
+        if *silent.borrow() {
+            self.unanswered.fetch_add(1, Ordering::Relaxed);
+            let answered = silent.wait_for(|silent| !silent).await;
+            answered.expect("the sender is kept");
+        }
+        match self.inner.renew(receipt).await {
+            Err(BrokerError::Failed { .. }) if self.unanswered() > 0 => Ok(()),
+            answer => answer,
+        }
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), BrokerError> {

@@ -76,6 +76,47 @@ async fn a_job_goes_on_without_its_lease_until_somebody_else_has_it() {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_after_the_lease_is_no_renewal() {
+    // Long enough for a takeover between its end and the age at which the late answer would be no good by itself.
+    let bench = Bench::new(Duration::from_secs(3));
+    let mut options = Bench::options("w1");
+    options.concurrency = 1;
+    let first = bench.work_as(options);
+    let script = format!(
+        "echo $$ > {}.$ORCHESTRATOR_FENCE; exec sleep 60",
+        bench.path("pid").display()
+    );
+    let run = message(RUN, "default", shell(&script));
+    bench.publish(&run).await;
+    let process = async |fence: u32| {
+        let name = format!("pid.{fence}");
+        let pid = until("the program", || async {
+            let text = bench.text(&name);
+            text.ends_with('\n').then_some(text)
+        });
+        format!("/proc/{}", pid.await.trim())
+    };
+    let old = process(1).await;
+    bench.broker.fall_silent();
+    until("a renewal", || async {
+        (bench.broker.unanswered() > 0).then_some(())
+    })
+    .await;
+    let second = bench.work("w2");
+    let new = process(2).await;
+    bench.broker.answer();
+    until("the end of the old program", || async {
+        (!Path::new(&old).exists()).then_some(())
+    })
+    .await;
+    assert!(Path::new(&new).exists());
+    for worker in [first, second] {
+        worker.drain.cancel();
+        join(worker).await;
+    }
+}
+
+#[tokio::test]
 async fn a_worker_that_gets_its_own_run_again_goes_on_with_it() {
     let bench = Bench::new(SHORT);
     let _working = bench.work("w1");
