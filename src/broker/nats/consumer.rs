@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::{
     NatsBroker,
     api::code,
-    setup::{Stream, nanoseconds},
+    setup::{Stream, Turn, nanoseconds},
 };
 use crate::{broker::BrokerError, clock, job::QueueName};
 
@@ -53,13 +53,14 @@ impl NatsBroker {
         if self.setup.knows(&known) {
             return Ok(());
         }
-        let Some(_turn) = self.setup.queue_turn().await else {
-            let operation = format!("make the queue {queue} known");
-            return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
-        };
+        let turn = self.setup.queue_turn().await;
         if self.setup.knows(&known) {
             return Ok(());
         }
+        let Some(_turn) = turn.filter(Turn::leaves_time) else {
+            let operation = format!("make the queue {queue} known");
+            return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
+        };
         self.ensure(Stream::Jobs).await?;
         if self.consumer(queue).await?.is_none() {
             self.set_lease(queue).await?;

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Bucket, Lifetime},
+    clock,
     job::QueueName,
 };
 
@@ -96,7 +97,7 @@ impl Setup {
     }
 
     /// Waits until nobody else makes a queue known.
-    pub(super) async fn queue_turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    pub(super) async fn queue_turn(&self) -> Option<Turn<'_>> {
         turn(&self.queueing).await
     }
 
@@ -207,12 +208,13 @@ impl NatsBroker {
             return Ok(());
         }
         let operation = format!("look at the stream {name}");
-        let Some(_turn) = turn(&self.setup.looking).await else {
-            return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
-        };
+        let turn = turn(&self.setup.looking).await;
         if self.setup.knows(&name) {
             return Ok(());
         }
+        let Some(_turn) = turn.filter(Turn::leaves_time) else {
+            return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
+        };
         let subject = format!("STREAM.INFO.{name}");
         let found = match self.api::<Value>(&operation, &subject, &Value::Null).await {
             Ok(found) => found,
@@ -347,9 +349,27 @@ impl NatsBroker {
     }
 }
 
+/// The turn of one that asks for many.
+pub(super) struct Turn<'a> {
+    waited: Duration,
+    _held: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Turn<'_> {
+    /// Whether it may still ask itself. The one before it had no answer, perhaps, and a call has to end in time.
+    pub(super) fn leaves_time(&self) -> bool {
+        self.waited < PATIENCE / 2
+    }
+}
+
 /// Waits for the one that asks the same, as long as for an answer.
-async fn turn(of: &tokio::sync::Mutex<()>) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-    tokio::time::timeout(PATIENCE, of.lock()).await.ok()
+async fn turn(of: &tokio::sync::Mutex<()>) -> Option<Turn<'_>> {
+    let begun = clock::monotonic();
+    let held = tokio::time::timeout(PATIENCE, of.lock()).await.ok()?;
+    Some(Turn {
+        waited: clock::monotonic().saturating_duration_since(begun),
+        _held: held,
+    })
 }
 
 fn buckets() -> impl Iterator<Item = Bucket> {

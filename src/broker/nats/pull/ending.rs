@@ -52,7 +52,8 @@ impl Pulling<'_> {
         max: usize,
         outcome: Result<(), BrokerError>,
     ) -> Result<Vec<Delivery>, BrokerError> {
-        if !self.open.is_empty() {
+        // What was under way over a connection that is lost does not come any more.
+        if !self.open.is_empty() && self.nats.is_connected() {
             self.end().await;
         }
         let surplus = self.taken.split_off(self.taken.len().min(max));
