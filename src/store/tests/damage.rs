@@ -105,7 +105,7 @@ fn difference(model: &Model, found: &Model) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_damage_it_is_whole_or_refused() {
-    let (seed, rounds) = (number("DAMAGE_SEED", 7), number("DAMAGE_ROUNDS", 30));
+    let (seed, rounds) = (number("DAMAGE_SEED", 7), number("DAMAGE_ROUNDS", 80));
     println!("DAMAGE_SEED={seed} DAMAGE_ROUNDS={rounds}");
     let mut random = Random(seed);
     let original = tempfile::tempdir().unwrap();
