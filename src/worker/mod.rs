@@ -200,7 +200,13 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
             served = open;
         }
         if served.is_empty() {
-            shared.options.pulse.is_well("nothing to serve");
+            match serving.is_told() {
+                true => shared.options.pulse.is_well("nothing to serve"),
+                false => shared
+                    .options
+                    .pulse
+                    .fails("not told yet which queues are paused".to_owned()),
+            }
             // A pause may end by itself.
             tokio::select! {
                 biased;
@@ -302,6 +308,11 @@ impl Serving {
             Some(pauses) => pauses::open(&self.queues.borrow_and_update(), pauses),
             None => Vec::new(),
         }
+    }
+
+    /// Whether it is known what is paused.
+    fn is_told(&self) -> bool {
+        self.pauses.borrow().is_some()
     }
 
     /// Until there is something new. It stays new until [`Serving::open`].
