@@ -12,12 +12,13 @@
 //! submitted. After a crash a write is there as a whole or not at all, and with it every write
 //! submitted before.
 //!
-//! Every value carries a checksum, every group a generation, which is also written beside the store once it is
-//! synced: what is not what was written, or is older than what was confirmed, is not opened.
+//! Every value carries a checksum, every group a digest over all entries and a generation, which is also written beside
+//! the store once it is synced: what is not what was written, or is older than what was confirmed, is not opened.
 //!
 //! An I/O error is final: everything queued and all that comes after is refused with it.
 
 mod batch;
+mod digest;
 mod durability;
 mod error;
 mod generation;
@@ -124,10 +125,10 @@ impl Store {
             locality::look(directory);
             open::remove_unfinished(directory)?;
             let generations = open::generation_file(directory)?;
-            let (database, generation) = open::open_database(directory, &generations)?;
+            let (database, last) = open::open_database(directory, &generations)?;
             let file = open::sync_created(directory)?;
             let shared = Arc::new(Shared::new(directory.to_owned()));
-            let last = (generations, generation);
+            let last = (generations, last);
             let (queue, handle) = writer::start(&database, file, &shared, last)?;
             Ok((database, shared, queue, handle))
         };

@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use super::{StoreError, generation::GenerationFile, parts};
+use super::{
+    StoreError,
+    generation::GenerationFile,
+    parts::{self, Last},
+};
 use crate::clock;
 
 const CACHE_BYTES: u64 = 16 << 20;
@@ -58,8 +62,8 @@ pub(super) fn remove_unfinished(directory: &Path) -> Result<(), StoreError> {
     remove().map_err(|error| StoreError::from_io(directory, "clearing up", &error))
 }
 
-/// A database that was opened and looked at, with its generation.
-pub(super) type Opened = (sled::Db, u64);
+/// A database that was opened and looked at, and how far it has come.
+pub(super) type Opened = (sled::Db, Last);
 
 /// Opens sled and looks at all that is stored, on a thread of its own: damage may make both panic or hang.
 pub(super) fn open_database(
@@ -108,7 +112,7 @@ fn open_and_look(
         Err(error) => return (Err(StoreError::from_opening(directory, &error)), None),
     };
     match catch_unwind(AssertUnwindSafe(|| verify(directory, &database, confirmed))) {
-        Ok(Ok(generation)) => (Ok((database, generation)), None),
+        Ok(Ok(last)) => (Ok((database, last)), None),
         Ok(Err(error)) => (Err(error), Some(database)),
         Err(panic) => {
             // What made it panic may do so again when it is closed, which might end this process.
@@ -124,28 +128,21 @@ pub(super) fn generation_file(directory: &Path) -> Result<GenerationFile, StoreE
         .map_err(|error| StoreError::from_io(directory, "opening the generation file", &error))
 }
 
-/// Looks at all that is stored; its generation.
-fn verify(directory: &Path, database: &sled::Db, confirmed: u64) -> Result<u64, StoreError> {
-    let failed = |error: sled::Error| StoreError::from_sled(directory, "reading the store", &error);
-    let generation = parts::read_generation(database).map_err(failed)?;
-    if generation < confirmed {
+/// Looks at all that is stored; how far it has come.
+fn verify(directory: &Path, database: &sled::Db, confirmed: u64) -> Result<Last, StoreError> {
+    let verified = parts::verify(database)
+        .map_err(|error| StoreError::from_sled(directory, "reading the store", &error))?;
+    let last = verified.map_err(|reason| damaged(directory, reason))?;
+    if last.generation < confirmed {
         return Err(damaged(
             directory,
             format!(
-                "it is at generation {generation}, but {confirmed} had been reached: it was set back or emptied"
+                "it is at generation {}, but {confirmed} had been reached: it was set back or emptied",
+                last.generation
             ),
         ));
     }
-    match parts::verify(database).map_err(failed)? {
-        None => Ok(generation),
-        Some(key) => Err(damaged(
-            directory,
-            format!(
-                "the value of {} is not what was written",
-                key.escape_ascii()
-            ),
-        )),
-    }
+    Ok(last)
 }
 
 fn damaged(directory: &Path, reason: String) -> StoreError {

@@ -4,13 +4,15 @@
 
 use sled::IVec;
 
+use super::digest::Digest;
+
 /// 17 parts and their keys fit into a segment.
 const PART_BYTES: usize = 24 * 1024;
 
 /// In front of the keys of parts: no tree's name starts with it.
-const PART_PREFIX: u8 = u8::MAX;
+pub(super) const PART_PREFIX: u8 = u8::MAX;
 
-const WHOLE: u8 = 0;
+pub(super) const WHOLE: u8 = 0;
 const CUT: u8 = 1;
 /// Of a value that is larger than a part.
 const PART: u8 = 2;
@@ -18,7 +20,7 @@ const PART: u8 = 2;
 /// In front of the key of the generation: no tree's name starts with it.
 const OWN_PREFIX: u8 = PART_PREFIX - 1;
 
-/// How many groups have been written.
+/// Where the [`Last`] group is told of.
 pub(super) const GENERATION: &[u8] = &[OWN_PREFIX, b'g'];
 
 /// What is in front of every payload: what it is, and a CRC-32C over key and payload.
@@ -28,7 +30,7 @@ fn sum(key: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), payload)
 }
 
-fn sealed(kind: u8, key: &[u8], payload: &[u8]) -> Vec<u8> {
+pub(super) fn sealed(kind: u8, key: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut raw = Vec::with_capacity(HEADER + payload.len());
     raw.push(kind);
     raw.extend_from_slice(&sum(key, payload).to_le_bytes());
@@ -80,41 +82,93 @@ impl Cut {
     }
 }
 
-/// Adds one write to a sled batch, with the parts that it makes or leaves behind.
-pub(super) fn write(
-    database: &sled::Db,
-    batch: &mut sled::Batch,
-    key: &[u8],
-    value: Option<&[u8]>,
-) -> sled::Result<()> {
-    if let Some(old) = database.get(key)?
-        && let Some((CUT, old)) = unsealed(key, &old)
-        && let Some(old) = Cut::decode(old)
-    {
-        for part in 0..old.count {
-            batch.remove(old.key(part));
+/// How far the store has come: its last group of writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Last {
+    /// How many groups have been written.
+    pub(super) generation: u64,
+    /// Over all entries but this one.
+    pub(super) digest: Digest,
+}
+
+/// A group of writes that becomes one batch of sled.
+pub(super) struct Group<'a> {
+    database: &'a sled::Db,
+    batch: sled::Batch,
+    digest: Digest,
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn new(database: &'a sled::Db, last: Last) -> Self {
+        Self {
+            database,
+            batch: sled::Batch::default(),
+            digest: last.digest,
         }
     }
-    let Some(value) = value else {
-        batch.remove(key);
-        return Ok(());
-    };
-    if value.len() <= PART_BYTES {
-        batch.insert(key, sealed(WHOLE, key, value));
-        return Ok(());
+
+    /// Adds one write, with the parts that it makes or leaves behind. There is one write to a key in a group.
+    pub(super) fn write(&mut self, key: &[u8], value: Option<&[u8]>) -> sled::Result<()> {
+        let old = self.database.get(key)?;
+        if let Some(old) = &old {
+            if let Some((CUT, cut)) = unsealed(key, old)
+                && let Some(cut) = Cut::decode(cut)
+            {
+                for part in 0..cut.count {
+                    self.remove(&cut.key(part))?;
+                }
+            }
+            self.digest.remove(key, old);
+        }
+        match value {
+            Some(value) if value.len() <= PART_BYTES => {
+                self.insert(key, sealed(WHOLE, key, value));
+            }
+            Some(value) => self.insert_parts(key, value)?,
+            None => self.batch.remove(key),
+        }
+        Ok(())
     }
-    let mut cut = Cut {
-        id: database.generate_id()?,
-        count: 0,
-    };
-    for part in value.chunks(PART_BYTES) {
-        let part_key = cut.key(cut.count);
-        let part = sealed(PART, &part_key, part);
-        batch.insert(part_key, part);
-        cut.count += 1;
+
+    fn insert_parts(&mut self, key: &[u8], value: &[u8]) -> sled::Result<()> {
+        let mut cut = Cut {
+            id: self.database.generate_id()?,
+            count: 0,
+        };
+        for part in value.chunks(PART_BYTES) {
+            let part_key = cut.key(cut.count);
+            self.insert(&part_key, sealed(PART, &part_key, part));
+            cut.count += 1;
+        }
+        self.insert(key, sealed(CUT, key, &cut.encode()));
+        Ok(())
     }
-    batch.insert(key, sealed(CUT, key, &cut.encode()));
-    Ok(())
+
+    /// What was under this key is no longer in the digest.
+    fn insert(&mut self, key: &[u8], raw: Vec<u8>) {
+        self.digest.add(key, &raw);
+        self.batch.insert(key, raw);
+    }
+
+    fn remove(&mut self, key: &[u8]) -> sled::Result<()> {
+        if let Some(old) = self.database.get(key)? {
+            self.digest.remove(key, &old);
+            self.batch.remove(key);
+        }
+        Ok(())
+    }
+
+    /// The batch, which tells how far the store has come with it.
+    pub(super) fn finish(mut self, generation: u64) -> (sled::Batch, Last) {
+        let last = Last {
+            generation,
+            digest: self.digest,
+        };
+        let payload = [&generation.to_le_bytes()[..], &last.digest.to_bytes()].concat();
+        self.batch
+            .insert(GENERATION, sealed(WHOLE, GENERATION, &payload));
+        (self.batch, last)
+    }
 }
 
 /// Reads the value of a key.
@@ -155,31 +209,51 @@ pub(super) fn assemble(
     Ok(Some(value))
 }
 
-/// Sets the generation in a batch.
-pub(super) fn write_generation(batch: &mut sled::Batch, generation: u64) {
-    let payload = generation.to_le_bytes();
-    batch.insert(GENERATION, sealed(WHOLE, GENERATION, &payload));
-}
-
-/// How many groups have been written.
-pub(super) fn read_generation(database: &sled::Db) -> sled::Result<u64> {
+/// How far the store says that it has come: the generation, and the digest unless an earlier version wrote it last.
+/// `None`: nothing was ever written.
+fn read_last(database: &sled::Db) -> sled::Result<Option<(u64, Option<Digest>)>> {
     let Some(raw) = database.get(GENERATION)? else {
-        return Ok(0);
+        return Ok(None);
     };
-    let number = match unsealed(GENERATION, &raw) {
-        Some((WHOLE, payload)) => payload.try_into().map(u64::from_le_bytes).ok(),
-        _ => None,
+    let Some((WHOLE, payload)) = unsealed(GENERATION, &raw) else {
+        return Err(damaged());
     };
-    number.ok_or_else(damaged)
+    let (generation, digest) = payload.split_first_chunk().ok_or_else(damaged)?;
+    let digest = match digest {
+        [] => None,
+        bytes => Some(Digest::from_bytes(bytes.try_into().map_err(|_| damaged())?)),
+    };
+    Ok(Some((u64::from_le_bytes(*generation), digest)))
 }
 
-/// Looks at everything that is stored. Returns the first key whose value is not what was written.
-pub(super) fn verify(database: &sled::Db) -> sled::Result<Option<IVec>> {
+/// Looks at everything that is stored. Returns how far the store has come, or what is wrong with it.
+pub(super) fn verify(database: &sled::Db) -> sled::Result<Result<Last, String>> {
+    let said = read_last(database)?;
+    let mut digest = Digest::default();
+    let mut count: u64 = 0;
     for entry in database.iter() {
         let (key, raw) = entry?;
         if unsealed(&key, &raw).is_none() {
-            return Ok(Some(key));
+            let key = key.escape_ascii();
+            return Ok(Err(format!("the value of {key} is not what was written")));
+        }
+        if database.get(&key)?.as_ref() != Some(&raw) {
+            let key = key.escape_ascii();
+            return Ok(Err(format!("{key} is not found where it belongs")));
+        }
+        if *key != *GENERATION {
+            digest.add(&key, &raw);
+            count += 1;
         }
     }
-    Ok(None)
+    Ok(match said {
+        None if count > 0 => Err(format!(
+            "it has {count} entries, but does not say how it came to them"
+        )),
+        None => Ok(Last::default()),
+        Some((_, Some(said))) if said != digest => Err(format!(
+            "its {count} entries are not all that were written last: some were lost, or are back again"
+        )),
+        Some((generation, _)) => Ok(Last { generation, digest }),
+    })
 }

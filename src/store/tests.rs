@@ -1,4 +1,5 @@
 mod damage;
+mod entries;
 mod full;
 
 use std::os::unix::fs::PermissionsExt;

@@ -18,7 +18,12 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Batch, Durability, StoreError, generation::GenerationFile, open, parts};
+use super::{
+    Batch, Durability, StoreError,
+    generation::GenerationFile,
+    open,
+    parts::{Group, Last},
+};
 
 /// Most batches, and most bytes, that are applied as one: less than one of sled's segments (512 KiB), so that
 /// what a group makes free is not used again by itself.
@@ -99,7 +104,7 @@ pub(super) fn start(
     database: &sled::Db,
     file: File,
     shared: &Arc<Shared>,
-    (generations, generation): (GenerationFile, u64),
+    (generations, last): (GenerationFile, Last),
 ) -> Result<(mpsc::UnboundedSender<Request>, JoinHandle<()>), StoreError> {
     // An unbounded channel, but whoever sends holds room in the queue (`Store::reserve`).
     let (queue, requests) = mpsc::unbounded_channel();
@@ -108,7 +113,7 @@ pub(super) fn start(
         file,
         shared: Arc::clone(shared),
         generations,
-        generation,
+        last,
     };
     let thread = spawn("store-write", shared, move || writer.run(requests))?;
     Ok((queue, thread))
@@ -140,7 +145,7 @@ struct Writer {
     file: File,
     shared: Arc<Shared>,
     generations: GenerationFile,
-    generation: u64,
+    last: Last,
 }
 
 impl Writer {
@@ -169,25 +174,27 @@ impl Writer {
     /// process, not the machine.
     fn write(&mut self, group: &[Request]) -> Result<Wrote, StoreError> {
         self.shared.alive()?;
-        let mut last = HashMap::new();
+        let mut writes = HashMap::new();
         for request in group {
-            last.extend(request.batch.writes());
+            writes.extend(request.batch.writes());
         }
-        if last.is_empty() {
+        if writes.is_empty() {
             return Ok(Wrote::Nothing);
         }
-        self.generation += 1;
         let apply = || {
-            let mut batch = sled::Batch::default();
-            parts::write_generation(&mut batch, self.generation);
-            for (key, value) in last {
-                parts::write(&self.database, &mut batch, key, value)?;
+            let mut group = Group::new(&self.database, self.last);
+            for (key, value) in writes {
+                group.write(key, value)?;
             }
+            let (batch, last) = group.finish(self.last.generation + 1);
             self.database.apply_batch(batch)?;
-            self.database.flush()
+            self.database.flush().map(|_| last)
         };
         match apply() {
-            Ok(_) => self.check_in_place().map(|()| Wrote::Something),
+            Ok(last) => {
+                self.last = last;
+                self.check_in_place().map(|()| Wrote::Something)
+            }
             Err(error) => {
                 let directory = &self.shared.directory;
                 let error = StoreError::from_sled(directory, "writing", &error);
@@ -219,7 +226,7 @@ impl Writer {
     fn sync(&self) -> Result<(), StoreError> {
         let sync = || {
             self.file.sync_data()?;
-            self.generations.write(self.generation)
+            self.generations.write(self.last.generation)
         };
         sync().map_err(|error| {
             let directory = &self.shared.directory;

@@ -137,7 +137,7 @@ async fn whatever_the_damage_it_is_whole_or_refused() {
 }
 
 /// A store with a hundred values, closed in order.
-async fn filled(directory: &Path) {
+pub(super) async fn filled(directory: &Path) {
     let store = Store::open(directory).unwrap();
     for n in 0..100 {
         let key = format!("key-{n}");
@@ -151,7 +151,7 @@ async fn filled(directory: &Path) {
     store.close().await;
 }
 
-fn copied(from: &Path, to: &Path) {
+pub(super) fn copied(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_file() {
@@ -161,7 +161,7 @@ fn copied(from: &Path, to: &Path) {
 }
 
 /// Opens it; if that works, everything must be there.
-fn whole_or_refused(directory: &Path) -> Result<(), StoreError> {
+pub(super) fn whole_or_refused(directory: &Path) -> Result<(), StoreError> {
     let store = Store::open(directory)?;
     let found: Vec<_> = store.scan(TREE).collect::<Result<_, _>>()?;
     assert_eq!(found.len(), 100, "it was opened with a part of its values");
