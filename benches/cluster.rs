@@ -13,6 +13,7 @@
 
 #[path = "../tests/support/nats.rs"]
 mod nats;
+mod support;
 
 use std::{
     sync::Arc,
@@ -28,6 +29,7 @@ use orchestrator::{
     },
     run::RunId,
 };
+use support::median;
 
 const ROUNDS: usize = 5;
 const RUNS: usize = 3_000;
@@ -79,11 +81,6 @@ async fn rate(servers: &[NatsServer], namespace: String) -> f64 {
     let rate = RUNS as f64 / start.elapsed().as_secs_f64();
     broker.remove_namespace().await.unwrap();
     rate
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 #[tokio::main]

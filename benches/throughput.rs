@@ -14,46 +14,27 @@
 
 #[path = "../tests/support/nats.rs"]
 mod nats;
+mod support;
 
-use std::{
-    process::Stdio,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{process::Stdio, sync::Arc, time::Instant};
 
 use futures::{StreamExt, stream};
 use orchestrator::{
     broker::{
-        Broker, Bucket, Outgoing, SharedBroker, Slot,
+        Bucket, SharedBroker,
         embedded::{EmbeddedBroker, EmbeddedOptions},
         nats::{NatsBroker, NatsOptions},
     },
     exec::Cgroup,
-    job::{Execute, Job, Policy, RunSpec, Trigger},
-    run::{RunId, RunMessage, RunRequest},
-    worker::{QueueShare, Worker, WorkerOptions},
+    worker::WorkerOptions,
 };
-use tokio_util::sync::CancellationToken;
+use support::{QUEUE, median, publish, work_off};
 
 const RUNS: usize = 2_000;
 const CONCURRENCY: usize = 8;
 const ROUNDS: usize = 5;
-
-fn job() -> Job {
-    let command = vec!["/bin/true".parse().unwrap()];
-    Job {
-        name: "true".parse().unwrap(),
-        description: None,
-        tags: Vec::new(),
-        enabled: true,
-        trigger: Trigger::OnDemand,
-        timezone: chrono_tz::UTC,
-        queue: "bench".parse().unwrap(),
-        policy: Policy::default(),
-        unique: None,
-        spec: RunSpec::new(Execute::Command(command)),
-    }
-}
+/// How many are published at once.
+const IN_FLIGHT: usize = 256;
 
 /// `ORCHESTRATOR_CGROUP`, as for a worker.
 fn cgroup() -> Cgroup {
@@ -83,75 +64,18 @@ async fn raw() -> f64 {
     RUNS as f64 / start.elapsed().as_secs_f64()
 }
 
-async fn publish(broker: &SharedBroker) {
-    let job = job();
-    let sends = (0..RUNS).map(|_| {
-        let run_id = RunId::manual(job.name.clone(), uuid::Uuid::now_v7());
-        let now = orchestrator::clock::now();
-        let request = RunRequest {
-            run_id: run_id.clone(),
-            scheduled_for: now,
-            published_at: now,
-            not_before: None,
-            last_success: None,
-            args: serde_json::Map::new(),
-            parent: None,
-        };
-        let outgoing = Outgoing {
-            run_id,
-            queue: job.queue.clone(),
-            slot: Slot::Run,
-            payload: RunMessage::for_job(&job, request).encode().unwrap(),
-        };
-        let broker = Arc::clone(broker);
-        async move { broker.publish(outgoing).await.unwrap() }
-    });
-    stream::iter(sends)
-        .buffer_unordered(256)
-        .for_each(|_| async {})
-        .await;
-}
-
 /// Publishes, then measures from the worker's start to the last record and acknowledgement.
 async fn through(broker: SharedBroker) -> f64 {
-    publish(&broker).await;
-    let share: QueueShare = "bench".parse().unwrap();
+    publish(&broker, RUNS, IN_FLIGHT).await;
     let options = WorkerOptions {
         concurrency: CONCURRENCY,
         cgroup: cgroup(),
-        ..WorkerOptions::new("bench-worker".to_owned(), vec![share])
+        ..WorkerOptions::new("bench-worker".to_owned(), vec![QUEUE.parse().unwrap()])
     };
-    let stop = CancellationToken::new();
-    let worker = Worker::new(Arc::clone(&broker), options).unwrap();
-    let start = Instant::now();
-    let working = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
-    while left(broker.as_ref()).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let rate = RUNS as f64 / start.elapsed().as_secs_f64();
-    stop.cancel();
-    working.await.unwrap();
-    assert!(
-        broker
-            .latest(Bucket::Runs, "true.")
-            .await
-            .unwrap()
-            .is_some()
-    );
-    rate
-}
-
-async fn left(broker: &dyn Broker) -> u64 {
-    let queues = broker.queues().await.unwrap();
-    queues
-        .iter()
-        .map(|queue| queue.waiting + queue.running)
-        .sum()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let took = work_off(&broker, options).await;
+    let record = broker.latest(Bucket::Runs, "true.").await;
+    assert!(record.unwrap().is_some());
+    RUNS as f64 / took.as_secs_f64()
 }
 
 #[tokio::main]
@@ -181,8 +105,9 @@ async fn main() {
         rows.push(row);
     }
     for (at, name) in [(1, "embedded"), (2, "NATS"), (3, "NATS, sync always")] {
-        let ratio = median(rows.iter().map(|row| row[at] / row[0]).collect());
-        let rate = median(rows.iter().map(|row| row[at]).collect());
+        let mut ratios: Vec<_> = rows.iter().map(|row| row[at] / row[0]).collect();
+        let mut rates: Vec<_> = rows.iter().map(|row| row[at]).collect();
+        let (ratio, rate) = (median(&mut ratios), median(&mut rates));
         println!("{name}: {rate:.0} runs/s, {ratio:.2} of raw spawning");
     }
 }

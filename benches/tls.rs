@@ -17,26 +17,21 @@
 mod authority;
 #[path = "../tests/support/nats.rs"]
 mod nats;
+mod support;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use authority::{Authority, Validity};
-use futures::{StreamExt, stream};
 use nats::NatsServer;
 use orchestrator::{
     broker::{
-        Broker, Outgoing, Published, SharedBroker, Slot,
+        SharedBroker,
         nats::{Credentials, NatsBroker, NatsOptions},
     },
     exec::{Idle, Player},
-    job::{Execute, Job, Policy, RunSpec, Trigger},
-    run::{RunId, RunMessage, RunRequest},
-    worker::{Worker, WorkerOptions},
+    worker::WorkerOptions,
 };
-use tokio_util::sync::CancellationToken;
+use support::{QUEUE, median, publish, work_off};
 
 const ROUNDS: usize = 7;
 /// As many as beat has on their way.
@@ -62,87 +57,22 @@ enum Kind {
     True,
 }
 
-fn job() -> Job {
-    let command = vec!["/bin/true".parse().unwrap()];
-    Job {
-        name: "true".parse().unwrap(),
-        description: None,
-        tags: Vec::new(),
-        enabled: true,
-        trigger: Trigger::OnDemand,
-        timezone: chrono_tz::UTC,
-        queue: "bench".parse().unwrap(),
-        policy: Policy::default(),
-        unique: None,
-        spec: RunSpec::new(Execute::Command(command)),
-    }
-}
-
-fn run(job: &Job) -> Outgoing {
-    let run_id = RunId::manual(job.name.clone(), uuid::Uuid::now_v7());
-    let now = orchestrator::clock::now();
-    let request = RunRequest {
-        run_id: run_id.clone(),
-        scheduled_for: now,
-        published_at: now,
-        not_before: None,
-        last_success: None,
-        args: serde_json::Map::new(),
-        parent: None,
-    };
-    Outgoing {
-        run_id,
-        queue: job.queue.clone(),
-        slot: Slot::Run,
-        payload: RunMessage::for_job(job, request).encode().unwrap(),
-    }
-}
-
-/// Runs stored a second.
-async fn publish(broker: &SharedBroker, count: usize, in_flight: usize) -> f64 {
-    let job = job();
-    // All that is made on first use is there.
-    broker.publish(run(&job)).await.unwrap();
-    let runs: Vec<_> = (0..count).map(|_| run(&job)).collect();
-    let start = Instant::now();
-    stream::iter(runs)
-        .map(|run| broker.publish(run))
-        .buffer_unordered(in_flight)
-        .for_each(async |published| assert_eq!(published, Ok(Published::Stored)))
-        .await;
-    count as f64 / start.elapsed().as_secs_f64()
-}
-
-/// Runs a second from the worker's start to the last acknowledgement.
+/// Runs a second, once they are published.
 async fn work(broker: &SharedBroker, count: usize, player: Option<Arc<dyn Player>>) -> f64 {
     publish(broker, count, IN_FLIGHT).await;
     let options = WorkerOptions {
         concurrency: CONCURRENCY,
         player,
-        ..WorkerOptions::new("bench".to_owned(), vec!["bench".parse().unwrap()])
+        ..WorkerOptions::new("bench".to_owned(), vec![QUEUE.parse().unwrap()])
     };
-    let stop = CancellationToken::new();
-    let worker = Worker::new(Arc::clone(broker), options).unwrap();
-    let start = Instant::now();
-    let working = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
-    while left(broker.as_ref()).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let rate = count as f64 / start.elapsed().as_secs_f64();
-    stop.cancel();
-    working.await.unwrap();
-    rate
-}
-
-async fn left(broker: &dyn Broker) -> u64 {
-    let queues = broker.queues().await.unwrap();
-    let left = queues.iter().map(|queue| queue.waiting + queue.running);
-    left.sum()
+    count as f64 / work_off(broker, options).await.as_secs_f64()
 }
 
 async fn rate(options: NatsOptions, kind: Kind, count: usize) -> f64 {
     let nats = NatsBroker::connect(options).await.unwrap();
     let broker = Arc::clone(&nats) as SharedBroker;
+    // All that is made on first use is there.
+    publish(&broker, 1, 1).await;
     let rate = match kind {
         Kind::Publish(in_flight) => publish(&broker, count, in_flight).await,
         Kind::Nothing => work(&broker, count, Some(Arc::new(Idle))).await,
@@ -150,11 +80,6 @@ async fn rate(options: NatsOptions, kind: Kind, count: usize) -> f64 {
     };
     nats.remove_namespace().await.unwrap();
     rate
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 #[tokio::main]

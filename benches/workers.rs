@@ -17,6 +17,7 @@
 
 #[path = "../tests/support/nats.rs"]
 mod nats;
+mod support;
 
 use std::{
     fs,
@@ -27,18 +28,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
 use orchestrator::{
     broker::{
-        Outgoing, SharedBroker, Slot,
+        SharedBroker,
         nats::{NatsBroker, NatsOptions},
     },
-    clock,
     exec::Idle,
-    job::{Execute, QueueName, RunSpec},
-    run::{RunId, RunMessage, VERSION},
     worker::{Worker, WorkerOptions},
 };
+use support::{QUEUE, publish, until_empty};
 use tokio_util::sync::CancellationToken;
 
 const TAKEOVERS: usize = 20;
@@ -46,6 +44,9 @@ const SLEEPERS: usize = 2_000;
 const MEASURED: Duration = Duration::from_secs(60);
 const NOTHINGS: usize = 1_000_000;
 const PORTION: usize = 20_000;
+/// So many are made before they are published: they would count as memory of the worker.
+const AT_ONCE: usize = 500;
+const IN_FLIGHT: usize = 256;
 /// A second in the units of /proc on Linux.
 const CLOCK_TICKS: f64 = 100.0;
 
@@ -173,41 +174,6 @@ fn sleepers(here: &Installation<'_>) {
     drop(worker);
 }
 
-async fn publish(broker: &SharedBroker, queue: &QueueName, count: usize) {
-    let spec = RunSpec::new(Execute::Shell("true".to_owned()));
-    let sends = (0..count).map(|_| {
-        let run_id = RunId::manual("nothing".parse().unwrap(), uuid::Uuid::now_v7());
-        let now = clock::now();
-        let message = RunMessage {
-            version: VERSION,
-            run_id: run_id.clone(),
-            queue: queue.clone(),
-            scheduled_for: now,
-            published_at: now,
-            not_before: None,
-            expires_at: None,
-            last_success: None,
-            parent: None,
-            retry_of: None,
-            overlap: None,
-            anchor: None,
-            spec: spec.clone(),
-        };
-        let outgoing = Outgoing {
-            run_id,
-            queue: queue.clone(),
-            slot: Slot::Run,
-            payload: message.encode().unwrap(),
-        };
-        let broker = Arc::clone(broker);
-        async move { broker.publish(outgoing).await.unwrap() }
-    });
-    stream::iter(sends)
-        .buffer_unordered(256)
-        .for_each(|_| async {})
-        .await;
-}
-
 async fn nothings(url: String) {
     let options = NatsOptions {
         url,
@@ -215,29 +181,20 @@ async fn nothings(url: String) {
         ..NatsOptions::default()
     };
     let broker: SharedBroker = NatsBroker::connect(options).await.unwrap();
-    let queue: QueueName = "nothing".parse().unwrap();
     let options = WorkerOptions {
         concurrency: 64,
         player: Some(Arc::new(Idle)),
-        ..WorkerOptions::new("w".to_owned(), vec!["nothing".parse().unwrap()])
+        ..WorkerOptions::new("w".to_owned(), vec![QUEUE.parse().unwrap()])
     };
     let worker = Worker::new(Arc::clone(&broker), options).unwrap();
     let stop = CancellationToken::new();
     let working = tokio::spawn(worker.run(stop.clone(), CancellationToken::new()));
     let start = Instant::now();
     for portion in 1..=NOTHINGS / PORTION {
-        publish(&broker, &queue, PORTION).await;
-        loop {
-            let queues = broker.queues().await.unwrap();
-            let left: u64 = queues
-                .iter()
-                .map(|depth| depth.waiting + depth.running)
-                .sum();
-            if left == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        for _ in 0..PORTION / AT_ONCE {
+            publish(&broker, AT_ONCE, IN_FLIGHT).await;
         }
+        until_empty(&broker).await;
         if portion == 1 || (portion * PORTION).is_multiple_of(100_000) {
             println!(
                 "{} runs that execute nothing, {:.0} a second: {:.1} MB (RSS)",

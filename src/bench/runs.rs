@@ -15,7 +15,7 @@ use crate::{
     clock,
     exec::{Idle, Player},
     job::{Execute, QueueName, RunSpec},
-    run::{RunId, RunMessage, VERSION},
+    run::{RunId, RunMessage},
     worker::{QueueShare, Worker, WorkerOptions},
 };
 
@@ -129,22 +129,7 @@ pub(super) async fn publish_one(
     spec: &RunSpec,
 ) -> Result<(), BenchError> {
     let run_id = RunId::manual(job_name()?, uuid::Uuid::now_v7());
-    let now = clock::now();
-    let message = RunMessage {
-        version: VERSION,
-        run_id: run_id.clone(),
-        queue: queue.clone(),
-        scheduled_for: now,
-        published_at: now,
-        not_before: None,
-        expires_at: None,
-        last_success: None,
-        parent: None,
-        retry_of: None,
-        overlap: None,
-        anchor: None,
-        spec: spec.clone(),
-    };
+    let message = RunMessage::new(run_id.clone(), queue.clone(), clock::now(), spec.clone());
     let outgoing = Outgoing {
         run_id,
         queue: queue.clone(),

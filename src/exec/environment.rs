@@ -118,21 +118,9 @@ mod tests {
             .insert("ORCHESTRATOR_JOB".to_owned(), "forged".to_owned());
         spec.args.insert("url".to_owned(), json!("http://x/?a=b c"));
         spec.args.insert("depth".to_owned(), json!(3));
-        RunMessage {
-            version: 1,
-            run_id: "crawl@20261123T023000Z".parse().unwrap(),
-            queue: "high".parse().unwrap(),
-            scheduled_for: DateTime::from_timestamp(1_795_401_000, 0).unwrap(),
-            published_at: DateTime::UNIX_EPOCH,
-            not_before: None,
-            expires_at: None,
-            last_success: None,
-            parent: None,
-            retry_of: None,
-            overlap: None,
-            anchor: None,
-            spec,
-        }
+        let run_id = "crawl@20261123T023000Z".parse().unwrap();
+        let at = DateTime::from_timestamp(1_795_401_000, 0).unwrap();
+        RunMessage::new(run_id, "high".parse().unwrap(), at, spec)
     }
 
     fn context<'a>(

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::{
         job::{Execute, RunSpec},
-        run::{Exit, RunId, RunMessage, VERSION},
+        run::{Exit, RunId, RunMessage},
     };
 
     fn at(second: i64) -> DateTime<Utc> {
@@ -186,20 +186,11 @@ mod tests {
     }
 
     fn queued() -> RunRecord {
+        let run_id = RunId::for_tick("crawl".parse().unwrap(), at(0));
+        let spec = RunSpec::new(Execute::Shell("true".to_owned()));
         RunRecord::queued(&RunMessage {
-            version: VERSION,
-            run_id: RunId::for_tick("crawl".parse().unwrap(), at(0)),
-            queue: "high".parse().unwrap(),
-            scheduled_for: at(0),
-            published_at: at(0),
-            not_before: None,
             expires_at: Some(at(60)),
-            last_success: None,
-            parent: None,
-            retry_of: None,
-            overlap: None,
-            anchor: None,
-            spec: RunSpec::new(Execute::Shell("true".to_owned())),
+            ..RunMessage::new(run_id, "high".parse().unwrap(), at(0), spec)
         })
     }
 

@@ -127,26 +127,14 @@ mod tests {
     use super::*;
     use crate::{
         job::{Execute, RunSpec},
-        run::{AttemptEnd, Claimant, DeliveryMark, Exit, RunMessage, VERSION},
+        run::{AttemptEnd, Claimant, DeliveryMark, Exit, RunMessage},
     };
 
     fn ended(minute: u32, state: RunState) -> RunRecord {
         let at: DateTime<Utc> = format!("2026-11-23T10:{minute:02}:00Z").parse().unwrap();
-        let message = RunMessage {
-            version: VERSION,
-            run_id: RunId::for_tick("crawl".parse().unwrap(), at),
-            queue: "high".parse().unwrap(),
-            scheduled_for: at,
-            published_at: at,
-            not_before: None,
-            expires_at: None,
-            last_success: None,
-            parent: None,
-            retry_of: None,
-            overlap: None,
-            anchor: None,
-            spec: RunSpec::new(Execute::Shell("true".to_owned())),
-        };
+        let run_id = RunId::for_tick("crawl".parse().unwrap(), at);
+        let spec = RunSpec::new(Execute::Shell("true".to_owned()));
+        let message = RunMessage::new(run_id, "high".parse().unwrap(), at, spec);
         let by = Claimant {
             worker: "w".to_owned(),
             delivery: DeliveryMark::default(),

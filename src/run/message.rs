@@ -109,6 +109,25 @@ impl RunMessage {
         Some(run_id)
     }
 
+    /// A run that is due at `at`, published then, and of which there is no more to say.
+    pub fn new(run_id: RunId, queue: QueueName, at: DateTime<Utc>, spec: RunSpec) -> Self {
+        Self {
+            version: VERSION,
+            run_id,
+            queue,
+            scheduled_for: at,
+            published_at: at,
+            not_before: None,
+            expires_at: None,
+            last_success: None,
+            parent: None,
+            retry_of: None,
+            overlap: None,
+            anchor: None,
+            spec,
+        }
+    }
+
     /// The message of a run of `job`, self-contained.
     pub fn for_job(job: &Job, request: RunRequest) -> Self {
         let mut spec = job.spec.clone();
@@ -118,20 +137,16 @@ impl RunMessage {
             let start = request.not_before.unwrap_or(request.scheduled_for);
             start.max(request.scheduled_for).checked_add_signed(span)
         });
+        let at = request.scheduled_for;
         Self {
-            version: VERSION,
-            run_id: request.run_id,
-            queue: job.queue.clone(),
-            scheduled_for: request.scheduled_for,
             published_at: request.published_at,
             not_before: request.not_before,
             expires_at,
             last_success: request.last_success,
             parent: request.parent,
-            retry_of: None,
             overlap: Some(job.policy.overlap).filter(|overlap| overlap.waits()),
             anchor: Some(job.trigger.anchor()).filter(|anchor| !anchor.is_epoch()),
-            spec,
+            ..Self::new(request.run_id, job.queue.clone(), at, spec)
         }
     }
 
@@ -202,20 +217,12 @@ mod tests {
     use crate::job::{Execute, RunSpec};
 
     fn message() -> RunMessage {
+        let spec = RunSpec::new(Execute::Command(vec!["true".parse().unwrap()]));
+        let run_id = "crawl@20261123T023000Z".parse().unwrap();
+        let at = "2026-11-23T02:30:00Z".parse().unwrap();
         RunMessage {
-            version: VERSION,
-            run_id: "crawl@20261123T023000Z".parse().unwrap(),
-            queue: "high".parse().unwrap(),
-            scheduled_for: "2026-11-23T02:30:00Z".parse().unwrap(),
             published_at: "2026-11-23T02:30:00.1Z".parse().unwrap(),
-            not_before: None,
-            expires_at: None,
-            last_success: None,
-            parent: None,
-            retry_of: None,
-            overlap: None,
-            anchor: None,
-            spec: RunSpec::new(Execute::Command(vec!["true".parse().unwrap()])),
+            ..RunMessage::new(run_id, "high".parse().unwrap(), at, spec)
         }
     }
 

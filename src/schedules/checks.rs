@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::{reader::Reader, settings::Settings};
 use crate::{
     job::{Anchor, Execute, Job, LeaseLoss, Overlap, Template, Trigger},
-    run::{RunId, RunMessage, VERSION},
+    run::{RunId, RunMessage},
 };
 
 /// Jobs whose texts are shorter in all cannot fill a message, however they are escaped.
@@ -82,20 +82,14 @@ pub(super) fn check_size(
     if size < SURELY_FITS && job.spec.args.is_empty() {
         return Some(());
     }
+    let run_id = RunId::for_tick(job.name.clone(), now);
     let message = RunMessage {
-        version: VERSION,
-        run_id: RunId::for_tick(job.name.clone(), now),
-        queue: job.queue.clone(),
-        scheduled_for: now,
-        published_at: now,
         not_before: Some(now),
         expires_at: Some(now),
         last_success: Some(now),
-        parent: None,
-        retry_of: None,
         overlap: Some(Overlap::Replace),
         anchor: Some(Anchor::LastSuccess),
-        spec: job.spec.clone(),
+        ..RunMessage::new(run_id, job.queue.clone(), now, job.spec.clone())
     };
     match message.encode() {
         Ok(_) => Some(()),

@@ -93,24 +93,10 @@ fn tick(job: &str) -> RunId {
 }
 
 fn message(run_id: &RunId) -> Vec<u8> {
-    let now = clock::now();
-    RunMessage {
-        version: 1,
-        run_id: run_id.clone(),
-        queue: "default".parse().unwrap(),
-        scheduled_for: now,
-        published_at: now,
-        not_before: None,
-        expires_at: None,
-        last_success: None,
-        parent: None,
-        retry_of: None,
-        overlap: None,
-        anchor: None,
-        spec: RunSpec::new(Execute::Command(vec!["true".parse().unwrap()])),
-    }
-    .encode()
-    .unwrap()
+    let spec = RunSpec::new(Execute::Command(vec!["true".parse().unwrap()]));
+    let queue = "default".parse().unwrap();
+    let message = RunMessage::new(run_id.clone(), queue, clock::now(), spec);
+    message.encode().unwrap()
 }
 
 fn outgoing(run_id: &RunId, slot: Slot) -> Outgoing {

@@ -6,7 +6,7 @@ use orchestrator::{
     broker::{Broker, Bucket, Outgoing, Published, Slot},
     clock,
     job::{Execute, RunSpec},
-    run::{RunMessage, RunRecord, RunState, VERSION},
+    run::{RunMessage, RunRecord, RunState},
     worker::{Worker, WorkerOptions},
 };
 use tokio_util::sync::CancellationToken;
@@ -36,21 +36,9 @@ async fn a_job_goes_on_over_an_outage_longer_than_its_lease_and_is_not_started_a
         "echo start >> {0}/starts; until [ -e {0}/end ]; do echo . >> {0}/alive; sleep 0.1; done",
         directory.path().display()
     );
-    let message = RunMessage {
-        version: VERSION,
-        run_id: run_id("crawl", 1),
-        queue: "high".parse().unwrap(),
-        scheduled_for: clock::now(),
-        published_at: clock::now(),
-        not_before: None,
-        expires_at: None,
-        last_success: None,
-        parent: None,
-        retry_of: None,
-        overlap: None,
-        anchor: None,
-        spec: RunSpec::new(Execute::Shell(script)),
-    };
+    let spec = RunSpec::new(Execute::Shell(script));
+    let queue = "high".parse().unwrap();
+    let message = RunMessage::new(run_id("crawl", 1), queue, clock::now(), spec);
     let published = observer.publish(Outgoing {
         run_id: message.run_id.clone(),
         queue: message.queue.clone(),

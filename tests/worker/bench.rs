@@ -9,7 +9,7 @@ use orchestrator::{
     },
     clock,
     job::{Backoff, Execute, Kill, RetryPolicy, RunSpec, Seconds, SignalName},
-    run::{RunId, RunMessage, RunRecord, VERSION},
+    run::{RunId, RunMessage, RunRecord},
     worker::{QueueShare, Worker, WorkerOptions},
 };
 use tempfile::TempDir;
@@ -69,19 +69,8 @@ pub(super) fn retried(mut spec: RunSpec, attempts: u32) -> RunSpec {
 pub(super) fn message(run: &str, queue: &str, spec: RunSpec) -> RunMessage {
     let run_id: RunId = run.parse().unwrap();
     RunMessage {
-        version: VERSION,
         scheduled_for: run_id.tick().unwrap_or_else(clock::now),
-        run_id,
-        queue: queue.parse().unwrap(),
-        published_at: clock::now(),
-        not_before: None,
-        expires_at: None,
-        last_success: None,
-        parent: None,
-        retry_of: None,
-        overlap: None,
-        anchor: None,
-        spec,
+        ..RunMessage::new(run_id, queue.parse().unwrap(), clock::now(), spec)
     }
 }
 

@@ -2,21 +2,9 @@ use super::*;
 use crate::job::{HttpRequest, RunSpec};
 
 fn message(execute: Execute) -> RunMessage {
-    RunMessage {
-        version: 1,
-        run_id: "crawl-full@20261123T023000Z".parse().unwrap(),
-        queue: "high".parse().unwrap(),
-        scheduled_for: "2026-11-23T02:30:00Z".parse().unwrap(),
-        published_at: "2026-11-23T02:30:00Z".parse().unwrap(),
-        not_before: None,
-        expires_at: None,
-        last_success: None,
-        parent: None,
-        retry_of: None,
-        overlap: None,
-        anchor: None,
-        spec: RunSpec::new(execute),
-    }
+    let run_id = "crawl-full@20261123T023000Z".parse().unwrap();
+    let at = "2026-11-23T02:30:00Z".parse().unwrap();
+    RunMessage::new(run_id, "high".parse().unwrap(), at, RunSpec::new(execute))
 }
 
 fn globs(texts: &[&str]) -> Option<Vec<Glob>> {

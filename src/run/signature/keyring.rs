@@ -252,21 +252,11 @@ mod tests {
 
     #[test]
     fn a_run_is_good_from_when_it_may_start() {
-        let mut message = RunMessage {
-            version: 1,
-            run_id: "crawl@20261101T000000Z".parse().unwrap(),
-            queue: "high".parse().unwrap(),
-            scheduled_for: "2026-11-01T00:00:00Z".parse().unwrap(),
-            published_at: "2026-11-20T00:00:00Z".parse().unwrap(),
-            not_before: None,
-            expires_at: None,
-            last_success: None,
-            parent: None,
-            retry_of: None,
-            overlap: None,
-            anchor: None,
-            spec: RunSpec::new(Execute::Command(vec!["true".parse().unwrap()])),
-        };
+        let spec = RunSpec::new(Execute::Command(vec!["true".parse().unwrap()]));
+        let run_id = "crawl@20261101T000000Z".parse().unwrap();
+        let at = "2026-11-01T00:00:00Z".parse().unwrap();
+        let mut message = RunMessage::new(run_id, "high".parse().unwrap(), at, spec);
+        message.published_at = "2026-11-20T00:00:00Z".parse().unwrap();
         let until = |message: &RunMessage| good_until(message).to_rfc3339();
         // A tick that was caught up weeks later.
         assert_eq!(until(&message), "2026-11-27T00:00:00+00:00");
