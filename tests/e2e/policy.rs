@@ -7,9 +7,9 @@ use std::{
 };
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Installation, Service, nats::NatsServer, wait_for};
+use crate::support::{Installation, Service, commands::behind, nats::NatsServer, wait_for};
 
 fn worker(here: &Installation, more: &[&str]) -> Service {
     let worker = here.start(
@@ -22,38 +22,17 @@ fn worker(here: &Installation, more: &[&str]) -> Service {
     worker
 }
 
-fn ended(here: &Installation, job: &str) -> Value {
-    let run = here.run(&["-o", "json", "run", job, "--wait"]);
-    let found = serde_json::from_str(&run.stdout);
-    found.unwrap_or_else(|_| panic!("{job}: {}", run.stderr))
-}
-
-fn script(here: &Installation, name: &str, text: &str) {
-    let path = here.path(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 #[test]
 fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     let nats = NatsServer::start();
     let here = Installation::on_nats(&nats.url());
-    for directory in ["bin", "other", "work", "work/deep"] {
-        fs::create_dir(here.path(directory)).unwrap();
-    }
-    let at = |name: &str| {
-        here.path(name)
-            .canonicalize()
-            .unwrap()
-            .display()
-            .to_string()
-    };
-    script(&here, "bin/good", "echo good >> \"$NOTES\"");
-    script(&here, "other/evil", "echo evil >> \"$NOTES\"");
+    fs::create_dir_all(here.path("work/deep")).unwrap();
+    here.script("bin/good", "echo good >> \"$NOTES\"");
+    here.script("other/evil", "echo evil >> \"$NOTES\"");
     symlink("../other/evil", here.path("bin/disguised")).unwrap();
     symlink("../bin/good", here.path("other/honest")).unwrap();
     symlink("../other", here.path("work/away")).unwrap();
-    let (bin, other, work) = (at("bin"), at("other"), at("work"));
+    let [bin, other, work] = ["bin", "other", "work"].map(|name| here.real(name));
     let notes = format!("{work}/notes");
     let job = |name: &str, what: &str, dir: &str, path: &str| {
         format!(
@@ -107,7 +86,7 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     let worker = worker(&here, &["--queue", "other", "--policy", "worker.toml"]);
 
     for name in ["ok-path", "ok-link", "ok-relative"] {
-        assert_eq!(ended(&here, name)["state"], "succeeded", "{name}");
+        assert_eq!(here.run_to_its_end(name)["state"], "succeeded", "{name}");
     }
     let done = ["good"; 3];
     assert_eq!(here.lines("work/notes"), done);
@@ -122,7 +101,7 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
         ("ok-shell", "shell"),
         ("ok-http", "http"),
     ] {
-        let record = ended(&here, name);
+        let record = here.run_to_its_end(name);
         assert_eq!(record["state"], "dead", "{name}: {record}");
         assert_eq!(record["attempts"], json!([]), "{name}");
         let reason = record["reason"].as_str().unwrap();
@@ -142,7 +121,7 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     }
     assert_eq!(here.lines("work/notes"), done);
     // What is not there is no question of what is allowed.
-    let absent = ended(&here, "ok-absent");
+    let absent = here.run_to_its_end("ok-absent");
     assert!(
         absent["reason"]
             .as_str()
@@ -161,13 +140,13 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
             && log.contains("stays"))
         .then_some(())
     });
-    assert_eq!(ended(&here, "ok-shell")["state"], "dead");
+    assert_eq!(here.run_to_its_end("ok-shell")["state"], "dead");
     policy("shell = true\n");
     worker.signal(Signal::HUP);
     wait_for("the new rules", || {
         (worker.log().matches("that the policy allows").count() == 2).then_some(())
     });
-    assert_eq!(ended(&here, "ok-shell")["state"], "succeeded");
+    assert_eq!(here.run_to_its_end("ok-shell")["state"], "succeeded");
     // What was refused can be run again once it is allowed.
     let again = here.run(&["dead", "retry", "--job", "ok-shell"]);
     assert_eq!(again.code, 0, "{}", again.stderr);
@@ -227,14 +206,7 @@ fn a_job_is_given_three_streams_the_usual_variables_and_the_mask_of_the_policy()
     ]);
     let mut leaky = Command::new("sh");
     leaky.args(["-c", "umask 022; exec 7</etc/passwd; exec \"$0\" \"$@\""]);
-    leaky.arg(plain.get_program()).args(plain.get_args());
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => leaky.env(name, value),
-            None => leaky.env_remove(name),
-        };
-    }
-    leaky.current_dir(here.path("."));
+    let mut leaky = behind(leaky, &plain);
     let log = fs::File::create(here.path("worker.log")).unwrap();
     let mut worker = leaky
         .stdin(Stdio::null())
@@ -242,7 +214,7 @@ fn a_job_is_given_three_streams_the_usual_variables_and_the_mask_of_the_policy()
         .stderr(log)
         .spawn()
         .unwrap();
-    let record = ended(&here, "look");
+    let record = here.run_to_its_end("look");
     assert_eq!(
         record["state"],
         "succeeded",
@@ -325,26 +297,15 @@ fn a_job_is_given_three_streams_the_usual_variables_and_the_mask_of_the_policy()
 
 /// What a command writes to a terminal.
 fn on_a_terminal(here: &Installation, args: &[&str]) -> String {
-    let plain = here.command(args);
     let mut python = Command::new("python3");
     python.args([
         "-c",
         "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)",
     ]);
-    python.arg(plain.get_program()).args(plain.get_args());
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => python.env(name, value),
-            None => python.env_remove(name),
-        };
-    }
+    let mut python = behind(python, &here.command(args));
     // Else colours are off.
     python.env_remove("NO_COLOR").env("TERM", "xterm-256color");
-    let output = python
-        .current_dir(here.path("."))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = python.stdin(Stdio::null()).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    policy_users::{behind, ended, is_root, open_to_all, refused},
+    policy_users::{behind, is_root, open_to_all, refused},
     support::{Installation, wait_for},
 };
 
@@ -46,7 +46,7 @@ fn a_worker_without_the_right_has_its_own_user_alone() {
     let up = behind(&here, &front, &program, &["up", "--policy", "worker.toml"]);
     let up = here.spawn(up, "up", &[]);
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
-    let own = ended(&here, "own");
+    let own = here.run_to_its_end("own");
     assert_eq!(
         (&own["state"], &own["result"]),
         (&json!("succeeded"), &json!(5)),
@@ -54,7 +54,7 @@ fn a_worker_without_the_right_has_its_own_user_alone() {
     );
     assert_eq!(here.lines("work/own"), ["nobody"]);
     assert_eq!(here.read("work/home"), "/nonexistent");
-    assert_eq!(ended(&here, "nameless")["state"], "succeeded");
+    assert_eq!(here.run_to_its_end("nameless")["state"], "succeeded");
     let (letter, reason) = refused(&here, "other");
     assert_eq!(letter["refused"], Value::Null, "{letter}");
     for part in [
@@ -96,7 +96,7 @@ fn who_cannot_be_watched_is_not_started() {
     let args = ["up", "--policy", "worker.toml", "--cgroup", "off"];
     let up = here.spawn(behind(&here, &front, program, &args), "up", &[]);
     wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
-    let unseen = ended(&here, "unseen");
+    let unseen = here.run_to_its_end("unseen");
     let reason = unseen["reason"].as_str().unwrap();
     for part in ["nobody", "/proc", "ProtectProc"] {
         assert!(reason.contains(part), "{reason}");
@@ -110,20 +110,11 @@ fn a_program_that_the_worker_cannot_see_is_not_known_to_be_allowed() {
         return;
     }
     let here = Installation::new();
-    let at = |name: &str| {
-        here.path(name)
-            .canonicalize()
-            .unwrap()
-            .display()
-            .to_string()
-    };
     open_to_all(&here.path("work"));
     for (name, text) in [("seen", "echo seen > ran"), ("own", "echo unseen > ran")] {
-        let program = here.path(name).join("tool");
-        fs::create_dir(here.path(name)).unwrap();
-        fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        here.script(&format!("{name}/tool"), text);
     }
+    let [work, seen, hidden] = ["work", "seen", "own"].map(|name| here.real(name));
     // Closed to all but the user, and to a root who may not do everything.
     let id = |arguments: &[&str]| {
         let said = Command::new("id").args(arguments).output().unwrap();
@@ -140,19 +131,13 @@ fn a_program_that_the_worker_cannot_see_is_not_known_to_be_allowed() {
         "a.toml",
         &format!(
             "[defaults]\nrun_as = \"nobody\"\nworking_dir = \"../work\"\n\
-             [job.both]\ncommand = [\"tool\"]\nenv = {{ PATH = \"{}:{}:/usr/bin:/bin\" }}\n\
-             [job.whole]\ncommand = [\"{}/tool\"]\n\
-             [job.inside]\ncommand = [\"{}/tool\"]\nworking_dir = \"../own\"\n",
-            at("own"),
-            at("seen"),
-            at("seen"),
-            at("seen"),
+             [job.both]\ncommand = [\"tool\"]\nenv = {{ PATH = \"{hidden}:{seen}:/usr/bin:/bin\" }}\n\
+             [job.whole]\ncommand = [\"{seen}/tool\"]\n\
+             [job.inside]\ncommand = [\"{seen}/tool\"]\nworking_dir = \"../own\"\n",
         ),
     );
     let policy = format!(
-        "users = [\"nobody\"]\nexecutables = [\"{}/*\"]\nworking_dirs = [\"{}\"]\n",
-        at("seen"),
-        at("work")
+        "users = [\"nobody\"]\nexecutables = [\"{seen}/*\"]\nworking_dirs = [\"{work}\"]\n",
     );
     fs::write(here.path("worker.toml"), policy).unwrap();
     let bounds = "--bounding-set=-dac_override,-dac_read_search";
@@ -162,15 +147,15 @@ fn a_program_that_the_worker_cannot_see_is_not_known_to_be_allowed() {
     let up = here.spawn(up, "up", &[]);
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
     for (job, rule, path) in [
-        ("both", "executables", format!("{}/tool", at("own"))),
-        ("inside", "working_dirs", at("own")),
+        ("both", "executables", format!("{hidden}/tool")),
+        ("inside", "working_dirs", hidden.clone()),
     ] {
         let (letter, reason) = refused(&here, job);
         assert_eq!(letter["refused"]["rule"], rule, "{job}: {reason}");
         assert!(reason.contains(&path), "{job}: {reason}");
     }
     assert!(!here.path("work/ran").exists());
-    assert_eq!(ended(&here, "whole")["state"], "succeeded");
+    assert_eq!(here.run_to_its_end("whole")["state"], "succeeded");
     assert_eq!(here.lines("work/ran"), ["seen"]);
     assert!(up.stop().success());
 }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
-    policy_users::{ended, refused, reloaded},
+    policy_users::{refused, reloaded},
     support::{Installation, wait_for},
 };
 
@@ -35,7 +35,7 @@ fn up_has_a_policy_too_and_reads_it_again() {
     assert_eq!(refused(&here, "script").0["refused"], rule);
     policy("shell = true\n");
     reloaded(&up, 2);
-    assert_eq!(ended(&here, "script")["state"], "succeeded");
+    assert_eq!(here.run_to_its_end("script")["state"], "succeeded");
     assert_eq!(here.lines("ran"), ["ran"]);
     assert!(!up.log().contains("keys"), "it has none to trust");
     assert!(up.stop().success());

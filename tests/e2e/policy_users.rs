@@ -11,7 +11,14 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Installation, Service, is_alive, nats::NatsServer, wait_for};
+use crate::support::{
+    Installation, Service,
+    commands::surround,
+    files::{self, has},
+    is_alive,
+    nats::NatsServer,
+    wait_for,
+};
 
 const CANARY: &str = "canary-run-as-91b3d7";
 
@@ -29,25 +36,13 @@ pub fn behind(here: &Installation, front: &[&str], program: &Path, args: &[&str]
     let (first, rest) = front.split_first().unwrap();
     let mut command = Command::new(first);
     command.args(rest).arg(program).args(plain.get_args());
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.current_dir(here.path("."));
+    surround(&mut command, &plain);
     command
-}
-
-pub fn ended(here: &Installation, job: &str) -> Value {
-    let run = here.run(&["-o", "json", "run", job, "--wait"]);
-    let found = serde_json::from_str(&run.stdout);
-    found.unwrap_or_else(|_| panic!("{job}: {}", run.stderr))
 }
 
 /// The letter of a run that was not even tried, and its reason.
 pub fn refused(here: &Installation, job: &str) -> (Value, String) {
-    let record = ended(here, job);
+    let record = here.run_to_its_end(job);
     assert_eq!(record["state"], "dead", "{job}: {record}");
     assert_eq!(record["attempts"], json!([]), "{job}: {record}");
     let letter = wait_for("its letter", || {
@@ -125,10 +120,7 @@ fn a_job_is_the_users_that_it_names_if_the_policy_lists_it() {
     let here = Installation::on_nats(&nats.url());
     open_to_all(&here.path("work"));
     for (name, mode) in [("first", 0o700), ("second", 0o755)] {
-        let program = here.path(name).join("twice");
-        fs::create_dir(here.path(name)).unwrap();
-        fs::write(&program, "#!/bin/sh\necho second > twice\n").unwrap();
-        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+        here.script(&format!("{name}/twice"), "echo second > twice");
         fs::set_permissions(here.path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     fs::create_dir(here.path("credentials")).unwrap();
@@ -137,14 +129,8 @@ fn a_job_is_the_users_that_it_names_if_the_policy_lists_it() {
     let file = here.path("schedules/site.env");
     fs::write(&file, format!("SITE_TOKEN={CANARY}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let at = |name: &str| {
-        here.path(name)
-            .canonicalize()
-            .unwrap()
-            .display()
-            .to_string()
-    };
-    let paths = format!("{}:{}:/usr/bin:/bin", at("first"), at("second"));
+    let [first, second, directory] = ["first", "second", "credentials"].map(|name| here.real(name));
+    let paths = format!("{first}:{second}:/usr/bin:/bin");
     here.schedule("a.toml", &JOBS.replace("PATHS", &paths));
     let policy = |text: &str| fs::write(here.path("worker.toml"), text).unwrap();
     policy("shell = true\nusers = [\"nobody\", \"no-such-user\"]\n");
@@ -152,12 +138,11 @@ fn a_job_is_the_users_that_it_names_if_the_policy_lists_it() {
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(5).cloned());
     // Of the worker's own groups nothing is left.
     let groups = ["setpriv", "--groups", "4,7"];
-    let directory = at("credentials");
     let options = ["--policy", "worker.toml", "--credentials-dir", &directory];
     let worker_of_root = worker(&here, &groups, &options);
 
     is_its_users(&here);
-    let astray = ended(&here, "astray");
+    let astray = here.run_to_its_end("astray");
     let reason = astray["reason"].as_str().unwrap();
     for part in ["nobody", "credentials", "working_dir"] {
         assert!(reason.contains(part), "{reason}");
@@ -177,20 +162,20 @@ fn a_job_is_the_users_that_it_names_if_the_policy_lists_it() {
     }
 
     // The first program of that name is closed to the user: it would come to the second one.
-    assert_eq!(ended(&here, "elsewhere")["state"], "succeeded");
+    assert_eq!(here.run_to_its_end("elsewhere")["state"], "succeeded");
     assert_eq!(here.lines("work/twice"), ["second"]);
     let users = "users = [\"nobody\"]\nshell = true\n";
-    policy(&format!("executables = [\"{}/*\"]\n{users}", at("first")));
+    policy(&format!("executables = [\"{first}/*\"]\n{users}"));
     reloaded(&worker_of_root, 2);
     let (letter, reason) = refused(&here, "elsewhere");
     assert_eq!(letter["refused"]["rule"], "executables", "{reason}");
-    assert!(reason.contains(&at("second")), "{reason}");
+    assert!(reason.contains(&second), "{reason}");
 
     // Without the list nobody may be named.
     policy("shell = true\n");
     reloaded(&worker_of_root, 3);
     by_the_users(&refused(&here, "who").0);
-    assert_eq!(ended(&here, "nameless")["state"], "succeeded");
+    assert_eq!(here.run_to_its_end("nameless")["state"], "succeeded");
     assert!(worker_of_root.stop().success());
     // Nor without a policy.
     let without = worker(&here, &["env"], &[]);
@@ -201,10 +186,13 @@ fn a_job_is_the_users_that_it_names_if_the_policy_lists_it() {
 
     // What the job was told is with the job alone.
     for root in [nats.directory(), &here.path(".")] {
-        for file in files(root) {
+        for file in files::below(root) {
             let name = file.display().to_string();
             let own = name.contains("credentials/") || name.ends_with("site.env");
-            assert!(own || !has(&fs::read(&file).unwrap()), "{name} has it");
+            assert!(
+                own || !has(&fs::read(&file).unwrap(), CANARY),
+                "{name} has it"
+            );
         }
     }
 }
@@ -237,17 +225,14 @@ fn is_its_users(here: &Installation) {
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(field(set).trim_matches('0'), "", "{set}");
     }
-    for entry in fs::read_dir("/proc").unwrap() {
-        let line = fs::read(entry.unwrap().path().join("cmdline"));
-        assert!(!line.is_ok_and(|line| has(&line)), "a command line has it");
-    }
+    files::assert_in_no_command_line(CANARY);
     // Its environment has it, which is its own.
     let environ = process.join("environ");
-    assert!(has(&fs::read(&environ).unwrap()));
+    assert!(has(&fs::read(&environ).unwrap(), CANARY));
     let others = ["--reuid=daemon", "--clear-groups", "cat"];
     let by_another = Command::new("setpriv").args(others).arg(environ).output();
     let by_another = by_another.unwrap();
-    assert!(!by_another.status.success() && !has(&by_another.stdout));
+    assert!(!by_another.status.success() && !has(&by_another.stdout, CANARY));
 
     fs::write(here.path("work/go"), "").unwrap();
     let record = wait_for("its end", || {
@@ -271,24 +256,6 @@ pub fn reloaded(worker: &Service, times: usize) {
         let told = worker.log().matches("that the policy allows").count();
         (told == times).then_some(())
     });
-}
-
-fn has(bytes: &[u8]) -> bool {
-    let mut parts = bytes.windows(CANARY.len());
-    parts.any(|part| part == CANARY.as_bytes())
-}
-
-fn files(directory: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap() {
-            kind if kind.is_dir() => found.extend(files(&entry.path())),
-            kind if kind.is_file() => found.push(entry.path()),
-            _ => {}
-        }
-    }
-    found
 }
 
 #[test]

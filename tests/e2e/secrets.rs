@@ -1,8 +1,12 @@
 //! Credentials and files of variables: seen by the job, hidden from everybody else.
 
-use serde_json::Value;
-
-use crate::support::{Installation, listener::Listener, nats::NatsServer, wait_for};
+use crate::support::{
+    Installation,
+    files::{self, has},
+    listener::Listener,
+    nats::NatsServer,
+    wait_for,
+};
 
 const PASSWORD: &str = "correct horse battery staple";
 const TOKEN: &str = "tok-8d7f6a5b";
@@ -28,11 +32,6 @@ env_file = "absent.env"
 command = ["true"]
 "#;
 
-fn ended(here: &Installation, job: &str) -> Value {
-    let run = here.run(&["-o", "json", "run", job, "--wait"]);
-    serde_json::from_str(&run.stdout).unwrap()
-}
-
 #[test]
 fn secrets_reach_the_job_and_nothing_else() {
     let here = Installation::new();
@@ -49,7 +48,7 @@ fn secrets_reach_the_job_and_nothing_else() {
     let up = here.start("up", &["up", "--credentials-dir", &directory]);
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(3).cloned());
 
-    let run = ended(&here, "shout");
+    let run = here.run_to_its_end("shout");
     assert_eq!(run["attempts"][0]["exit"]["code"], 3, "{run}");
     assert_eq!(run["result"]["token"], "***");
     let seen = run["result"]["seen"].as_str().unwrap();
@@ -63,30 +62,27 @@ fn secrets_reach_the_job_and_nothing_else() {
     assert_eq!(logs.stdout, "***|***|***\n");
     assert_eq!(logs.stderr, "***\n");
 
-    let refused = ended(&here, "header");
+    let refused = here.run_to_its_end("header");
     assert_eq!(refused["state"], "failed", "{refused}");
     for (job, part) in [
         ("nowhere", "credentials/none-such"),
         ("unread", "absent.env"),
     ] {
-        let run = ended(&here, job);
+        let run = here.run_to_its_end(job);
         let reason = run["reason"].as_str().unwrap();
         assert!(reason.contains(part), "{reason}");
     }
 
     assert!(up.stop().success());
     // The broker's files, the log of `up`, whatever else there is.
-    for entry in files(&here.path(".")) {
+    for entry in files::below(&here.path(".")) {
         let name = entry.display().to_string();
         if name.contains("credentials/") || name.ends_with("secrets.env") {
             continue;
         }
         let bytes = std::fs::read(&entry).unwrap();
         for secret in [PASSWORD, TOKEN] {
-            let found = bytes
-                .windows(secret.len())
-                .any(|part| part == secret.as_bytes());
-            assert!(!found, "{name} has a secret");
+            assert!(!has(&bytes, secret), "{name} has a secret");
         }
     }
 }
@@ -111,19 +107,6 @@ fn sha256(text: &str) -> String {
     String::from_utf8(out.stdout).unwrap()[..64].to_owned()
 }
 
-fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap();
-        match entry.file_type().unwrap() {
-            kind if kind.is_dir() => found.extend(files(&entry.path())),
-            kind if kind.is_file() => found.push(entry.path()),
-            _ => {}
-        }
-    }
-    found
-}
-
 #[test]
 fn logs_keep_bytes_and_colours_unless_they_are_not_wanted() {
     let here = Installation::new();
@@ -137,7 +120,7 @@ printf '\033[3'; sleep 0.4; printf '2mgreen\n' '''
     );
     let _up = here.up(&[]);
     wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
-    let run = ended(&here, "paint");
+    let run = here.run_to_its_end("paint");
     let id = run["run_id"].as_str().unwrap();
     let raw = here.bytes(&["logs", id]);
     assert_eq!(raw, b"\x1b[31mred\x1b[0m \xff\x00\n\x1b[32mgreen\n");
@@ -203,18 +186,14 @@ http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization
     let worker = here.start("worker", &args);
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
     // The reason would have it: what is wrong is told with the URL.
-    let reason = ended(&here, "broken")["reason"].clone();
+    let reason = here.run_to_its_end("broken")["reason"].clone();
     assert!(reason.as_str().unwrap().contains("[***/"), "{reason}");
     assert_eq!(here.run(&["run", "fails"]).code, 0);
     wait_for("the job", || here.read("pid").trim().parse::<u32>().ok());
     // What `ps` shows of whoever, while it runs.
-    for process in std::fs::read_dir("/proc").unwrap() {
-        let line = std::fs::read(process.unwrap().path().join("cmdline"));
-        let has_it = line.is_ok_and(|line| has(&line, CANARY));
-        assert!(!has_it, "a command line has it");
-    }
+    files::assert_in_no_command_line(CANARY);
     std::fs::write(here.path("go"), "").unwrap();
-    assert_eq!(ended(&here, "asks")["state"], "dead");
+    assert_eq!(here.run_to_its_end("asks")["state"], "dead");
     wait_for("both letters", || {
         here.json(&["dead", "list"]).get(1).cloned()
     });
@@ -257,7 +236,7 @@ http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization
     // The server's files, the logs, beat's own copy, the export.
     let mut with_the_job = 0;
     for root in [nats.directory(), &here.path(".")] {
-        for file in files(root) {
+        for file in files::below(root) {
             let name = file.display().to_string();
             if name.contains("credentials/") || name.ends_with("site.env") {
                 continue;
@@ -269,10 +248,4 @@ http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization
     }
     // Where it would be: the schedule, the definition in the server's files, the export.
     assert!(with_the_job >= 3, "{with_the_job}");
-}
-
-fn has(bytes: &[u8], part: &str) -> bool {
-    bytes
-        .windows(part.len())
-        .any(|window| window == part.as_bytes())
 }

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::support::{Installation, Service, mounts::skipped, nats::NatsServer, wait_for};
+use crate::support::{
+    Installation, Service, commands::behind, mounts::skipped, nats::NatsServer, wait_for,
+};
 
 const JOBS: usize = 1_000;
 
@@ -57,21 +59,10 @@ impl Watched {
             &calls,
             "--",
         ];
-        let inner = here.command(args);
-        let mut command = here.command(&[]);
         let mut outer = Command::new(strace);
-        outer
-            .args(traced)
-            .arg(inner.get_program())
-            .args(inner.get_args());
-        for (name, value) in command.env("ORCHESTRATOR_LOG", "debug").get_envs() {
-            match value {
-                Some(value) => outer.env(name, value),
-                None => outer.env_remove(name),
-            };
-        }
-        outer.current_dir(here.path(""));
-        let service = here.spawn(outer, "service", &[]);
+        outer.args(traced);
+        let outer = behind(outer, &here.command(args));
+        let service = here.spawn(outer, "service", &[("ORCHESTRATOR_LOG", "debug")]);
         Some(Self { here, service })
     }
 

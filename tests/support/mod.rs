@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod checker;
+pub mod commands;
+pub mod files;
 pub mod listener;
 pub mod mounts;
 pub mod nats;
@@ -12,6 +14,7 @@ pub mod random;
 
 use std::{
     fs::{self, File},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -93,6 +96,20 @@ impl Installation {
         fs::rename(partial, whole).unwrap();
     }
 
+    /// A path as programs have it that follow links.
+    pub fn real(&self, relative: &str) -> String {
+        let path = self.path(relative).canonicalize().unwrap();
+        path.display().to_string()
+    }
+
+    /// Writes a script for `/bin/sh` that everybody can execute, in a directory that is made for it.
+    pub fn script(&self, relative: &str, text: &str) {
+        let path = self.path(relative);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     pub fn read(&self, relative: &str) -> String {
         fs::read_to_string(self.path(relative)).unwrap_or_default()
     }
@@ -145,6 +162,13 @@ impl Installation {
     pub fn try_json(&self, args: &[&str]) -> Option<Value> {
         let ended = self.run(&[args, &["-o", "json"]].concat());
         (ended.code == 0).then(|| serde_json::from_str(&ended.stdout).unwrap())
+    }
+
+    /// The record of a run of a job that is asked for now, at its end.
+    pub fn run_to_its_end(&self, job: &str) -> Value {
+        let run = self.run(&["-o", "json", "run", job, "--wait"]);
+        let record = serde_json::from_str(&run.stdout);
+        record.unwrap_or_else(|_| panic!("{job}: {}", run.stderr))
     }
 
     /// The runs of a job, newest first; none while nobody answers.

@@ -8,6 +8,8 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
+use super::commands::behind;
+
 /// Needs root. Ends when dropped.
 #[derive(Debug)]
 pub struct Network {
@@ -69,17 +71,7 @@ impl Network {
     pub fn enter(&self, command: &Command) -> Command {
         let mut inside = Command::new("ip");
         inside.args(["netns", "exec", &self.name]);
-        inside.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => inside.env(name, value),
-                None => inside.env_remove(name),
-            };
-        }
-        if let Some(directory) = command.get_current_dir() {
-            inside.current_dir(directory);
-        }
-        inside
+        behind(inside, command)
     }
 
     /// Nothing gets through any more, and nobody is told.
