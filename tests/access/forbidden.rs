@@ -1,8 +1,9 @@
 //! Everything that each role must not do is refused.
 
-use std::time::Duration;
-
-use super::installation::{ROLES, Shipped};
+use super::{
+    installation::{ROLES, Shipped},
+    support::PATIENCE,
+};
 
 /// What nobody may do but those who are named.
 fn forbidden() -> Vec<(&'static str, Vec<&'static str>, &'static [&'static str])> {
@@ -239,6 +240,9 @@ fn forbidden() -> Vec<(&'static str, Vec<&'static str>, &'static [&'static str])
     ]
 }
 
+/// Nobody may publish or subscribe to it.
+const LAST: &str = "the.last";
+
 /// What the server says of a subject that this user publishes to, or subscribes to.
 async fn is_refused(shipped: &Shipped, role: &str, subjects: &[&str], act: Act) -> Vec<bool> {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -250,7 +254,8 @@ async fn is_refused(shipped: &Shipped, role: &str, subjects: &[&str], act: Act) 
     });
     let client = options.connect(shipped.server.url()).await.unwrap();
     let mut kept = Vec::new();
-    for subject in subjects {
+    // What the server says of them is heard in their order: nothing comes any more after the last.
+    for subject in subjects.iter().chain([&LAST]) {
         match act {
             // A reply to a place where nobody listens: the request itself must do no harm in the test.
             Act::Publish => client
@@ -260,16 +265,23 @@ async fn is_refused(shipped: &Shipped, role: &str, subjects: &[&str], act: Act) 
             Act::Subscribe => kept.push(client.subscribe((*subject).to_owned()).await.unwrap()),
         }
     }
-    // Its answer comes after what the server had to say of all before.
     client.flush().await.unwrap();
     let mut said = String::new();
-    let patience = Duration::from_millis(300);
-    while let Ok(Some(event)) = tokio::time::timeout(patience, told.recv()).await {
-        said.push_str(&event.to_lowercase());
-        said.push('\n');
-    }
-    let refused = |subject: &&str| said.contains(&format!("\"{}\"", subject.to_lowercase()));
-    subjects.iter().map(refused).collect()
+    let stands = |said: &str, subject: &str| {
+        let quoted = format!("\"{}\"", subject.to_lowercase());
+        said.contains(&quoted)
+    };
+    let hearing = async {
+        while !stands(&said, LAST) {
+            let event: String = told.recv().await.unwrap();
+            said.push_str(&event.to_lowercase());
+            said.push('\n');
+        }
+    };
+    let heard = tokio::time::timeout(PATIENCE, hearing).await;
+    heard.unwrap_or_else(|_| panic!("{role}: nothing of {LAST}"));
+    let refused = subjects.iter().map(|subject| stands(&said, subject));
+    refused.collect()
 }
 
 #[derive(Clone, Copy)]

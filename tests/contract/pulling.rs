@@ -1,6 +1,10 @@
 //! Which runs `pull` hands out, and when.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use orchestrator::{broker::Delivery, clock};
 use tokio_util::sync::CancellationToken;
@@ -158,19 +162,18 @@ pub(super) async fn two_pullers_never_get_the_same_run(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();
     let total = 120;
+    let taken = AtomicUsize::new(0);
     let puller = async || {
         let mut mine = Vec::new();
-        loop {
+        while taken.load(Ordering::Relaxed) < total {
             let wait = Duration::from_millis(500);
-            let got = pull(&*broker, &[("default", 3)], 3, wait).await;
-            if got.is_empty() {
-                return mine;
-            }
-            for delivery in got {
+            for delivery in pull(&*broker, &[("default", 3)], 3, wait).await {
                 broker.ack(&delivery.receipt).await.unwrap();
+                taken.fetch_add(1, Ordering::Relaxed);
                 mine.push(payload(&delivery));
             }
         }
+        mine
     };
     publish(&*broker, "default", "crawl", 0..total / 2).await;
     let (a, b, ()) = tokio::join!(
@@ -181,4 +184,5 @@ pub(super) async fn two_pullers_never_get_the_same_run(backend: &dyn Backend) {
     let all: BTreeSet<_> = a.iter().chain(&b).cloned().collect();
     assert_eq!(a.len() + b.len(), total);
     assert_eq!(all.len(), total);
+    assert_nothing(&*broker, "default").await;
 }

@@ -17,7 +17,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use orchestrator::{
@@ -62,6 +62,31 @@ fn within(timeout_ms: u64, signal: SignalName, grace_ms: u64) -> Limits {
             grace: Seconds::new(Duration::from_millis(grace_ms)),
         },
         ..Limits::default()
+    }
+}
+
+/// Whether a time-out came before the program had said `up`, on a machine that was slower than it: then the next try
+/// has twice the time.
+fn too_short(limits: &mut Limits, output: &Output) -> bool {
+    let timeout = limits.timeout.map_or(Duration::ZERO, Seconds::get);
+    let is_up = text(output, LogStream::Stdout).contains("up\n");
+    if timeout.is_zero() || is_up {
+        return false;
+    }
+    assert!(timeout < DEADLINE, "not up within {timeout:?}");
+    limits.timeout = Some(Seconds::new(timeout * 2));
+    true
+}
+
+/// Executes it again as long as its time-out is too short.
+async fn execute_in_time(program: Program, mut limits: Limits) -> (Execution, Output, Duration) {
+    loop {
+        let start = clock::monotonic();
+        let (execution, output) = execute(program.clone(), limits).await;
+        let took = start.elapsed();
+        if !too_short(&mut limits, &output) {
+            return (execution, output, took);
+        }
     }
 }
 
@@ -237,12 +262,11 @@ async fn what_this_process_ignores_is_not_ignored_by_its_jobs() {
 async fn a_timeout_ends_it_politely() {
     // What a shell starts in the background ignores SIGINT, so it has the whole grace.
     let script = "trap 'echo bye; exit 7' INT; echo up; sleep 60 & wait";
-    let limits = within(2_000, SignalName::Int, 4_000);
-    let start = clock::monotonic();
-    let (execution, output) = execute(shell(script), limits).await;
+    let limits = within(1_000, SignalName::Int, 4_000);
+    let (execution, output, took) = execute_in_time(shell(script), limits).await;
     assert_eq!(execution.ended, Ended::TimedOut);
     assert_eq!(execution.exit, Exit::Code(7));
-    assert!(start.elapsed() >= Duration::from_secs(2));
+    assert!(took >= Duration::from_secs(1));
     assert_eq!(text(&output, LogStream::Stdout), "up\nbye\n");
     assert!(text(&output, LogStream::Worker).contains("SIGINT"));
 }
@@ -252,16 +276,14 @@ async fn a_job_immune_to_term_is_killed_after_its_grace() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pid");
     let script = format!(
-        "trap '' TERM; sh -c 'echo $$ > {}; while :; do sleep 60; done'",
+        "trap '' TERM; sh -c 'echo $$ > {}; echo up; while :; do sleep 60; done'",
         file.display()
     );
-    let start = clock::monotonic();
-    let (execution, _) = execute(shell(&script), within(300, SignalName::Term, 400)).await;
-    let took = start.elapsed();
+    let limits = within(300, SignalName::Term, 400);
+    let (execution, _, took) = execute_in_time(shell(&script), limits).await;
     assert_eq!(execution.ended, Ended::TimedOut);
     assert_eq!(execution.exit, Exit::Signal(9));
     assert!(took >= Duration::from_millis(700), "{took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
     let child = pid_in(&file);
     wait_for("end of the group", || (!is_alive(child)).then_some(()));
 }
@@ -271,10 +293,11 @@ async fn members_of_the_group_have_the_grace_of_their_leader() {
     let directory = tempfile::tempdir().unwrap();
     let marker = directory.path().join("cleaned");
     let script = format!(
-        "sh -c 'trap \"sleep 0.5; touch {}; exit\" TERM; while :; do sleep 0.05; done' & wait",
+        "sh -c 'trap \"sleep 0.5; touch {}; exit\" TERM; echo up; while :; do sleep 0.05; done' & wait",
         marker.display()
     );
-    let (execution, _) = execute(shell(&script), within(500, SignalName::Term, 10_000)).await;
+    let limits = within(500, SignalName::Term, 10_000);
+    let (execution, ..) = execute_in_time(shell(&script), limits).await;
     assert_eq!(execution.ended, Ended::TimedOut);
     assert!(
         marker.exists(),
@@ -290,7 +313,7 @@ async fn what_stays_behind_in_the_group_is_killed() {
     let start = clock::monotonic();
     let (execution, _) = execute(shell(&script), Limits::default()).await;
     assert_eq!(execution.exit, Exit::Code(0));
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < DEADLINE, "it waited for it");
     let child = pid_in(&file);
     wait_for("end of the group", || (!is_alive(child)).then_some(()));
 }
@@ -306,7 +329,7 @@ async fn who_leaves_the_group_with_the_pipe_does_not_hold_the_run() {
     let start = clock::monotonic();
     let (execution, output) = execute(shell(&script), Limits::default()).await;
     assert_eq!(execution.exit, Exit::Code(0));
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < DEADLINE, "it waited for it");
     assert_eq!(text(&output, LogStream::Stdout), "done\n");
     assert!(!is_alive(pid_in(&file)));
 }
@@ -446,7 +469,5 @@ fn a_child_dies_with_its_worker() {
     assert!(is_alive(child));
     worker.kill().unwrap();
     assert_eq!(worker.wait().unwrap().signal(), Some(9));
-    let start: Instant = clock::monotonic();
     wait_for("end of the child", || (!is_alive(child)).then_some(()));
-    assert!(start.elapsed() < Duration::from_secs(2));
 }

@@ -158,19 +158,18 @@ async fn the_daemons_of_another_user_end_with_their_job() {
             ("exit 0", Limits::default(), Exit::Code(0)),
             (
                 "exec sleep 60",
-                within(2_000, SignalName::Term, 100),
+                within(1_000, SignalName::Term, 100),
                 Exit::Signal(15),
             ),
             (
                 "trap '' TERM; sleep 60; sleep 60",
-                within(2_000, SignalName::Term, 100),
+                within(1_000, SignalName::Term, 100),
                 Exit::Signal(9),
             ),
         ];
         for (then, limits, expected) in cases {
-            let daemons = Daemons::new();
-            let program = daemons.program_of(USER, then);
-            let (execution, output) = execute_in(cgroup, program, limits).await;
+            let program = |daemons: &Daemons| daemons.program_of(USER, then);
+            let (daemons, execution, output) = Daemons::of(cgroup, limits, program).await;
             let told = text(&output, LogStream::Stderr);
             assert_eq!(execution.exit, expected, "{then}, {cgroup:?}: {told}");
             daemons.assert_gone();

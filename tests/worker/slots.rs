@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use orchestrator::{
     broker::{Broker, Bucket},
-    clock,
+    job::Seconds,
     run::{AttemptEnd, RunState, WorkerStatus},
 };
 
@@ -140,13 +140,14 @@ async fn a_second_request_kills_at_once() {
         "trap '' TERM; touch {}; while :; do sleep 0.1; done",
         ready.display()
     );
-    let run = message(&tick("crawl", 0), "default", shell(&script));
+    let mut spec = shell(&script);
+    // Much longer than anybody waits here for the worker's end.
+    spec.kill.grace = Seconds::new(Duration::from_secs(600));
+    let run = message(&tick("crawl", 0), "default", spec);
     bench.publish(&run).await;
     until("the execution", || async { ready.exists().then_some(()) }).await;
-    let start = clock::monotonic();
     working.drain.cancel();
     working.at_once.cancel();
     join(working).await;
-    assert!(start.elapsed() < Duration::from_secs(10));
     assert_eq!(bench.record(&run).await.unwrap().state, RunState::Queued);
 }
