@@ -1,6 +1,6 @@
 //! The real loops of beat and worker in virtual time, over a broker in memory, while things go wrong by seed:
 //! calls are lost, late or repeated, processes die between any two steps or stand still, machines are cut off and
-//! their clocks step, the broker is killed. What `design.md` promises is checked at every write and at the end.
+//! their clocks step, the broker is killed. What `README.md` promises is checked at every write and at the end.
 //!
 //! `SIMULATION_SEED=N` lives one seed and prints what happened; `SIMULATION_SEEDS=N` lives so many, from
 //! `SIMULATION_FIRST` on.

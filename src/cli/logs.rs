@@ -23,7 +23,7 @@ use crate::{
 /// How often new output is looked for under `-f`.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// The output of a run, as the job wrote it; `--color never` takes colours out
+/// The output of a run: on a terminal its text and colours, elsewhere all that the job wrote; `--color never`: text alone
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// The run
@@ -45,7 +45,7 @@ pub(super) async fn run(args: LogsArgs, globals: &Globals) -> Result<(), CliErro
     let mut record = ops::find_run(broker, &args.run).await?;
     let mut position = Position::default();
     let mut all = Vec::new();
-    let mut plain = Plain::new(globals.color, args.timestamps);
+    let mut shown = Fits::new(globals.color, args.timestamps);
     loop {
         let ended = record.state.is_final();
         drain(
@@ -53,7 +53,7 @@ pub(super) async fn run(args: LogsArgs, globals: &Globals) -> Result<(), CliErro
             &args,
             globals,
             &mut position,
-            (&mut all, &mut plain),
+            (&mut all, &mut shown),
         )
         .await?;
         if ended || !args.follow {
@@ -64,7 +64,7 @@ pub(super) async fn run(args: LogsArgs, globals: &Globals) -> Result<(), CliErro
     }
     match globals.output {
         Format::Json => output::json(&all),
-        Format::Table | Format::Name => Ok(plain.end()?),
+        Format::Table | Format::Name => Ok(shown.end()?),
     }
 }
 
@@ -73,7 +73,7 @@ async fn drain(
     args: &LogsArgs,
     globals: &Globals,
     position: &mut Position,
-    (all, plain): (&mut Vec<LogLine>, &mut Plain),
+    (all, shown): (&mut Vec<LogLine>, &mut Fits),
 ) -> Result<(), CliError> {
     loop {
         let lines = ops::read_logs(broker, &args.run, position).await?;
@@ -84,7 +84,7 @@ async fn drain(
             Format::Json => all.extend(lines),
             Format::Table | Format::Name => {
                 for line in lines {
-                    print(&plain.strip(line), args.timestamps)?;
+                    print(&shown.line(line), args.timestamps)?;
                 }
             }
         }
@@ -94,9 +94,11 @@ async fn drain(
 /// Makes the output fit for where it goes. A file or a program gets what the job wrote; a terminal gets text and colours;
 /// with `--color never` nobody gets more than text. A sequence may be cut by the pieces of the output, so each stream has
 /// a state of its own.
-struct Plain {
+struct Fits {
     out: Fit,
     error: Fit,
+    /// Whether both go to standard output, as they do with timestamps.
+    together: bool,
 }
 
 /// What is done to one stream: sequences taken out, then what a terminal would obey.
@@ -134,21 +136,21 @@ impl Fit {
     }
 }
 
-impl Plain {
+impl Fits {
     fn new(color: Color, timestamps: bool) -> Self {
         let (out, error) = (io::stdout().is_terminal(), io::stderr().is_terminal());
         let colored = (output::stdout_is_colored(), output::stderr_is_colored());
         Self {
             out: Fit::new(color, out, colored.0),
-            // With timestamps everything goes to standard output.
             error: match timestamps {
                 true => Fit::new(color, out, colored.0),
                 false => Fit::new(color, error, colored.1),
             },
+            together: timestamps,
         }
     }
 
-    fn strip(&mut self, line: LogLine) -> LogLine {
+    fn line(&mut self, line: LogLine) -> LogLine {
         let fit = match line.stream {
             LogStream::Stdout => &mut self.out,
             LogStream::Stderr | LogStream::Worker => &mut self.error,
@@ -163,8 +165,21 @@ impl Plain {
 
     /// What follows is not to have the colours of the job.
     fn end(&mut self) -> io::Result<()> {
-        io::stdout().lock().write_all(&self.out.end())?;
-        io::stderr().lock().write_all(&self.error.end())
+        let (to_out, to_error) = self.ends();
+        io::stdout().lock().write_all(&to_out)?;
+        io::stderr().lock().write_all(&to_error)
+    }
+
+    /// What ends that which went to standard output, and to standard error.
+    fn ends(&mut self) -> (Vec<u8>, Vec<u8>) {
+        let (mut out, error) = (self.out.end(), self.error.end());
+        match self.together {
+            true => {
+                out.extend(error);
+                (out, Vec::new())
+            }
+            false => (out, error),
+        }
     }
 }
 
@@ -194,4 +209,28 @@ fn print(line: &LogLine, timestamps: bool) -> Result<(), CliError> {
         LogStream::Worker => output::to_stderr(&format!("[{}]", line.text.trim_end())),
     }
     Ok(io::stdout().lock().flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_end_where_they_were_shown() {
+        let fit = || {
+            let mut fit = Fit::new(Color::Always, true, true);
+            fit.piece(b"\x1b[31mred".to_vec());
+            fit
+        };
+        let reset = b"\x1b[0m".as_slice();
+        for (together, expected) in [(false, [reset, reset]), (true, [b"\x1b[0m\x1b[0m", b""])] {
+            let mut fits = Fits {
+                out: fit(),
+                error: fit(),
+                together,
+            };
+            let (out, error) = fits.ends();
+            assert_eq!([out.as_slice(), error.as_slice()], expected, "{together}");
+        }
+    }
 }

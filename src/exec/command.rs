@@ -84,13 +84,14 @@ const USUAL: [&str; 17] = [
 ];
 
 impl Confinement {
-    fn passes(&self, name: &OsStr, user: Option<&RunAs>) -> bool {
+    /// Whether a program that becomes somebody's is given a variable.
+    fn passes(&self, name: &OsStr, becomes: Option<&Identity>) -> bool {
         let Some(name) = name.to_str() else {
             return false;
         };
         let is_asked_for = self.pass_env.iter().any(|glob| glob.matches(name));
         // Its own place for passing files may be closed to others.
-        let is_private = user.is_some() && name == "TMPDIR";
+        let is_private = becomes.is_some() && name == "TMPDIR";
         is_asked_for || !is_private && USUAL_GLOBS.iter().any(|glob| glob.matches(name))
     }
 }
@@ -196,8 +197,9 @@ impl Program {
             )
         };
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| nul());
+        let becomes = user.map(|user| &user.identity);
         let is_given = |name: &OsStr| match self.streams {
-            Streams::Captured => self.confinement.passes(name, user),
+            Streams::Captured => self.confinement.passes(name, becomes),
             // It does what the user of this terminal could do without us.
             Streams::Inherited => true,
         };
@@ -228,7 +230,7 @@ impl Program {
             working_dir: directory.map(text).transpose()?,
             stdin,
             outputs,
-            identity: user.map(|user| user.identity.clone()),
+            identity: becomes.cloned(),
             umask: self.confinement.umask,
             streams_only: self.streams == Streams::Captured,
         })
@@ -278,4 +280,38 @@ fn file_of(bytes: &[u8]) -> io::Result<File> {
     // Its position stays at the beginning.
     file.write_all_at(bytes, 0)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_usual_has_to_be_asked_for() {
+        let plain = Confinement::default();
+        let asking = Confinement {
+            pass_env: ["TMPDIR", "SITE_*"]
+                .map(|name| name.parse().unwrap())
+                .into(),
+            ..Confinement::default()
+        };
+        for (confinement, name, to_own_user, to_another) in [
+            (&plain, "PATH", true, true),
+            (&plain, "LC_TIME", true, true),
+            (&plain, "NATS_CREDS", true, true),
+            (&plain, "TMPDIR", true, false),
+            (&asking, "TMPDIR", true, true),
+            (&plain, "SITE_MODE", false, false),
+            (&asking, "SITE_MODE", true, true),
+            (&asking, "MY_SITE_MODE", false, false),
+            (&plain, "NATS_PASSWORD", false, false),
+            // It may be the seed itself.
+            (&plain, "NATS_NKEY", false, false),
+            (&plain, "PATHS", false, false),
+        ] {
+            let passes = |becomes| confinement.passes(OsStr::new(name), becomes);
+            let found = (passes(None), passes(Some(&Identity::Own)));
+            assert_eq!(found, (to_own_user, to_another), "{name}");
+        }
+    }
 }

@@ -208,8 +208,8 @@ fn clone(
 ) -> io::Result<Pid> {
     // SAFETY: the child runs on `stack`, which grows downwards from its aligned end and outlives it,
     // because with CLONE_VFORK this call returns only after the child has executed its program or
-    // has ended; so does `plan`; without CLONE_VM it has copies of both. All signals are blocked meanwhile, so that no handler of this
-    // process runs in the child.
+    // has ended; so does `plan`. Without CLONE_VM it has copies of both. All signals are blocked
+    // meanwhile, so that no handler of this process runs in the child.
     let started = unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         let mut before: libc::sigset_t = std::mem::zeroed();

@@ -9,7 +9,7 @@ use std::{
 use super::RunMessage;
 use crate::job::{Execute, Glob, QueueName, UserName};
 
-/// The rules. A list that is not given allows everything.
+/// The rules. A list that is not given allows everything, but for `users`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerPolicy {
     /// The names of jobs.

@@ -17,7 +17,7 @@ const STOPS: &str = "[job.alone]\n\
     shell = '''\n\
     trap '' TERM\n\
     for p in $(cat pids daemons 2>/dev/null); do\n\
-    grep -qs '^State:[[:space:]]*[^ZX]' /proc/$p/status && echo $p >> met; done\n\
+    grep -qs '^State:[[:space:]]*[^ZX[:space:]]' /proc/$p/status && echo $p >> met; done\n\
     (setsid sh -c 'echo $$ >> daemons; exec sleep 600' >/dev/null 2>&1 &)\n\
     until [ -s daemons ]; do :; done\n\
     echo $$ >> pids\n\

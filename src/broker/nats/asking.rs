@@ -110,7 +110,7 @@ impl NatsBroker {
         }
     }
 
-    /// The same, for what is to be asked once.
+    /// A request to the API that is asked once.
     pub(super) async fn api_once<T: DeserializeOwned>(
         &self,
         operation: &str,
