@@ -22,8 +22,9 @@ shell = "echo x >> others"
 lock = { name = "cookie-jar", wait = "300ms" }
 command = ["true"]
 
+# The first one does not end before there is a second one.
 [job.page]
-command = ["sh", "-c", "echo start >> pages; sleep 0.3; echo end >> pages"]
+command = ["sh", "-c", "echo start >> pages; until [ $(grep -c start pages) -gt 1 ]; do sleep 0.05; done; sleep 0.3; echo end >> pages"]
 concurrency = { key = "site:{arg.host}", limit = 2 }
 
 [job.paced]

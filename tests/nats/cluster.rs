@@ -174,7 +174,9 @@ async fn the_leader_dies_under_load_and_nothing_is_lost() {
     let mut times = Vec::new();
     for _ in 0..kills {
         whole(&servers).await;
+        let before = monotonic();
         load.gets_on(100).await;
+        let usual = before.elapsed();
         let led = leader(&servers, None).await;
         servers[led].kill9();
         let killed = monotonic();
@@ -187,11 +189,11 @@ async fn the_leader_dies_under_load_and_nothing_is_lost() {
         let (bare, served) = tokio::join!(bare, served);
         let later = served.saturating_duration_since(bare);
         println!(
-            "the cluster serves again after {:.1?}, runs go on {later:.2?} later",
+            "the cluster serves again after {:.1?}, runs go on {later:.2?} later; otherwise so many take {usual:.2?}",
             bare - killed
         );
-        // The election is nats-server's; what comes after it is ours.
-        assert!(later < OURS, "{later:?}");
+        // The election is nats-server's; what comes after it is ours, but for what a busy machine takes anyway.
+        assert!(later < OURS + usual, "{later:?}, otherwise {usual:?}");
         times.push(served - killed);
         servers[led].restart();
     }

@@ -19,9 +19,10 @@ async fn never_more_at_once_than_there_are_slots() {
     let bench = Bench::new(LONG);
     let mut options = Bench::options("w1");
     options.concurrency = 2;
-    // Each job counts those that run beside it.
+    // Each job counts those that run beside it; the first does not end before there is a second.
     let script = format!(
-        "cd {}; mkdir $$.job; ls -d *.job | wc -l >> most; sleep 0.05; rmdir $$.job",
+        "cd {}; mkdir $$.job; until [ -e two ]; do [ $(ls -d *.job | wc -l) -lt 2 ] || touch two; sleep 0.01; done
+        ls -d *.job | wc -l >> most; sleep 0.05; rmdir $$.job",
         bench.path("").display()
     );
     let runs: Vec<_> = (0..12)
