@@ -155,6 +155,7 @@ impl Memory {
                 Durability::Power,
             )
             .await?;
+        point!("beat-installation-named");
         self.installation = match named {
             Cas::Done(_) => Some(name),
             Cas::Conflict => read_installation(broker.as_ref()).await?,
@@ -256,6 +257,7 @@ impl Memory {
                 Durability::Power,
             )
             .await?;
+        point!("beat-watermark-moved");
         match done {
             Cas::Done(revision) => {
                 self.watermark = to;
@@ -360,6 +362,7 @@ impl Memory {
         let mut watched = Vec::new();
         for prefix in [LAST_RUN_PREFIX, PAUSE_PREFIX] {
             let mut changes = broker.watch(Bucket::State, prefix).await?;
+            point!("beat-listening");
             while let Some(change) = changes.next().await {
                 match change? {
                     Change::Current => break,

@@ -13,7 +13,9 @@ use crate::{
 pub(super) async fn read_watermark(
     broker: &dyn Broker,
 ) -> Result<Option<(Watermark, Revision)>, BeatError> {
-    let Some(entry) = broker.get(Bucket::State, WATERMARK_KEY).await? else {
+    let found = broker.get(Bucket::State, WATERMARK_KEY).await?;
+    point!("beat-watermark-read");
+    let Some(entry) = found else {
         return Ok(None);
     };
     match serde_json::from_slice(&entry.value) {
@@ -27,6 +29,7 @@ pub(super) async fn read_watermark(
 
 pub(super) async fn read_installation(broker: &dyn Broker) -> Result<Option<String>, BeatError> {
     let entry = broker.get(Bucket::State, INSTALLATION_KEY).await?;
+    point!("beat-installation-read");
     Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
 }
 

@@ -31,6 +31,7 @@ impl States {
     /// What is shared.
     pub(super) async fn read(broker: &SharedBroker) -> Result<Self, BeatError> {
         let entries = broker::list(broker.as_ref(), Bucket::State, JOB_STATE_PREFIX).await?;
+        point!("beat-states-read");
         let known = entries.iter().filter_map(|entry| {
             let (name, state) = read_job(entry, JOB_STATE_PREFIX)?;
             let revision = entry.revision;
@@ -76,7 +77,7 @@ impl States {
         let mut written = stream::iter(writes).buffer_unordered(IN_FLIGHT);
         while let Some((name, known)) = written.try_next().await? {
             self.0.insert(name, known);
-            fail::fail_point!("beat-state-written");
+            point!("beat-state-written");
         }
         Ok(())
     }
@@ -117,6 +118,7 @@ impl States {
             broker
                 .compare_and_set(Bucket::State, &key, None, value, Durability::Power)
                 .await?;
+            point!("beat-pause-restored");
         }
         self.write(broker, lost).await
     }
