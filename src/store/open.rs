@@ -130,8 +130,8 @@ pub(super) fn generation_file(directory: &Path) -> Result<GenerationFile, StoreE
 
 /// Looks at all that is stored; how far it has come.
 fn verify(directory: &Path, database: &sled::Db, confirmed: u64) -> Result<Last, StoreError> {
-    let verified = parts::verify(database)
-        .map_err(|error| StoreError::from_sled(directory, "reading the store", &error))?;
+    let verified =
+        parts::verify(database).map_err(|error| StoreError::from_looking(directory, &error))?;
     let last = verified.map_err(|reason| damaged(directory, reason))?;
     if last.generation < confirmed {
         return Err(damaged(

@@ -72,7 +72,7 @@ shell = "true"
 }
 
 /// Waits until a service says, behind what it said before, that it stopped at `point`.
-fn reached(point: &str, service: &Service, from: usize) {
+pub fn reached(point: &str, service: &Service, from: usize) {
     let is_here = |line: &str| {
         let event: Value = serde_json::from_str(line).ok()?;
         (event["point"] == point).then_some(())
@@ -83,7 +83,7 @@ fn reached(point: &str, service: &Service, from: usize) {
 }
 
 /// Starts beat, which is to stop at `point`, and kills it there. `before` slows down others.
-fn beat_killed_at(here: &Installation, point: &str, before: &str) {
+pub fn beat_killed_at(here: &Installation, point: &str, before: &str) {
     let failpoints = format!("{before};{point}=return");
     let from = here.read("beat.log").len();
     let beat = here.start_with("beat", &["beat"], &[("FAILPOINTS", failpoints.as_str())]);
@@ -298,61 +298,4 @@ fn the_server_dies_in_the_middle_of_a_batch() {
     nats.kill9();
     nats.restart();
     all_have_the_same_ticks(&here, beat);
-}
-
-/// Beat is killed while it gives a broker that was wiped its state again: all of it is there in the end, and nothing of
-/// the past is fired again.
-#[test]
-fn while_it_refills_a_wiped_broker() {
-    let mut nats = NatsServer::start();
-    let here = Installation::on_nats(&nats.url());
-    // Every tick is to be fired, however long the server is away.
-    here.schedule("a.toml", &format!("{EVERY_SECOND}catch_up = \"all\"\n"));
-    here.schedule(
-        "b.toml",
-        "[job.paused]\nevery = \"1s\"\nshell = \"echo >> paused\"\nworking_dir = \"..\"\n",
-    );
-    let _worker = here.start("worker", &["worker", "--queue", "default"]);
-    let beat = here.start("beat", &["beat"]);
-    wait_for("the first runs", || {
-        (here.lines("ticks").len() > 1).then_some(())
-    });
-    assert_eq!(here.run(&["pause", "paused", "--reason", "a test"]).code, 0);
-    let is_paused = || {
-        let jobs = here.try_json(&["jobs"])?;
-        let mut jobs = jobs.as_array()?.iter();
-        jobs.find(|job| job["paused"]["reason"] == "a test")?;
-        Some(())
-    };
-    wait_for("the pause", is_paused);
-    let before = here.lines("ticks").len();
-    wait_for("more ticks", || {
-        (here.lines("ticks").len() > before + 1).then_some(())
-    });
-    assert!(beat.stop().success());
-    checker::all_ended(&here);
-    let silent = here.lines("paused").len();
-    for point in [
-        "beat-pause-restored",
-        "beat-state-written",
-        "beat-installation-named",
-        "beat-watermark-moved",
-    ] {
-        nats.kill9();
-        nats.wipe();
-        nats.restart();
-        beat_killed_at(&here, point, "");
-    }
-    let _beat = here.start("beat", &["beat"]);
-    let before = here.lines("ticks").len();
-    wait_for("runs on the empty server", || {
-        (here.lines("ticks").len() > before + 3).then_some(())
-    });
-    wait_for("the pause, still", is_paused);
-    assert_eq!(
-        here.lines("paused").len(),
-        silent,
-        "the pause was forgotten"
-    );
-    checker::every_second_once(&here.lines("ticks"));
 }

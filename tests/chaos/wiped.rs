@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use crate::support::{Installation, checker, nats::NatsServer, wait_for};
+use crate::{
+    beat_stopped::{WIPED, beat_killed_at, reached},
+    support::{Installation, Service, checker, nats::NatsServer, wait_for},
+};
 
 const EVERY_SECOND: &str = r#"
 [job.tick]
@@ -101,4 +104,112 @@ fn a_wiped_broker_is_refilled_by_the_leader() {
 #[test]
 fn a_wiped_broker_is_refilled_by_a_standby() {
     wiped(true);
+}
+
+/// A beat that was at work and was stopped, with a pause that it knows of.
+struct Paused {
+    here: Installation,
+    _worker: Service,
+    /// How often the paused job ran before.
+    silent: usize,
+}
+
+fn is_paused(here: &Installation) -> Option<()> {
+    let jobs = here.try_json(&["jobs"])?;
+    let mut jobs = jobs.as_array()?.iter();
+    jobs.find(|job| job["paused"]["reason"] == "a test")?;
+    Some(())
+}
+
+impl Paused {
+    fn on(nats: &NatsServer) -> Self {
+        let here = Installation::on_nats(&nats.url());
+        here.schedule("a.toml", EVERY_SECOND);
+        here.schedule("b.toml", REMEMBERED);
+        let worker = here.start("worker", &["worker", "--queue", "default"]);
+        let beat = here.start("beat", &["beat"]);
+        let some_ticks = |what: &str| {
+            let before = here.lines("ticks").len();
+            wait_for(what, || {
+                (here.lines("ticks").len() > before + 1).then_some(())
+            });
+        };
+        some_ticks("the first runs");
+        assert_eq!(here.run(&["pause", "paused", "--reason", "a test"]).code, 0);
+        wait_for("the pause", || is_paused(&here));
+        some_ticks("a commit of the pause");
+        assert!(beat.stop().success());
+        checker::all_ended(&here);
+        let silent = here.lines("paused").len();
+        Self {
+            here,
+            _worker: worker,
+            silent,
+        }
+    }
+
+    /// Beat is started for good: the pause is still there.
+    fn is_remembered(&self) {
+        let here = &self.here;
+        let beat = here.start("beat", &["beat"]);
+        let before = here.lines("ticks").len();
+        wait_for("runs on the empty server", || {
+            (here.lines("ticks").len() > before + 3).then_some(())
+        });
+        wait_for("the pause, still", || is_paused(here));
+        assert_eq!(
+            here.lines("anchored").len(),
+            1,
+            "it counts from its last run"
+        );
+        assert_eq!(
+            here.lines("paused").len(),
+            self.silent,
+            "the pause was forgotten"
+        );
+        assert!(beat.stop().success());
+    }
+}
+
+/// Beat is killed while it gives a broker that was wiped its state again: all of it is there in the end, and nothing of
+/// the past is fired again.
+#[test]
+fn a_beat_that_dies_while_it_refills_does_so_again() {
+    let mut nats = NatsServer::start();
+    let paused = Paused::on(&nats);
+    for point in [
+        WIPED[0],
+        "beat-state-written",
+        "beat-installation-named",
+        "beat-watermark-moved",
+    ] {
+        nats.kill9();
+        nats.wipe();
+        nats.restart();
+        beat_killed_at(&paused.here, point, "");
+    }
+    paused.is_remembered();
+    checker::every_second_once(&paused.here.lines("ticks"));
+}
+
+/// A beat that knew nothing came first, and has written a watermark: that it is later does not make up for what is
+/// missing.
+#[test]
+fn a_beat_that_knew_nothing_and_came_first_takes_nothing_away() {
+    let mut nats = NatsServer::start();
+    let paused = Paused::on(&nats);
+    nats.kill9();
+    nats.wipe();
+    nats.restart();
+    let here = &paused.here;
+    let elsewhere = here.path("elsewhere").display().to_string();
+    let from = here.read("beat.log").len();
+    let stranger = here.start_with(
+        "beat",
+        &["beat", "--data-dir", &elsewhere],
+        &[("FAILPOINTS", "beat-watermark-moved=return")],
+    );
+    reached("beat-watermark-moved", &stranger, from);
+    stranger.kill9();
+    paused.is_remembered();
 }
