@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use orchestrator::{
     beat::{Beat, BeatOptions, ReloadCause},
     broker::{
-        Bucket, Outgoing, Published, SharedBroker, Slot,
+        Bucket, Cas, Durability, Outgoing, Published, SharedBroker, Slot,
         embedded::{EmbeddedBroker, EmbeddedOptions},
     },
     clock,
@@ -172,4 +172,40 @@ async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
     let after: JobState = world.get("job.crawl").await;
     let wrong = after.ledger.notes.iter().find(|note| note.first == tick);
     assert_eq!(wrong, None);
+}
+
+/// A step was announced by a beat that stood still in the middle of it; another one repeats it. Whatever the first
+/// still has on its way finds another version, also of what the second had nothing to say about.
+#[tokio::test]
+async fn nothing_that_an_overtaken_beat_has_on_its_way_is_taken() {
+    let world = World::new();
+    let set = world.jobs("[job.crawl]\nevery = \"1m\"\nshell = \"true\"\n");
+    let job = set.get(&"crawl".parse().unwrap()).unwrap();
+    let tick = whole_minute(clock::now());
+    let before = tick - chrono::Duration::seconds(30);
+    let announced = Watermark {
+        at: before,
+        next: Some(tick),
+        beat: "frozen".to_owned(),
+    };
+    world.put("watermark", &announced).await;
+    let state = JobState::first_seen(job, before, before);
+    world.put("job.crawl", &state).await;
+    let mut known = Vec::new();
+    for key in ["watermark", "job.crawl"] {
+        let entry = world.broker.get(Bucket::State, key).await.unwrap();
+        known.push((key, entry.unwrap().revision));
+    }
+    let _beating = world.beat("b", set).await;
+    world.until_committed(tick).await;
+    for (key, revision) in known {
+        let late = world.broker.compare_and_set(
+            Bucket::State,
+            key,
+            Some(revision),
+            b"{}".to_vec(),
+            Durability::Crash,
+        );
+        assert_eq!(late.await.unwrap(), Cas::Conflict, "{key}");
+    }
 }
