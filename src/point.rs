@@ -17,11 +17,12 @@ macro_rules! point {
 pub(crate) fn reached(name: &'static str) {
     fail::fail_point!(name, |pause: Option<String>| {
         tracing::info!(target: "orchestrator::point", point = name, pause, "stopped here");
-        match pause.and_then(|pause| pause.parse().ok()) {
+        // Other tasks get on meanwhile: the connection is one of them.
+        tokio::task::block_in_place(|| match pause.and_then(|pause| pause.parse().ok()) {
             Some(pause) => std::thread::park_timeout(std::time::Duration::from_millis(pause)),
             None => loop {
                 std::thread::park();
             },
-        }
+        });
     });
 }
