@@ -306,9 +306,17 @@ fn in_the_middle_of_a_batch() {
 fn the_server_dies_in_the_middle_of_a_batch() {
     let mut nats = NatsServer::start();
     let here = burst(&nats);
-    let failpoints = format!("{SLOW};{}=1*return(3000)", BATCH[0]);
+    let failpoints = format!("{SLOW};{}=1*return(6000)", BATCH[0]);
     let beat = here.start_with("beat", &["beat"], &[("FAILPOINTS", failpoints.as_str())]);
     reached(BATCH[0], &beat, 0);
+    // Those that go by themselves would tell of the server's death, too: they are to have been answered before.
+    let (mut published, mut looks) = (0, 0);
+    wait_for("nothing more to be published", || {
+        let now = beat.log().matches("run published").count();
+        looks = if now == published { looks + 1 } else { 0 };
+        published = now;
+        (looks >= 25).then_some(())
+    });
     nats.kill9();
     nats.restart();
     all_have_the_same_ticks(&here, beat);
