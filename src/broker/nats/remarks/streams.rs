@@ -75,6 +75,17 @@ pub(super) fn summary(names: &[String]) -> Option<Remark> {
     })
 }
 
+/// A server that nobody has written to.
+pub(super) fn none_yet() -> Remark {
+    told(
+        RemarkKind::Warning,
+        "no beat has set this server up yet: there is no stream and no bucket of this namespace"
+            .to_owned(),
+        "start `orchestrator beat`, which makes them all; give it --replicas 3 in a cluster"
+            .to_owned(),
+    )
+}
+
 fn told(kind: RemarkKind, message: String, help: String) -> Remark {
     Remark {
         check: "streams",
