@@ -5,6 +5,7 @@
 //! told then how things stand. What was told is written down after it was sent: it may be sent twice,
 //! under the same id.
 
+mod briefing;
 mod courier;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ use crate::{
     plan::TOLD_PREFIX,
     schedules::JobSet,
 };
+pub(super) use briefing::brief_new;
 use courier::{Courier, Destination};
 
 /// How long a herald may take to end: a message may be on its way.
