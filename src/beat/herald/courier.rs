@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::briefing;
+use super::{Failing, briefing};
 use crate::{
     beat::{
         BeatError,
@@ -67,7 +67,12 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    pub(super) fn new(broker: SharedBroker, set: JobSet, destination: Destination) -> Self {
+    pub(super) fn new(
+        broker: SharedBroker,
+        set: JobSet,
+        destination: Destination,
+        failing: Failing,
+    ) -> Self {
         let now = clock::now();
         Self {
             broker,
@@ -83,7 +88,7 @@ impl Courier {
             states: HashMap::new(),
             heard_of: BTreeSet::new(),
             later: VecDeque::new(),
-            post: Post::new(),
+            post: Post::new(failing),
             letters_told_at: None,
         }
     }
