@@ -66,7 +66,7 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
         Ok(account) => remarks.extend([room(&account), places(&account)]),
         Err(error) => remarks.push(refused(broker.error(operation, error))?),
     }
-    let (mut well, mut missing, mut clock_seen) = (Vec::new(), 0, None);
+    let (mut well, mut missing, mut clock_seen) = (Vec::new(), Vec::new(), None);
     for stream in all_streams() {
         let name = broker.stream_name(stream);
         let subject = format!("STREAM.INFO.{name}");
@@ -77,9 +77,8 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
             .await
         {
             Ok(found) => found,
-            // Made when it is needed.
             Err(error) if error.is(code::NO_STREAM) => {
-                missing += 1;
+                missing.push(name);
                 continue;
             }
             Err(error) => {
@@ -101,10 +100,8 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
         }
     }
     remarks.extend(clock_seen);
-    match missing == all_streams().count() {
-        true => remarks.push(streams::none_yet()),
-        false => remarks.extend(streams::summary(&well)),
-    }
+    remarks.extend(streams::missing(&missing, all_streams().count()));
+    remarks.extend(streams::summary(&well));
     Ok(remarks)
 }
 
