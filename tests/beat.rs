@@ -7,8 +7,12 @@
     reason = "tests"
 )]
 
+#[path = "support/listener.rs"]
+mod listener;
 #[path = "beat/reload.rs"]
 mod reload;
+#[path = "beat/webhooks.rs"]
+mod webhooks;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -49,6 +53,19 @@ impl Drop for Beating {
     }
 }
 
+impl Beating {
+    fn begin(beat: Beat) -> Self {
+        let (sender, mut reload) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        Beating {
+            _ended: tokio::spawn(async move { beat.run(&mut reload, &stopped).await }),
+            reload: sender,
+            stop,
+        }
+    }
+}
+
 impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -78,6 +95,11 @@ impl World {
     }
 
     async fn beat(&self, id: &str, set: JobSet) -> Beating {
+        Beating::begin(self.start(id, set).await)
+    }
+
+    /// A beat that has taken over `set` and does not work yet.
+    async fn start(&self, id: &str, set: JobSet) -> Beat {
         let options = BeatOptions {
             id: id.to_owned(),
             schedules: vec![self.file()],
@@ -89,15 +111,7 @@ impl World {
             pulse: orchestrator::health::Pulse::unwatched("beat"),
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
-        let beat = beat.unwrap();
-        let (sender, mut reload) = mpsc::channel(1);
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        Beating {
-            _ended: tokio::spawn(async move { beat.run(&mut reload, &stopped).await }),
-            reload: sender,
-            stop,
-        }
+        beat.unwrap()
     }
 
     async fn publish(&self, job: &Job, run_id: &RunId, at: DateTime<Utc>) -> RunMessage {

@@ -219,7 +219,7 @@ impl Beat {
     ) -> Self {
         let mut outage = Outage::default();
         let over = term.over();
-        let herald = self.send_herald();
+        let herald = self.send_herald(term.failing());
         while !over.is_cancelled() {
             let pause = match self.turn().await {
                 Ok(pause) => {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    StoreError,
+    StoreError, foreign,
     generation::GenerationFile,
     parts::{self, Last},
 };
@@ -73,6 +73,13 @@ pub(super) fn open_database(
     let operation = "opening the store";
     let failed = |error: io::Error| StoreError::from_io(directory, operation, &error);
     let confirmed = generations.read().map_err(failed)?;
+    // What was confirmed is missing in noise anyway: that is found below.
+    if confirmed == 0 && foreign::is_noise(&directory.join("db")).map_err(failed)? {
+        return Err(damaged(
+            directory,
+            "`db` is not a file of this store".to_owned(),
+        ));
+    }
     let limit = time_limit(directory);
     let config = sled::Config::new()
         .path(directory)

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use super::Destination;
 use crate::{
+    beat::herald::Failing,
     clock,
     exec::WebhookError,
     job::{Event, JobName},
@@ -36,6 +37,7 @@ pub(super) enum Posted {
 pub(super) struct Post {
     wait_until: Option<Instant>,
     pause: Duration,
+    failing: Failing,
 }
 
 /// What a webhook is sent.
@@ -49,10 +51,12 @@ struct Message<'a> {
 }
 
 impl Post {
-    pub(super) fn new() -> Self {
+    /// A way on which nothing has failed yet; what fails is noted in `failing`.
+    pub(super) fn new(failing: Failing) -> Self {
         Self {
             wait_until: None,
             pause: PAUSE,
+            failing,
         }
     }
 
@@ -89,11 +93,15 @@ impl Post {
             Ok(body) => sender.send(webhook, &id, body, now).await,
             Err(error) => Err(WebhookError::Refused(error.to_string())),
         };
+        if sent.is_err() {
+            self.failing.note(&webhook.name, now);
+        }
         let age = (now - alert.at).to_std().unwrap_or_default();
         match sent {
             Ok(()) => {
                 info!(target: "orchestrator::notify", webhook = name, event, job, "told");
-                *self = Self::new();
+                self.failing.forget(&webhook.name);
+                (self.wait_until, self.pause) = (None, PAUSE);
                 Posted::Done
             }
             Err(WebhookError::NotNow(error)) if age < GIVE_UP => {
