@@ -111,58 +111,69 @@ impl Shared {
                 found = self.read_record(message).await?;
                 continue;
             }
-            let before = message.spec.is_limited().then(|| record.clone());
-            match record.claim(&by, message.expires_at, message.spec.retry.max_crashes) {
-                Ok(claim) => {
-                    if let Some(before) = before {
-                        let (now, about) = (by.at, (&before, claim.fence));
-                        let permission = self.permit(delivery, message, about, permits).await?;
-                        match self
-                            .not_now(delivery, message, (before, revision), permission, now)
-                            .await?
-                        {
-                            NotNow::Start => {}
-                            NotNow::Done => return Ok(Step::Done),
-                            NotNow::Again => {
-                                found = self.read_record(message).await?;
-                                continue;
-                            }
-                        }
-                    }
-                    let stored = self
-                        .write(&claim.record, revision, Durability::Crash)
-                        .await?;
-                    if let Cas::Done(revision) = stored {
-                        return Ok(Step::Execute(Box::new(Claimed {
-                            record: claim.record,
-                            revision,
-                            attempt: claim.attempt,
-                            fence: claim.fence,
-                            permits: Permits::default(),
-                        })));
-                    }
-                }
-                Err(ClaimRefused::Ended(_) | ClaimRefused::Stale) => {
-                    // Not ours to settle: the later delivery is.
-                    info!(target: "orchestrator::worker", run_id = %message.run_id,
-                        "a delivery that had run out is dropped");
-                    return Ok(Step::Done);
-                }
-                Err(ClaimRefused::EndNow(record)) => {
-                    let stored = self.write(&record, revision, Durability::Power).await?;
-                    if let Cas::Done(_) = stored {
-                        self.end_unexecuted(delivery, message, &record).await?;
-                        return Ok(Step::Done);
-                    }
-                }
+            let tried = self.try_claim(delivery, message, (record, revision), &by, permits);
+            if let Some(step) = tried.await? {
+                return Ok(step);
             }
-            // What it holds, it holds under a fence that may be somebody else's by now.
-            self.give_back(permits).await;
             found = self.read_record(message).await?;
         }
         warn!(target: "orchestrator::worker", run_id = %message.run_id,
             "the record kept changing; the run is left to its lease");
         Ok(Step::Done)
+    }
+
+    /// Tries to make a run this worker's, as its record was found; `None`: it has changed meanwhile.
+    async fn try_claim(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        (record, revision): (RunRecord, Option<Revision>),
+        by: &Claimant,
+        permits: &mut Permits,
+    ) -> Result<Option<Step>, BrokerError> {
+        let before = message.spec.is_limited().then(|| record.clone());
+        match record.claim(by, message.expires_at, message.spec.retry.max_crashes) {
+            Ok(claim) => {
+                if let Some(before) = before {
+                    let (now, about) = (by.at, (&before, claim.fence));
+                    let permission = self.permit(delivery, message, about, permits).await?;
+                    match self
+                        .not_now(delivery, message, (before, revision), permission, now)
+                        .await?
+                    {
+                        NotNow::Start => {}
+                        NotNow::Done => return Ok(Some(Step::Done)),
+                        NotNow::Again => return Ok(None),
+                    }
+                }
+                let write = self.write(&claim.record, revision, Durability::Crash);
+                if let Cas::Done(revision) = write.await? {
+                    return Ok(Some(Step::Execute(Box::new(Claimed {
+                        record: claim.record,
+                        revision,
+                        attempt: claim.attempt,
+                        fence: claim.fence,
+                        permits: Permits::default(),
+                    }))));
+                }
+            }
+            Err(ClaimRefused::Ended(_) | ClaimRefused::Stale) => {
+                // Not ours to settle: the later delivery is.
+                info!(target: "orchestrator::worker", run_id = %message.run_id,
+                    "a delivery that had run out is dropped");
+                return Ok(Some(Step::Done));
+            }
+            Err(ClaimRefused::EndNow(record)) => {
+                let stored = self.write(&record, revision, Durability::Power).await?;
+                if let Cas::Done(_) = stored {
+                    self.end_unexecuted(delivery, message, &record).await?;
+                    return Ok(Some(Step::Done));
+                }
+            }
+        }
+        // What it holds, it holds under a fence that may be somebody else's by now.
+        self.give_back(permits).await;
+        Ok(None)
     }
 
     /// Whether nothing is to be claimed: it is to come again later, may still be held, or has ended. What follows from

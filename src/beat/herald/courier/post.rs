@@ -166,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_taken_is_sent_again_later_and_later_and_given_up_after_a_day() {
-        let (nowhere, mut post) = (nowhere(), Post::new());
+        let (nowhere, mut post) = (nowhere(), Post::new(Failing::default()));
         let alert = |at| Alert::new(Event::Failed, None, at, "a test".to_owned());
         let lately = alert(clock::now());
         for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
