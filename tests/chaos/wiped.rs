@@ -296,14 +296,14 @@ fn a_beat_of_another_installation_erases_no_tick() {
         let name = format!("beat-{namespace}");
         here.start(&name, &args)
     };
-    let verdicts = |namespace: &str| {
-        let jobs = here.try_json(&["jobs", "--namespace", namespace])?;
-        jobs[0]["fired"].as_u64()
+    let count = |namespace: &str| {
+        let runs = here.try_json(&["runs", "--namespace", namespace, "--limit", "1000"])?;
+        Some(runs.as_array()?.len())
     };
-    let fired = |namespace: &str, more: u64| {
-        let before = verdicts(namespace).unwrap_or(0);
+    let fired = |namespace: &str, more: usize| {
+        let before = count(namespace).unwrap_or(0);
         wait_for("ticks", || {
-            (verdicts(namespace)? > before + more).then_some(())
+            (count(namespace)? > before + more).then_some(())
         });
     };
     let first = beats("prod", &["--data-dir", &elsewhere]);
