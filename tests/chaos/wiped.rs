@@ -179,6 +179,7 @@ fn a_beat_that_dies_while_it_refills_does_so_again() {
     let paused = Paused::on(&nats);
     for point in [
         WIPED[0],
+        WIPED[1],
         "beat-state-written",
         "beat-installation-named",
         "beat-watermark-moved",
