@@ -71,6 +71,8 @@ mod secrets;
 mod signed;
 #[path = "e2e/state.rs"]
 mod state;
+#[path = "e2e/state_files.rs"]
+mod state_files;
 #[path = "e2e/submit.rs"]
 mod submit;
 #[path = "e2e/syncs.rs"]

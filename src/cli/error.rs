@@ -155,6 +155,14 @@ impl From<OpsError> for CliError {
                 Exit::Conflict,
                 Some("use another --namespace, or --replace to replace its values".to_owned()),
             ),
+            OpsError::BeatAtWork { .. } => (
+                Exit::Conflict,
+                Some(
+                    "stop all beats, or `up`, and move their data directories away; a beat that was killed counts as gone when \
+                     its --leader-lease is over. docs/recovery.md tells how an installation begins again with a copy"
+                        .to_owned(),
+                ),
+            ),
             OpsError::NotHeld(_) => (
                 Exit::NotFound,
                 Some("`orchestrator locks` shows what is held".to_owned()),

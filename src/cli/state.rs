@@ -1,5 +1,7 @@
 //! `orchestrator state`
 
+mod file;
+
 use std::{
     fs,
     io::{Read, Write},
@@ -8,6 +10,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
+use self::file::Target;
 use super::{CliError, Exit, Globals, connect, globals::Format, output, signing::Signing};
 use crate::{
     clock,
@@ -27,14 +30,15 @@ enum Action {
     ///
     /// Without the records and logs of runs that have ended. Arguments of runs are in it: keep it safe.
     Export {
-        /// The file; `-` is standard output
+        /// The file; `-` is standard output. Replaced when the new one is whole; links are followed, devices and pipes written to
         #[arg(value_name = "FILE", default_value = "-")]
         file: PathBuf,
     },
     /// Put what such a file knows into an installation without a state
     ///
-    /// Stop beat and workers there until it is done. Stop those of the old installation for good before you export, or both
-    /// will execute what waits.
+    /// Stop beat and workers there until it is done: while a beat is at work it is refused (exit code 7). Stop those of the old
+    /// installation for good before you export, or both will execute what waits. What beats kept themselves of the state that was
+    /// there does not stand against the file: only what is missing in it is written again.
     Import {
         /// The file; `-` is standard input
         #[arg(value_name = "FILE")]
@@ -60,19 +64,23 @@ pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliErr
             let bytes = state
                 .encode()
                 .map_err(|error| CliError::new(Exit::Failed, error))?;
-            if file == Path::new("-") {
-                std::io::stdout().lock().write_all(&bytes)?;
-                output::to_stderr(&told("exported", state.amount()));
-                return Ok(());
+            let written = Target::of(&file).and_then(|target| match target {
+                Target::Output => std::io::stdout().lock().write_all(&bytes).map(|()| true),
+                Target::Straight(path) => file::write_straight(&path, &bytes).map(|()| false),
+                Target::Anew(path) => file::write_anew(&path, &bytes).map(|()| false),
+            });
+            match written.map_err(|error| at(&file, &error))? {
+                true => output::to_stderr(&told("exported", state.amount())),
+                false => tell("exported", state.amount(), globals)?,
             }
-            write_anew(&file, &bytes).map_err(|error| at(&file, &error))?;
-            tell("exported", state.amount(), globals)
+            Ok(())
         }
         Action::Import { file, replace, .. } => {
             let bytes = read(&file).map_err(|error| at(&file, &error))?;
             let state = InstallationState::decode(&bytes).map_err(|reason| {
                 CliError::new(Exit::Failed, format!("{}: {reason}", file.display()))
             })?;
+            ops::refuse_beside_a_beat(broker.as_ref(), clock::now()).await?;
             let amount = ops::import_state(broker.as_ref(), &state, replace).await?;
             tell("imported", amount, globals)
         }
@@ -92,30 +100,6 @@ fn tell(what: &str, amount: Amount, globals: &Globals) -> Result<(), CliError> {
 fn told(what: &str, amount: Amount) -> String {
     let Amount { values, runs, dead } = amount;
     format!("{what} {values} values, {runs} runs, {dead} dead letters")
-}
-
-/// Whole or not at all, and for this user alone.
-fn write_anew(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(".partial");
-    let written = write_whole(Path::new(&partial), bytes).and_then(|()| fs::rename(&partial, file));
-    if written.is_err() {
-        // If it is there at all, it is of no use.
-        let _ = fs::remove_file(&partial);
-    }
-    written
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

@@ -102,13 +102,20 @@ impl WebhookSender {
             true => WebhookError::Refused("its URL is not one".to_owned()),
             false => WebhookError::NotNow(causes(&error)),
         })?;
-        let status = answer.status();
-        let told = || format!("status {}", status.as_u16());
-        match status.as_u16() {
-            200..=299 => Ok(()),
-            408 | 425 | 429 | 500.. => Err(WebhookError::NotNow(told())),
-            _ => Err(WebhookError::Refused(told())),
-        }
+        answered(answer.status().as_u16())
+    }
+}
+
+/// What an answer means.
+fn answered(status: u16) -> Result<(), WebhookError> {
+    match status {
+        200..=299 => Ok(()),
+        // What is signed for one place is not carried to another one.
+        300..=399 => Err(WebhookError::Refused(format!(
+            "status {status}: redirects are not followed, so give the URL that it leads to"
+        ))),
+        408 | 425 | 429 | 500.. => Err(WebhookError::NotNow(format!("status {status}"))),
+        _ => Err(WebhookError::Refused(format!("status {status}"))),
     }
 }
 
@@ -130,6 +137,23 @@ fn sign(secret: &str, id: &str, timestamp: i64, body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redirect_is_refused_with_the_mend() {
+        let is_refused = |status| matches!(answered(status), Err(WebhookError::Refused(_)));
+        for taken in [200, 204, 299] {
+            assert!(answered(taken).is_ok(), "{taken}");
+        }
+        for refused in [301, 308, 400, 404, 410] {
+            assert!(is_refused(refused), "{refused}");
+        }
+        for later in [408, 425, 429, 500, 503] {
+            let answered = answered(later);
+            assert!(matches!(answered, Err(WebhookError::NotNow(_))), "{later}");
+        }
+        let told = answered(308).unwrap_err().to_string();
+        assert!(told.contains("redirects are not followed"), "{told}");
+    }
 
     /// The example of the specification's own libraries.
     #[test]

@@ -39,6 +39,14 @@ pub enum OpsError {
         /// Where it was to go.
         broker: String,
     },
+    /// What is put in beside it would be mixed with what it decides.
+    #[error("the beat {beat} is at work on {broker}")]
+    BeatAtWork {
+        /// Its id.
+        beat: String,
+        /// Where.
+        broker: String,
+    },
     /// There is nothing to release.
     #[error("nobody holds `{0}`")]
     NotHeld(String),

@@ -13,7 +13,7 @@ use super::OpsError;
 use crate::{
     broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Pending, Published},
     job::{Job, JobName, Overlap, QueueName},
-    plan::{DEFINITION_PREFIX, INSTALLATION_KEY, LEADER_KEY, RELOAD_KEY, WATERMARK_KEY},
+    plan::{DEFINITION_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader, RELOAD_KEY, WATERMARK_KEY},
     run::{Refusal, RunMessage, RunRecord, Standing},
 };
 
@@ -262,6 +262,19 @@ pub async fn has_state(broker: &dyn Broker) -> Result<bool, OpsError> {
     Ok(broker.get(Bucket::State, WATERMARK_KEY).await?.is_some())
 }
 
+/// Refuses what must not be done while a beat fires: one whose lease is not over, as it says itself.
+pub async fn refuse_beside_a_beat(broker: &dyn Broker, now: DateTime<Utc>) -> Result<(), OpsError> {
+    let entry = broker.get(Bucket::State, LEADER_KEY).await?;
+    let leader = entry.and_then(|entry| serde_json::from_slice::<Leader>(&entry.value).ok());
+    match leader.as_ref().and_then(|leader| leader.at_work(now)) {
+        Some(beat) => Err(OpsError::BeatAtWork {
+            beat: beat.to_owned(),
+            broker: broker.describe(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Puts into a broker what an installation knew. One that has a watermark is refused, unless `replace`
 /// says that its values are to be replaced; runs that it has stay either way.
 pub async fn import_state(
@@ -274,11 +287,9 @@ pub async fn import_state(
             broker: broker.describe(),
         });
     }
-    if replace {
-        // Another installation from here on: what beats kept of the one before is not to be taken for newer.
-        let name = Uuid::new_v4().to_string().into_bytes();
-        broker.put(Bucket::State, INSTALLATION_KEY, name).await?;
-    }
+    // Another installation from here on: what beats kept of the one before is not to be taken for newer.
+    let name = Uuid::new_v4().to_string().into_bytes();
+    broker.put(Bucket::State, INSTALLATION_KEY, name).await?;
     let mut amount = Amount::default();
     let mut overlaps: HashMap<JobName, Overlap> = HashMap::new();
     for value in &state.values {

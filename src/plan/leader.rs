@@ -85,6 +85,12 @@ impl Leader {
     /// A loop that does not come round for so long is stuck.
     const STUCK: Duration = Duration::from_secs(60);
 
+    /// The id of the beat that leads, unless its lease is over by the clock of whoever asks.
+    pub fn at_work(&self, now: DateTime<Utc>) -> Option<&str> {
+        let silent = (now - self.renewed_at).to_std().unwrap_or_default();
+        self.beat.as_deref().filter(|_| silent < self.lease.get())
+    }
+
     /// What is wrong with beat, if it has been silent for `silent`.
     pub fn stall(&self, silent: Duration) -> Option<Stall> {
         let patience = self.lease.get().saturating_mul(Self::LEASES);
@@ -190,6 +196,21 @@ mod tests {
             held_up: None,
             failing_webhooks: Vec::new(),
         }
+    }
+
+    #[test]
+    fn one_is_at_work_until_its_lease_is_over() {
+        let leads = leader(Some("b1"), None);
+        let after = |seconds| leads.renewed_at + chrono::Duration::seconds(seconds);
+        for (seconds, expected) in [
+            (-5, Some("b1")),
+            (0, Some("b1")),
+            (2, Some("b1")),
+            (3, None),
+        ] {
+            assert_eq!(leads.at_work(after(seconds)), expected, "{seconds}");
+        }
+        assert_eq!(leader(None, None).at_work(after(0)), None);
     }
 
     struct Look {

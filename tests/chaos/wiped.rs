@@ -65,6 +65,7 @@ fn wiped(kill_the_leader: bool) {
     let before = copies();
     wait_for("another copy", || (copies() > before + 1).then_some(()));
 
+    checker::none_waits(&here, "ticks");
     nats.kill9();
     let mut leader = Some(leader);
     if kill_the_leader {

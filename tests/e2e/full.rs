@@ -80,7 +80,9 @@ fn every_tick_has_its_run(here: &Installation, beat: Service) {
         let newest = here.runs("tick").iter().filter_map(tick_of).max()?;
         (newest > roomy).then_some(())
     });
-    assert!(beat.log().contains("beat goes on"), "{}", beat.log());
+    wait_for("beat to say that it goes on", || {
+        beat.log().contains("\"beat goes on\"").then_some(())
+    });
     assert!(beat.stop().success());
     wait_for("every run to succeed", || {
         let runs = here.runs("tick");
@@ -182,4 +184,43 @@ fn an_account_that_is_full_refuses_submitters_and_costs_no_tick() {
     is_told_once(&beat);
     server.reconfigure(&limited(400));
     every_tick_has_its_run(&here, beat);
+}
+
+/// What waits must not take the room that the records of runs need: then nobody could ever make room again.
+#[test]
+fn what_waits_leaves_room_for_those_who_execute_it() {
+    let server = NatsServer::start_with("jetstream { max_file_store: 20MB }");
+    let here = Installation::on_nats(&server.url());
+    here.schedule("a.toml", JOBS);
+    let beat = here.start("beat", &["beat"]);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(1).cloned());
+    assert!(beat.stop().success());
+    let text = "x".repeat(90_000);
+    let lines: Vec<_> = (0..400)
+        .map(|n| json!({ "n": n, "text": text }).to_string())
+        .collect();
+    let file = here.path("lines");
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let file = file.display().to_string();
+    let refused = here.run(&["run", "page", "--batch", &file, "-o", "name"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("has no room"), "{}", refused.stderr);
+    let mut accepted: BTreeSet<_> = refused.stdout.lines().map(str::to_owned).collect();
+    assert!(accepted.len() > 10, "{}", refused.stdout);
+    let cancelled = accepted.pop_last().unwrap();
+    let cancelling = here.run(&["cancel", &cancelled]);
+    assert_eq!(cancelling.code, 0, "{}", cancelling.stderr);
+    let more = here.run(&["run", "page"]);
+    assert_eq!(more.code, 0, "there is room again: {}", more.stderr);
+
+    let worker = here.start("worker", &["worker", "--queue", "pages"]);
+    wait_for("everything to be executed", || {
+        let runs = here.json(&["runs", "--job", "page", "--limit", "1000"]);
+        let done = runs.as_array()?.iter();
+        let done = done.filter(|run| run["state"] == "succeeded");
+        let done: BTreeSet<_> = done.filter_map(|run| run["run_id"].as_str()).collect();
+        let is_done = |id: &String| done.contains(id.as_str());
+        (accepted.iter().all(is_done) && done.len() == accepted.len() + 1).then_some(())
+    });
+    assert!(worker.stop().success());
 }

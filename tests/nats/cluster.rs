@@ -319,3 +319,22 @@ async fn every_stream_and_bucket_has_three_copies() {
         "11 streams and buckets are as they should be"
     );
 }
+
+/// Little room on every server: it is shared as on a single one, and runs are carried all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_much_room_is_set_up() {
+    let servers = NatsServer::cluster_with(3, "jetstream { max_file_store: 24MB }");
+    let broker = connect(&servers).await;
+    eventually("streams", async || broker.make_everything().await.ok()).await;
+    let run = outgoing("high", 1);
+    eventually("a publish", async || broker.publish(run.clone()).await.ok()).await;
+    let jobs = api(servers[0].url(), "STREAM.INFO.ORCH_JOBS", "").await;
+    assert_eq!(jobs["config"]["max_bytes"], 4 << 20, "{jobs}");
+    assert_eq!(jobs["config"]["num_replicas"], 3, "{jobs}");
+    // There is no room left for a gigabyte, nor for half of it.
+    let names = api(servers[0].url(), "STREAM.LIST", "").await;
+    for stream in names["streams"].as_array().unwrap() {
+        let bound = stream["config"]["max_bytes"].as_i64().unwrap();
+        assert!(bound <= 16 << 20, "{stream}");
+    }
+}

@@ -12,6 +12,8 @@ use crate::broker::{BrokerError, Receipt};
 
 /// Error codes of the server that mean something to us.
 pub(super) mod code {
+    /// No servers of a cluster for all copies.
+    pub(crate) const NO_PEERS: u64 = 10005;
     pub(crate) const NO_MESSAGE: u64 = 10037;
     pub(crate) const NO_STREAM: u64 = 10059;
     pub(crate) const NO_CONSUMER: u64 = 10014;
@@ -38,6 +40,22 @@ pub(super) struct ApiError {
     pub(super) description: String,
 }
 
+impl ApiError {
+    /// Whether there is no room, and nothing else is in the way.
+    fn is_about_room(&self) -> bool {
+        match (self.code, self.err_code) {
+            (503 | 504, code::STORE_FAILED) | (_, 10_002 | 10_023 | 10_028 | 10_047 | 10_122) => {
+                true
+            }
+            (_, code::NO_PEERS) => {
+                let is_told = |cause: &str| self.description.contains(cause);
+                is_told("insufficient storage") && !is_told("offline")
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A call that did not succeed: out of reach, or answered with an error.
 #[derive(Debug)]
 pub(super) enum CallError {
@@ -50,6 +68,11 @@ pub(super) enum CallError {
 impl CallError {
     pub(super) fn is(&self, code: u64) -> bool {
         matches!(self, Self::Api(error) if error.err_code == code)
+    }
+
+    /// Whether there is no room, and nothing else is in the way.
+    pub(super) fn is_about_room(&self) -> bool {
+        matches!(self, Self::Api(error) if error.is_about_room())
     }
 
     /// Whether a message that was to be deleted is not there any more. If somebody else deletes it at the
@@ -267,16 +290,22 @@ impl NatsBroker {
         };
         let (broker, operation) = (super::Broker::describe(self), operation.to_owned());
         let reason = format!("{} ({})", error.description, error.err_code);
+        if error.is_about_room() {
+            return BrokerError::Full {
+                broker,
+                operation,
+                reason,
+            };
+        }
         match (error.code, error.err_code) {
-            (503 | 504, code::STORE_FAILED) | (_, 10_002 | 10_023 | 10_028 | 10_047 | 10_122) => {
-                BrokerError::Full {
-                    broker,
-                    operation,
-                    reason,
-                }
-            }
-            // 10005: servers of the cluster are away, or have not found each other yet.
-            (503 | 504 | 408, _) | (_, 10_005 | code::ID_IN_PROCESS) => BrokerError::Unreachable {
+            (_, code::NO_PEERS) => BrokerError::Unreachable {
+                broker,
+                operation,
+                reason: format!(
+                    "{reason}: servers of the cluster are away, or those that are there have no room for so many copies"
+                ),
+            },
+            (503 | 504 | 408, _) | (_, code::ID_IN_PROCESS) => BrokerError::Unreachable {
                 broker,
                 operation,
                 reason,
@@ -286,6 +315,34 @@ impl NatsBroker {
                 operation,
                 reason,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_in_a_cluster_is_told_from_servers_that_are_away() {
+        let is_full = |description: &str| {
+            let description = description.to_owned();
+            ApiError {
+                code: 400,
+                err_code: code::NO_PEERS,
+                description,
+            }
+            .is_about_room()
+        };
+        assert!(is_full(
+            "no suitable peers for placement, insufficient storage"
+        ));
+        for away in [
+            "no suitable peers for placement",
+            "no suitable peers for placement, peer offline",
+            "no suitable peers for placement, peer offline, insufficient storage",
+        ] {
+            assert!(!is_full(away), "{away}");
         }
     }
 }

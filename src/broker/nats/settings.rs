@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{NatsBroker, setup::Stream};
+use super::{NatsBroker, room::WANTED, setup::Stream};
 
 /// How long a message id is remembered.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// What is kept of the logs.
-const LOGS_MAX_BYTES: i64 = 1 << 30;
 /// How long logs are kept.
 const LOGS_MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// What is kept of the dead letters.
 const DEAD_MAX_MESSAGES: i64 = 10_000;
-const DEAD_MAX_BYTES: i64 = 1 << 30;
 
 impl NatsBroker {
     /// What a stream is made with.
@@ -42,13 +39,13 @@ impl NatsBroker {
                 "subjects": [self.names.all_logs()],
                 "discard": "old",
                 "max_age": nanoseconds(LOGS_MAX_AGE),
-                "max_bytes": LOGS_MAX_BYTES,
+                "max_bytes": WANTED,
             }),
             Stream::Dead => json!({
                 "subjects": [self.names.all_dead()],
                 "discard": "old",
                 "max_msgs": DEAD_MAX_MESSAGES,
-                "max_bytes": DEAD_MAX_BYTES,
+                "max_bytes": WANTED,
             }),
             Stream::Values(bucket) => {
                 let age = bucket.max_age().unwrap_or_default();

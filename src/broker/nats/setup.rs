@@ -183,8 +183,8 @@ impl NatsBroker {
         }
     }
 
-    /// Makes every stream and bucket that is missing, so that users need not be permitted to. A server without the room
-    /// for logs or dead letters carries runs all the same.
+    /// Makes every stream and bucket that is missing, so that users need not be permitted to. A server, or a cluster,
+    /// without the room for logs or dead letters carries runs all the same.
     pub(super) async fn make_everything(&self) -> Result<(), BrokerError> {
         self.ensure(Stream::Jobs).await?;
         for stream in [Stream::Logs, Stream::Dead] {
@@ -227,7 +227,7 @@ impl NatsBroker {
             return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
         };
         let subject = format!("STREAM.INFO.{name}");
-        let found = match self.api::<Value>(&operation, &subject, &Value::Null).await {
+        let mut found = match self.api::<Value>(&operation, &subject, &Value::Null).await {
             Ok(found) => found,
             Err(error) if error.is(code::NO_STREAM) => match missing {
                 Missing::Make => self.create(stream, &name).await?,
@@ -235,6 +235,9 @@ impl NatsBroker {
             },
             Err(error) => return Err(self.error(&operation, error)),
         };
+        if missing == Missing::Make {
+            found = self.give_its_share(stream, &name, found).await?;
+        }
         self.setup.note_direct(&name, &found["config"]);
         self.tell_of_copies(&name, &found["config"]);
         if stream == Stream::Jobs {
@@ -287,24 +290,6 @@ impl NatsBroker {
 
     pub(super) fn wants_batches(&self) -> bool {
         self.setup.batches != Batches::Never && knows_batches(&self.client.server_info().version)
-    }
-
-    async fn create(&self, stream: Stream, name: &str) -> Result<Value, BrokerError> {
-        let operation = format!("create the stream {name}");
-        let subject = format!("STREAM.CREATE.{name}");
-        let config = self.stream_config(stream, name);
-        match self.api::<Value>(&operation, &subject, &config).await {
-            Ok(made) => Ok(made),
-            // Somebody was quicker, with other settings.
-            Err(error) if error.is(code::STREAM_EXISTS) => Ok(Value::Null),
-            Err(error) => Err(match self.error(&operation, error) {
-                BrokerError::NotPermitted { reason, .. } => self.not_permitted(
-                    &format!("use the stream {name}"),
-                    format!("it is missing, and {reason}: start `orchestrator beat`, which makes all streams"),
-                ),
-                error => error,
-            }),
-        }
     }
 }
 

@@ -51,10 +51,20 @@ pub(super) fn remark(stream: Stream, name: &str, wanted: &Value, found: &Value) 
     }
     let copies = |config: &Value| config["num_replicas"].as_u64().unwrap_or(1).max(1);
     let (has, wants) = (copies(found), copies(wanted));
-    (has < wants).then(|| {
+    if has < wants {
         let message = format!("{name} has {has} of {wants} copies");
         let help = format!(
             "`nats stream edit {name} --replicas {wants}` changes it; our --replicas is for streams that are yet to be made"
+        );
+        return Some(told(RemarkKind::Warning, message, help));
+    }
+    let is_bounded = |key: &str| found[key].as_i64().is_some_and(|limit| limit > 0);
+    (stream == Stream::Jobs && !is_bounded("max_bytes") && !is_bounded("max_msgs")).then(|| {
+        let message = format!(
+            "{name} has no bound: waiting runs can take the room that workers need for the records of runs"
+        );
+        let help = format!(
+            "`nats stream edit {name} --max-bytes SIZE`, a quarter of what the account or the server has"
         );
         told(RemarkKind::Warning, message, help)
     })
@@ -133,7 +143,7 @@ mod tests {
     fn jobs() -> Value {
         json!({
             "storage": "file", "retention": "workqueue", "discard": "new", "discard_new_per_subject": true,
-            "max_msgs_per_subject": 1, "num_replicas": 3, "max_msgs": -1,
+            "max_msgs_per_subject": 1, "num_replicas": 3, "max_msgs": -1, "max_bytes": 1 << 30,
         })
     }
 
@@ -146,6 +156,8 @@ mod tests {
         };
         assert_eq!(kind("max_msgs", json!(5000)), None, "an operator's choice");
         assert_eq!(kind("num_replicas", json!(5)), None);
+        assert_eq!(kind("max_bytes", json!(5000)), None, "an operator's choice");
+        assert_eq!(kind("max_bytes", json!(-1)), Some(RemarkKind::Warning));
         assert_eq!(kind("max_age", json!(0)), None);
         assert_eq!(kind("num_replicas", json!(1)), Some(RemarkKind::Warning));
         assert_eq!(kind("storage", json!("memory")), Some(RemarkKind::Warning));
