@@ -72,7 +72,8 @@ impl PolicyArgs {
         reload: (mpsc::Receiver<ReloadCause>, Pulse),
     ) -> (watch::Receiver<Arc<Gate>>, JoinHandle<()>) {
         if self.policy.is_none() {
-            // There is nothing to read, and so nothing to tell of.
+            // There is nothing to read, and so no reload to tell of.
+            tell_policy(&gate);
             return (watch::channel(Arc::new(gate)).1, tokio::spawn(async {}));
         }
         follow(gate, reload, tell_policy, move || self.load())
@@ -124,8 +125,12 @@ fn policy(path: &Path) -> Result<WorkerPolicy, CliError> {
 }
 
 fn tell_policy(gate: &Gate) {
-    if let Some(policy) = &gate.policy {
-        info!(target: "orchestrator::worker", ?policy, "runs are executed that the policy allows");
+    match &gate.policy {
+        Some(policy) => {
+            info!(target: "orchestrator::worker", ?policy, "runs are executed that the policy allows");
+        }
+        None => info!(target: "orchestrator::worker",
+            "no policy is in force: ORCHESTRATOR_POLICY or --policy names one"),
     }
 }
 

@@ -67,6 +67,10 @@ pub struct UpArgs {
         default_value = "1m"
     )]
     snapshot_every: Seconds,
+
+    /// Only look at the options and the files that they name, as before a reload; start nothing
+    #[arg(long)]
+    check: bool,
 }
 
 /// Between two snapshots.
@@ -82,6 +86,9 @@ pub(super) async fn run(mut args: UpArgs, globals: &Globals) -> Result<(), CliEr
     let stop = service::follow_signals([ask.clone(), ask_gate])?;
     let gate = args.policy.load()?;
     let loaded = args.schedules.load()?;
+    if args.check {
+        return Ok(());
+    }
     let sources = vec![args.schedules.schedules];
     let [beat_pulse, worker_pulse] = args.listen.start(["beat", "worker"], &stop).await?;
     let options = EmbeddedOptions {

@@ -13,6 +13,9 @@ use crate::{
     run::{RunId, RunMessage, RunRecord},
 };
 
+/// Signatures and reasons are shorter: longer ones are words of a message that is no run.
+const LONGEST_WORDS: usize = 2048;
+
 impl Shared {
     /// Keeps a message for a person to decide on.
     pub(super) async fn dead_letter(
@@ -34,11 +37,12 @@ impl Shared {
     ) -> Result<(), BrokerError> {
         let kept = delivery.payload.len().min(kept);
         let signature = delivery.signature.clone();
+        let signature = signature.filter(|signature| signature.len() <= LONGEST_WORDS);
         let letter = DeadLetter {
             run_id,
             queue: delivery.queue.clone(),
             at: clock::now(),
-            reason: reason.to_owned(),
+            reason: shortened(reason).to_owned(),
             payload: delivery.payload[..kept].to_vec(),
             refused,
             subject: signature.is_some().then(|| delivery.subject.clone()),
@@ -57,29 +61,46 @@ impl Shared {
     ) -> Result<(), BrokerError> {
         let reason = &not_here.reason;
         warn!(target: "orchestrator::worker", run_id = %record.run_id, reason,
-            "a run became a dead letter");
+            "a run ends as dead: it cannot be executed here");
         let run_id = Some(record.run_id.clone());
-        self.dead_letter(delivery, run_id, (reason, not_here.refused()))
-            .await?;
+        // Without trusted keys anybody may have written it.
+        let is_signed = self.options.gate.borrow().keys.is_some();
+        let kept = match is_signed {
+            true => Some(DeadLetter::KEPT_PAYLOAD),
+            false => self.room_for_a_letter(delivery, run_id.as_ref()),
+        };
+        if let Some(kept) = kept {
+            self.keep_letter(delivery, run_id, (reason, not_here.refused()), kept)
+                .await?;
+        }
         self.remember(message, record).await?;
         self.broker.ack(&delivery.receipt).await
     }
 
-    /// Takes a message out of its queue. Of a flood of those that nobody who may publish can have meant as a run, only
-    /// some become dead letters; all are counted.
-    pub(super) async fn bury(&self, delivery: &Delivery, why: &NotTaken) {
-        let reason = &why.to_string();
-        let run_id = RunMessage::run_id_in(&delivery.payload);
-        let about = (reason.as_str(), why.refused());
-        let is_a_run = run_id.is_some() && about.1.is_none();
-        let has_letter = is_a_run || self.refused.has_room_for_a_letter(clock::monotonic());
-        let kept = match run_id {
+    /// How much of a message is kept that nobody is known to have meant as a run: all of them share one allowance.
+    fn room_for_a_letter(&self, delivery: &Delivery, run_id: Option<&RunId>) -> Option<usize> {
+        let most = match run_id {
             Some(_) => DeadLetter::KEPT_PAYLOAD,
-            None => refused::KEPT,
+            None => refused::CUT,
         };
-        let buried = match has_letter {
-            true => self.keep_letter(delivery, run_id, about, kept).await,
-            false => Ok(()),
+        let wanted = delivery.payload.len().min(most);
+        self.refused.room_for_a_letter(clock::monotonic(), wanted)
+    }
+
+    /// Takes a message out of its queue. Of a flood only some become dead letters, whatever they call themselves; all
+    /// are counted.
+    pub(super) async fn bury(&self, delivery: &Delivery, why: &NotTaken) {
+        let why_not = why.to_string();
+        let reason = shortened(&why_not);
+        let run_id = RunMessage::run_id_in(&delivery.payload);
+        let kept = self.room_for_a_letter(delivery, run_id.as_ref());
+        let has_letter = kept.is_some();
+        let buried = match kept {
+            Some(kept) => {
+                self.keep_letter(delivery, run_id, (reason, why.refused()), kept)
+                    .await
+            }
+            None => Ok(()),
         };
         let settled = match buried {
             Ok(()) => self.broker.ack(&delivery.receipt).await,
@@ -99,4 +120,11 @@ impl Shared {
                 "a message should become a dead letter; its lease brings it back"),
         }
     }
+}
+
+/// The beginning of a reason, which may quote a message.
+fn shortened(reason: &str) -> &str {
+    let mut ends = (0..=LONGEST_WORDS.min(reason.len())).rev();
+    let end = ends.find(|end| reason.is_char_boundary(*end));
+    &reason[..end.unwrap_or_default()]
 }

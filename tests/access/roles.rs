@@ -156,6 +156,7 @@ fn everything_works_under_the_roles_and_nothing_is_refused() {
         &["logs", high["run_id"].as_str().unwrap()],
         &["explain", "tick"],
         &["doctor"],
+        &["state", "export", "backup.json"],
     ] {
         let output = running.as_role(&shipped, "viewer", args);
         let said = String::from_utf8_lossy(&output.stderr);

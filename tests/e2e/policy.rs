@@ -371,3 +371,35 @@ exit 1'''
     let raw = here.bytes(&["logs", id]);
     assert!(raw.starts_with(b"\x1b]52;c;ZXZpbA==\x07"), "{raw:?}");
 }
+
+#[test]
+fn the_unit_of_up_looks_at_schedules_and_rules_before_a_reload() {
+    let mut here = Installation::new();
+    let rules = here.path("worker.toml");
+    here.set("ORCHESTRATOR_POLICY", rules.to_str().unwrap());
+    let unit = include_str!("../../deploy/orchestrator-up.service");
+    let look = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecReload=/usr/bin/orchestrator "))
+        .unwrap();
+    let look: Vec<_> = look.split(' ').collect();
+    let looks = |job: &str, policy: &str| {
+        here.schedule("a.toml", job);
+        fs::write(&rules, policy).unwrap();
+        here.run(&look)
+    };
+    let (good, rule) = ("[job.a]\nshell = \"true\"\n", "shell = true\n");
+    assert_eq!(looks(good, rule).code, 0);
+    let of_rules = looks(good, "shel = true\n");
+    assert_eq!(of_rules.code, 2, "{}", of_rules.stderr);
+    let stderr = &of_rules.stderr;
+    assert!(stderr.contains("did you mean `shell`"), "{stderr}");
+    let of_schedules = looks("[job.a]\nshel = \"true\"\n", rule);
+    assert_eq!(of_schedules.code, 3, "{}", of_schedules.stderr);
+    assert!(!here.path("data").exists(), "nothing is started");
+    // While it runs, too.
+    assert_eq!(looks(good, rule).code, 0);
+    let up = here.up(&[]);
+    assert_eq!(looks(good, rule).code, 0);
+    assert!(up.stop().success());
+}
