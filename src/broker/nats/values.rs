@@ -115,6 +115,26 @@ pub(super) async fn compare_and_set(
     }
 }
 
+/// Sets a key that has neither a value nor the marker of a removed one.
+pub(super) async fn create(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+    value: Vec<u8>,
+) -> Result<Cas, BrokerError> {
+    set_if(nats, bucket, key, 0, value).await
+}
+
+/// Whether what was written last under a key is the marker of a removal.
+pub(super) async fn was_removed(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+) -> Result<bool, BrokerError> {
+    let message = last(nats, bucket, key).await?;
+    Ok(message.is_some_and(|message| message.header(OPERATION_HEADER).is_some()))
+}
+
 async fn set_if(
     nats: &NatsBroker,
     bucket: Bucket,
