@@ -4,6 +4,9 @@
 //! Dependencies point one way: `cli → { beat, worker, ops } → { broker, store, exec, schedules } →
 //! { job, plan, run }`. `docs/architecture.md` is the map; `tests/architecture.rs` holds it.
 
+#[macro_use]
+mod point;
+
 pub mod beat;
 pub mod bench;
 pub mod broker;

@@ -15,11 +15,12 @@ use std::{
 };
 
 /// What each module may use of the crate, itself aside.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("job", &[]),
     ("run", &["job"]),
     ("plan", &["job", "run"]),
     ("clock", &[]),
+    ("point", &[]),
     ("chance", &["clock"]),
     ("health", &["clock"]),
     ("manager", &["clock", "health"]),

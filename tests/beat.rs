@@ -7,8 +7,12 @@
     reason = "tests"
 )]
 
+#[path = "support/listener.rs"]
+mod listener;
 #[path = "beat/reload.rs"]
 mod reload;
+#[path = "beat/webhooks.rs"]
+mod webhooks;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +20,7 @@ use chrono::{DateTime, Utc};
 use orchestrator::{
     beat::{Beat, BeatOptions, ReloadCause},
     broker::{
-        Bucket, Outgoing, Published, SharedBroker, Slot,
+        Bucket, Cas, Durability, Outgoing, Published, SharedBroker, Slot,
         embedded::{EmbeddedBroker, EmbeddedOptions},
     },
     clock,
@@ -49,6 +53,19 @@ impl Drop for Beating {
     }
 }
 
+impl Beating {
+    fn begin(beat: Beat) -> Self {
+        let (sender, mut reload) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        Beating {
+            _ended: tokio::spawn(async move { beat.run(&mut reload, &stopped).await }),
+            reload: sender,
+            stop,
+        }
+    }
+}
+
 impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -78,6 +95,11 @@ impl World {
     }
 
     async fn beat(&self, id: &str, set: JobSet) -> Beating {
+        Beating::begin(self.start(id, set).await)
+    }
+
+    /// A beat that has taken over `set` and does not work yet.
+    async fn start(&self, id: &str, set: JobSet) -> Beat {
         let options = BeatOptions {
             id: id.to_owned(),
             schedules: vec![self.file()],
@@ -89,15 +111,7 @@ impl World {
             pulse: orchestrator::health::Pulse::unwatched("beat"),
         };
         let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
-        let beat = beat.unwrap();
-        let (sender, mut reload) = mpsc::channel(1);
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        Beating {
-            _ended: tokio::spawn(async move { beat.run(&mut reload, &stopped).await }),
-            reload: sender,
-            stop,
-        }
+        beat.unwrap()
     }
 
     async fn publish(&self, job: &Job, run_id: &RunId, at: DateTime<Utc>) -> RunMessage {
@@ -172,4 +186,40 @@ async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
     let after: JobState = world.get("job.crawl").await;
     let wrong = after.ledger.notes.iter().find(|note| note.first == tick);
     assert_eq!(wrong, None);
+}
+
+/// A step was announced by a beat that stood still in the middle of it; another one repeats it. Whatever the first
+/// still has on its way finds another version, also of what the second had nothing to say about.
+#[tokio::test]
+async fn nothing_that_an_overtaken_beat_has_on_its_way_is_taken() {
+    let world = World::new();
+    let set = world.jobs("[job.crawl]\nevery = \"1m\"\nshell = \"true\"\n");
+    let job = set.get(&"crawl".parse().unwrap()).unwrap();
+    let tick = whole_minute(clock::now());
+    let before = tick - chrono::Duration::seconds(30);
+    let announced = Watermark {
+        at: before,
+        next: Some(tick),
+        beat: "frozen".to_owned(),
+    };
+    world.put("watermark", &announced).await;
+    let state = JobState::first_seen(job, before, before);
+    world.put("job.crawl", &state).await;
+    let mut known = Vec::new();
+    for key in ["watermark", "job.crawl"] {
+        let entry = world.broker.get(Bucket::State, key).await.unwrap();
+        known.push((key, entry.unwrap().revision));
+    }
+    let _beating = world.beat("b", set).await;
+    world.until_committed(tick).await;
+    for (key, revision) in known {
+        let late = world.broker.compare_and_set(
+            Bucket::State,
+            key,
+            Some(revision),
+            b"{}".to_vec(),
+            Durability::Crash,
+        );
+        assert_eq!(late.await.unwrap(), Cas::Conflict, "{key}");
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! | fault | scenario |
 //! | --- | --- |
-//! | beat killed between compute, publish, acknowledgement and persist | `beat_killed` |
+//! | beat killed between compute, publish, acknowledgement and persist | `beat_killed`; at each of its points: `beat_stopped` |
 //! | two or three beats, the lease switched off | `beats::all_at_the_same_time` |
 //! | beat stopped past its lease, continued | `beats::stopped_past_the_lease_and_continued`, `beats::with_a_leader` |
 //! | worker killed | `workers::a_killed_worker_costs_one_lease_and_leaves_nothing_behind` |
@@ -35,6 +35,8 @@ mod support;
 
 #[path = "chaos/beat_killed.rs"]
 mod beat_killed;
+#[path = "chaos/beat_stopped.rs"]
+mod beat_stopped;
 #[path = "chaos/beats.rs"]
 mod beats;
 #[path = "chaos/burst.rs"]

@@ -11,6 +11,8 @@ mod support;
 
 #[path = "e2e/anchor.rs"]
 mod anchor;
+#[path = "e2e/asking.rs"]
+mod asking;
 #[path = "e2e/beats.rs"]
 mod beats;
 #[path = "e2e/bench.rs"]

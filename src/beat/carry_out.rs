@@ -162,15 +162,16 @@ async fn fire(
     let message = message(due, (&run_id, tick, starts_at), now);
     let note = if late > job.policy.catch_up_window.get() {
         // Only a step that was announced long ago comes here: its runs may be out already.
+        point!("beat-too-late");
         match was_published(broker, due, &message, "too late").await? {
             true => None,
             false => Some(note(Verdict::Missed, tick, None)),
         }
     } else {
-        fail::fail_point!("beat-before-publish");
+        point!("beat-before-publish");
         publish(broker, due, &message, now).await?
     };
-    fail::fail_point!("beat-published");
+    point!("beat-published");
     match &note {
         None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
             late_ms = late.as_millis() as u64, "run published"),
@@ -209,7 +210,7 @@ async fn publish(
     if due.tried == Tried::Before {
         // What was in its way may be gone by now.
         let known = known(broker, run_id).await?;
-        fail::fail_point!("beat-asked");
+        point!("beat-asked");
         match known {
             Known::Nothing => {}
             Known::Begun => return Ok(None),
@@ -232,17 +233,17 @@ async fn publish(
     match broker::publish(broker, &candidate, &due.left_queues, now).await {
         Ok(Published::Stored | Published::Duplicate) if due.tried == Tried::Never => Ok(None),
         Ok(Published::Stored | Published::Duplicate) => {
-            fail::fail_point!("beat-before-agreement");
+            point!("beat-before-agreement");
             let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
-            fail::fail_point!("beat-agreed");
+            point!("beat-agreed");
             Ok(called_off.then(|| note(Verdict::Skipped, tick, None)))
         }
         // A step that is repeated late may find its own run gone, and the next one in its place.
         Ok(Published::Occupied(live)) => {
-            fail::fail_point!("beat-occupied");
+            point!("beat-occupied");
             let why = format!("{live} was live");
             let was_published = was_published(broker, due, message, &why).await?;
-            fail::fail_point!("beat-looked-up");
+            point!("beat-looked-up");
             Ok((!was_published).then(|| note(Verdict::Skipped, tick, Some(live))))
         }
         Err(error @ BrokerError::Failed { .. }) => {
@@ -285,13 +286,16 @@ async fn was_published(
     why: &str,
 ) -> Result<bool, BeatError> {
     let run_id = &message.run_id;
-    match known(broker, run_id).await? {
+    let known = known(broker, run_id).await?;
+    point!("beat-sought-record");
+    match known {
         Known::Nothing => {}
         Known::Begun => return Ok(true),
         Known::CalledOff => return Ok(false),
     }
     for &slot in Slot::under(due.job.policy.overlap) {
         let occupant = broker.occupant(&due.job.queue, run_id, slot).await?;
+        point!("beat-sought-run");
         let stored = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
         if stored.is_some_and(|stored| stored.run_id == *run_id) {
             return Ok(true);
@@ -302,7 +306,7 @@ async fn was_published(
     }
     let why = format!("its tick was not run: {why}");
     let record = RunRecord::called_off(message, clock::now(), &why);
-    fail::fail_point!("beat-before-calling-off");
+    point!("beat-before-calling-off");
     Ok(agree(broker, record).await? == Known::Begun)
 }
 
@@ -314,10 +318,14 @@ async fn agree(broker: &dyn Broker, record: RunRecord) -> Result<Known, BeatErro
     let written = broker
         .compare_and_set(Bucket::Runs, &key, None, value, Durability::Power)
         .await?;
+    point!("beat-record-written");
     match written {
         Cas::Done(_) if record.is_called_off() => Ok(Known::CalledOff),
         Cas::Done(_) => Ok(Known::Begun),
-        Cas::Conflict => known(broker, &record.run_id).await,
+        Cas::Conflict => {
+            point!("beat-disagreed");
+            known(broker, &record.run_id).await
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Beat, BeatError, shared::encode};
+use tracing::debug;
+
+use super::{Beat, BeatError, herald, shared::encode};
 use crate::{
     broker::{Bucket, Change, SharedBroker},
     clock,
@@ -42,6 +44,10 @@ impl Beat {
             self.memory.forget(&self.broker, name).await?;
         }
         self.memory.keep_own(self.options.own.as_ref()).await;
+        if let Err(error) = herald::brief_new(&self.broker, &set, now).await {
+            // It costs no tick: whoever tells the webhook tries again.
+            debug!(target: "orchestrator::notify", %error, "new webhooks are not briefed yet");
+        }
         share(&self.broker, &set).await?;
         self.jobs = set;
         let anchored = self.jobs.iter();

@@ -5,7 +5,9 @@
 //! told then how things stand. What was told is written down after it was sent: it may be sent twice,
 //! under the same id.
 
+mod briefing;
 mod courier;
+mod failing;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -25,7 +27,9 @@ use crate::{
     plan::TOLD_PREFIX,
     schedules::JobSet,
 };
+pub(super) use briefing::brief_new;
 use courier::{Courier, Destination};
+pub(super) use failing::Failing;
 
 /// How long a herald may take to end: a message may be on its way.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -36,6 +40,8 @@ struct Herald {
     in_force: watch::Receiver<JobSet>,
     /// Where secrets are.
     credentials: Option<PathBuf>,
+    /// Which webhooks take no messages.
+    failing: Failing,
 }
 
 /// A herald at work. Ends when it is dropped.
@@ -51,12 +57,13 @@ impl Drop for Sent {
 }
 
 impl Beat {
-    /// Sends the herald out.
-    pub(super) fn send_herald(&self) -> Sent {
+    /// Sends the herald out, who notes in `failing` which webhooks take no messages.
+    pub(super) fn send_herald(&self, failing: Failing) -> Sent {
         let herald = Herald {
             broker: Arc::clone(&self.broker),
             in_force: self.in_force.subscribe(),
             credentials: self.options.credentials.clone(),
+            failing,
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(clock::same(herald.run(stop.clone())));
@@ -83,10 +90,16 @@ impl Herald {
             if let Err(error) = forget_others(&self.broker, &set).await {
                 debug!(target: "orchestrator::notify", %error, "what others were told is not forgotten yet");
             }
+            self.failing.keep_those_of(&set);
             let recalled = stop.child_token();
             let mut couriers = JoinSet::new();
             for destination in destinations(&set, &sender) {
-                let courier = Courier::new(Arc::clone(&self.broker), set.clone(), destination);
+                let courier = Courier::new(
+                    Arc::clone(&self.broker),
+                    set.clone(),
+                    destination,
+                    self.failing.clone(),
+                );
                 couriers.spawn(clock::same(courier.run(recalled.clone())));
             }
             let is_over = tokio::select! {

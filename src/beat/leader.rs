@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     BeatError, OwnState,
+    herald::Failing,
     shared::{encode, read},
 };
 use crate::{
@@ -80,6 +81,7 @@ struct TermShared {
     /// Why the lead could not be renewed the last time.
     trouble: Mutex<Option<String>>,
     held_up: Mutex<Option<HeldUp>>,
+    failing: Failing,
 }
 
 impl Candidate {
@@ -130,6 +132,7 @@ impl Candidate {
             turned_at,
             lease: Seconds::new(self.lease),
             held_up: None,
+            failing_webhooks: Vec::new(),
         }
     }
 
@@ -162,6 +165,7 @@ impl Term {
             turned: Mutex::new((now, since)),
             trouble: Mutex::new(None),
             held_up: Mutex::new(None),
+            failing: Failing::default(),
         });
         let renewing = tokio::spawn(clock::same(Arc::clone(&shared).renew_until_over()));
         Self { shared, renewing }
@@ -170,6 +174,11 @@ impl Term {
     /// Cancelled when somebody else leads.
     pub(super) fn over(&self) -> &CancellationToken {
         &self.shared.over
+    }
+
+    /// Where it is noted which webhooks take no messages.
+    pub(super) fn failing(&self) -> Failing {
+        self.shared.failing.clone()
     }
 
     /// The beat's loop came round.
@@ -290,6 +299,7 @@ impl TermShared {
         let candidate = &self.candidate;
         let mut leader = candidate.leader(Some(&candidate.beat), self.since, turned_at);
         leader.held_up.clone_from(&lock(&self.held_up));
+        leader.failing_webhooks = self.failing.longest();
         if candidate.is_one_of_many {
             let value = encode(LEADER_KEY, &leader)?;
             candidate

@@ -8,8 +8,10 @@
 mod carry_out;
 mod definitions;
 mod herald;
+mod installation;
 mod leader;
 mod memory;
+mod others;
 mod outage;
 mod own;
 mod reload;
@@ -217,7 +219,7 @@ impl Beat {
     ) -> Self {
         let mut outage = Outage::default();
         let over = term.over();
-        let herald = self.send_herald();
+        let herald = self.send_herald(term.failing());
         while !over.is_cancelled() {
             let pause = match self.turn().await {
                 Ok(pause) => {
@@ -296,7 +298,7 @@ impl Beat {
                 self.line_up();
             }
             Move::Plan if self.timeline.next_due().is_some_and(|due| due <= now) => {
-                fail::fail_point!("beat-due");
+                point!("beat-due");
                 self.announce(now).await?;
                 self.step(now, Tried::Never).await?;
             }
@@ -335,6 +337,7 @@ impl Beat {
         if let Some(to) = self.memory.watermark().next {
             info!(target: "orchestrator::beat", from = %self.memory.watermark().at, %to,
                 "repeating a step that was begun");
+            point!("beat-repeating");
             self.step(to, Tried::Before).await?;
         }
         self.swept_at = None;
@@ -346,11 +349,11 @@ impl Beat {
         let step = self.timeline.plan(self.memory.watermark().at, to);
         if tried == Tried::Before {
             self.begin_again(&step).await?;
+            point!("beat-begun-again");
         }
         let states = self.carry_out(&step, tried).await?;
-        fail::fail_point!("beat-before-states");
+        point!("beat-before-states");
         self.change(states).await?;
-        fail::fail_point!("beat-before-commit");
         self.commit(to).await?;
         self.timeline.advance(&step);
         Ok(())
@@ -365,20 +368,21 @@ impl Beat {
         };
         self.memory.move_watermark(&self.broker, announced).await?;
         debug!(target: "orchestrator::beat", %to, "step announced");
-        fail::fail_point!("beat-announced");
+        point!("beat-announced");
         Ok(())
     }
 
     async fn commit(&mut self, at: DateTime<Utc>) -> Result<(), BeatError> {
+        point!("beat-before-commit");
         let committed = Watermark {
             at,
             next: None,
             beat: self.options.id.clone(),
         };
         self.memory.move_watermark(&self.broker, committed).await?;
-        fail::fail_point!("beat-committed");
+        point!("beat-committed");
         self.memory.keep_own(self.options.own.as_ref()).await;
-        fail::fail_point!("beat-own-kept");
+        point!("beat-own-kept");
         Ok(())
     }
 

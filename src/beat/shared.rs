@@ -16,12 +16,14 @@ pub(super) async fn read_watermark(
     broker: &dyn Broker,
 ) -> Result<(Option<Watermark>, Option<Revision>), BeatError> {
     let entry = broker.get(Bucket::State, WATERMARK_KEY).await?;
+    point!("beat-watermark-read");
     let watermark = entry.as_ref().and_then(read::<Watermark>);
     Ok((watermark, entry.map(|entry| entry.revision)))
 }
 
 pub(super) async fn read_installation(broker: &dyn Broker) -> Result<Option<String>, BeatError> {
     let entry = broker.get(Bucket::State, INSTALLATION_KEY).await?;
+    point!("beat-installation-read");
     Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
 }
 

@@ -35,6 +35,7 @@ impl States {
     /// What is shared.
     pub(super) async fn read(broker: &SharedBroker) -> Result<Self, BeatError> {
         let entries = broker::list(broker.as_ref(), Bucket::State, JOB_STATE_PREFIX).await?;
+        point!("beat-states-read");
         let mut states = Self::default();
         for entry in &entries {
             let revision = entry.revision;
@@ -106,7 +107,7 @@ impl States {
         while let Some((name, known)) = written.try_next().await? {
             self.foreign.remove(&name);
             self.known.insert(name, known);
-            fail::fail_point!("beat-state-written");
+            point!("beat-state-written");
         }
         Ok(())
     }
@@ -148,6 +149,7 @@ impl States {
             broker
                 .compare_and_set(Bucket::State, &key, None, value, Durability::Power)
                 .await?;
+            point!("beat-pause-restored");
         }
         self.write(broker, lost).await
     }

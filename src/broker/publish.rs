@@ -62,10 +62,14 @@ pub async fn publish(
 ) -> Result<Published, BrokerError> {
     match run.overlap {
         Overlap::Allow => broker.publish(run.in_slot(Slot::Run)).await,
-        Overlap::Skip | Overlap::Queue => match live_elsewhere(broker, run, left).await? {
-            Some((_, live)) => Ok(Published::Occupied(live.run_id)),
-            None => into_a_slot(broker, run).await,
-        },
+        Overlap::Skip | Overlap::Queue => {
+            let live = live_elsewhere(broker, run, left).await?;
+            point!("publish-looked-elsewhere");
+            match live {
+                Some((_, live)) => Ok(Published::Occupied(live.run_id)),
+                None => into_a_slot(broker, run).await,
+            }
+        }
         Overlap::Replace => replace(broker, run, left, now).await,
     }
 }
@@ -83,13 +87,16 @@ async fn replace(
     };
     // A step that is repeated late must not cancel what has come after it.
     let record = broker.get(Bucket::Runs, &run.run_id.key()).await?;
+    point!("publish-sought-record");
     if record.is_some() || is_stored(broker, run).await? {
         return Ok(Published::Duplicate);
     }
     let mut tries = TRIES;
     loop {
         if let Some(live) = live_elsewhere(broker, run, left).await? {
+            point!("publish-before-cancel-elsewhere");
             cancel(live).await?;
+            point!("publish-cancelled-elsewhere");
             // In another queue nothing makes the new run wait for it.
             if let Some((_, live)) = live_elsewhere(broker, run, left).await? {
                 return Ok(Published::Occupied(live.run_id));
@@ -97,11 +104,11 @@ async fn replace(
         }
         for &slot in Slot::under(run.overlap) {
             if let Some(live) = other_run(broker, run, &run.queue, slot).await? {
-                fail::fail_point!("publish-before-cancel");
+                point!("publish-before-cancel");
                 cancel(live).await?;
             }
         }
-        fail::fail_point!("publish-cancelled");
+        point!("publish-cancelled");
         tries -= 1;
         match into_a_slot(broker, run).await? {
             // One that was cancelled has just been started, or another one has come.
@@ -118,7 +125,7 @@ async fn into_a_slot(broker: &dyn Broker, run: &Candidate) -> Result<Published, 
     if slots.len() > 1 && is_stored(broker, run).await? {
         return Ok(Published::Duplicate);
     }
-    fail::fail_point!("publish-before-slot");
+    point!("publish-before-slot");
     let mut last = None;
     for &slot in slots {
         match into(broker, run.in_slot(slot)).await? {
@@ -137,13 +144,16 @@ async fn into(broker: &dyn Broker, run: Outgoing) -> Result<Published, BrokerErr
     let Published::Occupied(live) = &first else {
         return Ok(first);
     };
+    point!("publish-refused");
     let Some(stored) = broker.occupant(&run.queue, &run.run_id, run.slot).await? else {
+        point!("publish-vanished");
         return broker.publish(run).await;
     };
+    point!("publish-in-the-way");
     let message = RunMessage::decode(&stored.payload);
     let is_live = message.is_ok_and(|message| message.run_id == *live);
     if is_live && remove_if_ended(broker, &stored).await? {
-        fail::fail_point!("publish-freed");
+        point!("publish-freed");
         return broker.publish(run).await;
     }
     Ok(first)
@@ -153,6 +163,7 @@ async fn into(broker: &dyn Broker, run: Outgoing) -> Result<Published, BrokerErr
 async fn is_stored(broker: &dyn Broker, run: &Candidate) -> Result<bool, BrokerError> {
     for &slot in Slot::under(run.overlap) {
         let stored = broker.occupant(&run.queue, &run.run_id, slot).await?;
+        point!("publish-sought-run");
         let message = stored.and_then(|stored| RunMessage::decode(&stored.payload).ok());
         if message.is_some_and(|message| message.run_id == run.run_id) {
             return Ok(true);
@@ -171,6 +182,7 @@ async fn other_run(
     let Some(stored) = broker.occupant(queue, &run.run_id, slot).await? else {
         return Ok(None);
     };
+    point!("publish-other-found");
     match RunMessage::decode(&stored.payload) {
         Ok(message)
             if message.run_id != run.run_id && !remove_if_ended(broker, &stored).await? =>
@@ -206,6 +218,7 @@ async fn cancel_stored(
 ) -> Result<(), BrokerError> {
     for _ in 0..TRIES {
         let found = broker.get(Bucket::Runs, &message.run_id.key()).await?;
+        point!("publish-record-read");
         let (record, revision) = match found {
             None => (RunRecord::queued(message), None),
             Some(entry) => match serde_json::from_slice(&entry.value) {
@@ -246,6 +259,7 @@ pub async fn request_cancel(
         let done = broker
             .compare_and_set(Bucket::Runs, &key, revision, value, Durability::Power)
             .await?;
+        point!("publish-cancel-recorded");
         if done == Cas::Conflict {
             return Ok(None);
         }
@@ -254,10 +268,13 @@ pub async fn request_cancel(
     if record.state == RunState::Running {
         let key = format!("{CANCEL_PREFIX}{}", run_id.key());
         broker.put(Bucket::Workers, &key, Vec::new()).await?;
+        point!("publish-worker-told");
     } else if let Some(stored) = stored
         && has_ended(broker, &run_id).await?
     {
+        point!("publish-before-removal");
         broker.remove(stored).await?;
+        point!("publish-removed");
     }
     Ok(Some(record))
 }
@@ -295,14 +312,21 @@ pub async fn remove_if_ended(broker: &dyn Broker, stored: &Pending) -> Result<bo
         // A worker takes it to the dead letters.
         return Ok(false);
     };
-    Ok(has_ended(broker, &message.run_id).await? && broker.remove(stored).await?)
+    if !has_ended(broker, &message.run_id).await? {
+        return Ok(false);
+    }
+    point!("publish-ended");
+    broker.remove(stored).await
 }
 
 async fn has_ended(broker: &dyn Broker, run_id: &RunId) -> Result<bool, BrokerError> {
     let record = broker.get(Bucket::Runs, &run_id.key()).await?;
     let record = record.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
     match record.map(|record| record.state) {
-        Some(RunState::Dead) => is_buried(broker, run_id).await,
+        Some(RunState::Dead) => {
+            point!("publish-dead");
+            is_buried(broker, run_id).await
+        }
         Some(state) => Ok(state.is_final()),
         None => Ok(false),
     }

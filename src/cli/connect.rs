@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     broker::{
         BrokerError, SharedBroker,
-        nats::{NatsBroker, NatsOptions},
+        nats::{Missing, NatsBroker, NatsOptions},
         socket::SocketBroker,
     },
     cli::{CliError, Globals, nats},
@@ -39,7 +39,7 @@ async fn broker_for(
     {
         return Ok(Arc::new(up));
     }
-    nats_broker(globals, DEFAULT_LEASE, authority).await.map(|nats| nats as SharedBroker).map_err(|error| match error {
+    nats_broker(globals, DEFAULT_LEASE, authority, Missing::LeaveOut).await.map(|nats| nats as SharedBroker).map_err(|error| match error {
         Connect::Unreachable(error) if !nats::is_asked_for(globals) => error.with_help(format!(
             "no `orchestrator up` runs in {} either; start one, or a server with `nats-server -js`, \
              or name one with --nats or NATS_URL",
@@ -52,7 +52,7 @@ async fn broker_for(
 
 /// NATS, with what only this backend can do.
 pub(super) async fn nats_for_a_while(globals: &Globals) -> Result<Arc<NatsBroker>, CliError> {
-    nats_broker(globals, DEFAULT_LEASE, None)
+    nats_broker(globals, DEFAULT_LEASE, None, Missing::Make)
         .await
         .map_err(|error| match error {
             Connect::Unreachable(error) => {
@@ -68,7 +68,7 @@ pub(super) async fn service_broker(
     lease: Duration,
     authority: Option<Authority>,
 ) -> Result<SharedBroker, CliError> {
-    nats_broker(globals, lease, authority)
+    nats_broker(globals, lease, authority, Missing::Make)
         .await
         .map(|nats| nats as SharedBroker)
         .map_err(|error| match error {
@@ -89,10 +89,12 @@ async fn nats_broker(
     globals: &Globals,
     lease: Duration,
     authority: Option<Authority>,
+    missing: Missing,
 ) -> Result<Arc<NatsBroker>, Connect> {
     let options = NatsOptions {
         lease,
         authority,
+        missing,
         ..nats::options(globals).map_err(Connect::Other)?
     };
     match NatsBroker::connect(options).await {

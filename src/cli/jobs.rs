@@ -1,9 +1,13 @@
 //! `orchestrator jobs`
 
+use chrono::{DateTime, Utc};
 use clap::Args;
 
 use super::{CliError, Globals, connect, globals::Format, output};
-use crate::{clock, ops};
+use crate::{
+    clock,
+    ops::{self, JobsView},
+};
 
 /// The jobs: schedule, queue, last run and its state, next tick
 #[derive(Debug, Args)]
@@ -20,39 +24,7 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
     if let Some(tag) = &args.tag {
         view.jobs.retain(|job| job.tags.contains(tag));
     }
-    if let Some(beat) = &view.beat {
-        // By the clocks of two machines, perhaps.
-        let silent = (now - beat.renewed_at).to_std().unwrap_or_default();
-        if let Some(stall) = beat.stall(silent) {
-            output::to_stderr(&format!(
-                "warning: {stall}; start `orchestrator beat`, or read the log of the one that runs"
-            ));
-        } else if let Some(held_up) = &beat.held_up {
-            output::to_stderr(&format!("warning: {held_up}; no tick is lost meanwhile"));
-        }
-    }
-    for job in &view.jobs {
-        if let Some(since) = job.overdue_since {
-            let since = output::relative(since, now);
-            output::to_stderr(&format!(
-                "warning: `{}` should have succeeded by {since}; `orchestrator runs --job {}` shows its runs",
-                job.name, job.name
-            ));
-        }
-    }
-    if let Some(reload) = view
-        .reload
-        .as_ref()
-        .filter(|reload| !reload.errors.is_empty())
-    {
-        output::to_stderr(&format!(
-            "warning: the schedules have had errors since {}; the set read before is in force:",
-            reload.at.format("%F %T UTC")
-        ));
-        for error in &reload.errors {
-            output::to_stderr(&format!("  {error}"));
-        }
-    }
+    warn(&view, now);
     if globals.output == Format::Json {
         // The reload status is part of each listing only where it matters: a broken edit.
         return output::json(&view.jobs);
@@ -86,4 +58,41 @@ pub(super) async fn run(args: JobsArgs, globals: &Globals) -> Result<(), CliErro
             ]
         },
     )
+}
+
+/// Tells of what keeps jobs from running as they should: beat, those that are overdue, schedules with errors.
+fn warn(view: &JobsView, now: DateTime<Utc>) {
+    if let Some(beat) = &view.beat {
+        // By the clocks of two machines, perhaps.
+        let silent = (now - beat.renewed_at).to_std().unwrap_or_default();
+        if let Some(stall) = beat.stall(silent) {
+            output::to_stderr(&format!(
+                "warning: {stall}; start `orchestrator beat`, or read the log of the one that runs"
+            ));
+        } else if let Some(held_up) = &beat.held_up {
+            output::to_stderr(&format!("warning: {held_up}; no tick is lost meanwhile"));
+        }
+    }
+    for job in &view.jobs {
+        if let Some(since) = job.overdue_since {
+            let since = output::relative(since, now);
+            output::to_stderr(&format!(
+                "warning: `{}` should have succeeded by {since}; `orchestrator runs --job {}` shows its runs",
+                job.name, job.name
+            ));
+        }
+    }
+    if let Some(reload) = view
+        .reload
+        .as_ref()
+        .filter(|reload| !reload.errors.is_empty())
+    {
+        output::to_stderr(&format!(
+            "warning: the schedules have had errors since {}; the set read before is in force:",
+            reload.at.format("%F %T UTC")
+        ));
+        for error in &reload.errors {
+            output::to_stderr(&format!("  {error}"));
+        }
+    }
 }

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tracing::{error, info};
 
 use super::{
@@ -23,6 +26,7 @@ use crate::{
         embedded::{EmbeddedBroker, EmbeddedOptions},
         socket,
     },
+    health::Pulse,
     job::{QueueName, Seconds},
     store::StoreError,
     worker::{QueueShare, Worker, WorkerOptions},
@@ -70,7 +74,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long `up` drains unless told otherwise: somebody is watching.
 const DRAIN: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError> {
+pub(super) async fn run(mut args: UpArgs, globals: &Globals) -> Result<(), CliError> {
     events::init(globals);
     let (ask, mut reload) = mpsc::channel(RELOADS);
     let (ask_gate, reload_gate) = mpsc::channel(RELOADS);
@@ -87,28 +91,16 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     let (embedded, aside) = EmbeddedBroker::open_or_set_aside(&globals.data_dir, options)?;
     let broker: SharedBroker = Arc::clone(&embedded) as SharedBroker;
     snapshots::take_up(&broker, &globals.data_dir, aside.as_ref()).await?;
-    let server = socket::serve(&globals.data_dir, Arc::clone(&broker)).map_err(|error| {
-        let dir = globals.data_dir.display();
-        CliError::new(
-            Exit::Failed,
-            format!("no socket can be made in {dir}: {error}"),
-        )
-    })?;
+    let server = serve_others(&broker, globals)?;
     let watching = service::watch_schedules(&sources, ask, stop.drain.clone());
 
     info!(target: "orchestrator::service", data_dir = %globals.data_dir.display(),
         jobs = loaded.set.len(), "up");
-    let credentials = credentials(args.limits.credentials_dir);
+    let credentials = credentials(args.limits.credentials_dir.take());
     let beat_options = BeatOptions {
-        id: service::instance_id(),
         schedules: sources,
-        own: None,
-        keep_verdicts: args.keeping.verdicts(),
-        // Nobody else has this broker.
-        leader_lease: None,
-        ping: args.keeping.ping(),
-        pulse: beat_pulse.clone(),
         credentials: credentials.clone(),
+        ..beat_options(&args.keeping, beat_pulse.clone())
     };
     let beat = Beat::start(Arc::clone(&broker), beat_options, loaded.set).await?;
     let queues = match args.queues.is_empty() {
@@ -119,16 +111,11 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
         .policy
         .follow(gate, (reload_gate, worker_pulse.clone()));
     let worker_options = WorkerOptions {
-        concurrency: args.limits.concurrency as usize,
-        drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
         hand_on: hand_on(globals),
-        guardian: Some(guardian::EXECUTABLE.into()),
-        cgroup: args.limits.cgroup,
-        pass_env: args.limits.pass_env.into(),
         pulse: worker_pulse,
         gate,
         credentials,
-        ..WorkerOptions::following(service::instance_id(), queues)
+        ..worker_options(args.limits, queues)
     };
     let worker = Worker::new(Arc::clone(&broker), worker_options)?;
     let (drain, beats_end) = (stop.drain.clone(), beat_pulse);
@@ -144,23 +131,62 @@ pub(super) async fn run(args: UpArgs, globals: &Globals) -> Result<(), CliError>
     ));
     let working = worker.run(stop.drain.clone(), stop.at_once.clone());
     let broken = until_broken(working, &embedded, &stop).await;
-    if let Err(error) = beating.await {
-        error!(target: "orchestrator::service", %error, "beat ended badly");
-    }
+    end_of(beating, "beat ended badly").await;
     if let Some(watching) = watching {
         watching.abort();
     }
     stop.at_once.cancel();
     following.abort();
-    if let Err(error) = snapshots.await {
-        error!(target: "orchestrator::service", %error, "the last snapshot failed");
-    }
+    end_of(snapshots, "the last snapshot failed").await;
     server.shutdown().await;
     embedded.shutdown().await;
     info!(target: "orchestrator::service", "down");
-    match broken {
-        None => Ok(()),
-        Some(error) => Err(error.into()),
+    broken.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Waits for the end of a part; a bad one is told in these words.
+async fn end_of(part: JoinHandle<()>, bad: &'static str) {
+    if let Err(error) = part.await {
+        error!(target: "orchestrator::service", %error, "{bad}");
+    }
+}
+
+/// Lets other commands in, through a socket in the data directory.
+fn serve_others(
+    broker: &SharedBroker,
+    globals: &Globals,
+) -> Result<socket::SocketServer, CliError> {
+    socket::serve(&globals.data_dir, Arc::clone(broker)).map_err(|error| {
+        let dir = globals.data_dir.display();
+        let message = format!("no socket can be made in {dir}: {error}");
+        CliError::new(Exit::Failed, message)
+    })
+}
+
+/// What beat is told by the options.
+fn beat_options(keeping: &Keeping, pulse: Pulse) -> BeatOptions {
+    BeatOptions {
+        id: service::instance_id(),
+        schedules: Vec::new(),
+        own: None,
+        keep_verdicts: keeping.verdicts(),
+        // Nobody else has this broker.
+        leader_lease: None,
+        ping: keeping.ping(),
+        pulse,
+        credentials: None,
+    }
+}
+
+/// What the worker is told by the options.
+fn worker_options(limits: Limits, queues: watch::Receiver<Vec<QueueShare>>) -> WorkerOptions {
+    WorkerOptions {
+        concurrency: limits.concurrency as usize,
+        drain_timeout: limits.drain_timeout.map_or(DRAIN, Seconds::get),
+        guardian: Some(guardian::EXECUTABLE.into()),
+        cgroup: limits.cgroup,
+        pass_env: limits.pass_env.into(),
+        ..WorkerOptions::following(service::instance_id(), queues)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{JobView, JobsView, OpsError, QueueView, jobs, queues, workers};
 use crate::{
     broker::{Broker, BrokerError, Bucket, Remark, RemarkKind},
     job::QueueName,
-    plan::{WATERMARK_KEY, Watermark},
+    plan::{Leader, WATERMARK_KEY, Watermark},
     run::WorkerStatus,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 const WATERMARK: chrono::Duration = chrono::Duration::minutes(3);
 /// How far ahead of this machine's clock beat's may be.
 const CLOCKS: chrono::Duration = chrono::Duration::seconds(2);
+/// A webhook that takes no messages for less is tried again, and nobody need look.
+const WEBHOOKS: chrono::Duration = chrono::Duration::minutes(1);
 /// Dead letters are counted up to here.
 const LETTERS: usize = 1000;
 
@@ -87,6 +89,7 @@ pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Findi
     if let Some(jobs) = &jobs {
         findings.push(beat(jobs, now));
         findings.extend(clocks(jobs, now));
+        findings.extend(jobs.beat.iter().flat_map(|leader| webhooks(leader, now)));
     }
     let watermark = permitted(watermark(broker, now).await, &mut findings)?;
     findings.extend(watermark);
@@ -152,6 +155,22 @@ fn clocks(jobs: &JobsView, now: DateTime<Utc>) -> Option<Finding> {
     let message = format!("beat's clock is {ahead} ahead of this machine's");
     let help = "keep all machines on NTP: ticks and expiries go by their clocks";
     Some(Finding::warning("clock", message).with_help(help))
+}
+
+/// The webhooks that have taken no message for a while.
+fn webhooks(leader: &Leader, now: DateTime<Utc>) -> Vec<Finding> {
+    let failing = leader.failing_webhooks.iter();
+    let failing = failing.filter(|failing| now - failing.since >= WEBHOOKS);
+    let found = failing.map(|failing| {
+        let (name, since) = (&failing.webhook, failing.since);
+        let since = since.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let message = format!("`[notify.{name}]` has taken no message since {since}");
+        Finding::warning("webhooks", message).with_help(
+            "the log of beat says why: mend the receiver, or `url` and `secret` in the schedules; it is \
+             told then how things stand, but for messages that it refused for good",
+        )
+    });
+    found.collect()
 }
 
 async fn watermark(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Finding, BrokerError> {
@@ -272,4 +291,37 @@ async fn dead(broker: &dyn Broker) -> Result<Option<Finding>, BrokerError> {
     Ok(Some(
         Finding::warning("dead letters", message).with_help(help),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::FailingWebhook;
+
+    #[test]
+    fn a_webhook_that_fails_for_a_while_is_named() {
+        let at = |minute: u32| DateTime::from_timestamp(i64::from(minute) * 60, 0).unwrap();
+        let failing = |name: &str, minute| FailingWebhook {
+            webhook: name.parse().unwrap(),
+            since: at(minute),
+        };
+        let leader = Leader {
+            beat: Some("b".to_owned()),
+            home: None,
+            since: at(0),
+            renewed_at: at(10),
+            turned_at: at(10),
+            lease: crate::job::Seconds::from_secs(3),
+            held_up: None,
+            failing_webhooks: vec![failing("ops", 9), failing("new", 10)],
+        };
+        let found = webhooks(&leader, at(10));
+        let [finding] = &found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!(finding.state, RemarkKind::Warning);
+        let said = "`[notify.ops]` has taken no message since 1970-01-01T00:09:00Z";
+        assert_eq!(finding.message, said);
+        assert!(finding.help.as_deref().unwrap().contains("log of beat"));
+    }
 }

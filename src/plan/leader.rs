@@ -8,6 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::job::WebhookName;
+
 /// The key of the [`Leader`] in the state bucket.
 pub const LEADER_KEY: &str = "leader";
 /// The longest time for which a leader may ask others to be patient.
@@ -32,6 +34,18 @@ pub struct Leader {
     /// What keeps it from firing what is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_up: Option<HeldUp>,
+    /// The webhooks that did not take their last message, [`Leader::MOST_WEBHOOKS`] at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing_webhooks: Vec<FailingWebhook>,
+}
+
+/// A webhook that takes no messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingWebhook {
+    /// Its name.
+    pub webhook: WebhookName,
+    /// When it did not take a message for the first time since it took one.
+    pub since: DateTime<Utc>,
 }
 
 /// What keeps a beat from firing what is due. It tries again and again, and loses no tick meanwhile.
@@ -64,6 +78,8 @@ pub enum Stall {
 }
 
 impl Leader {
+    /// So many failing webhooks are named, those that have failed for longest.
+    pub const MOST_WEBHOOKS: usize = 16;
     /// Silence of so many leases is a stall.
     const LEASES: u32 = 4;
     /// No shorter silence is one: services are restarted.
@@ -177,6 +193,7 @@ mod tests {
             turned_at: at,
             lease: "3s".parse().unwrap(),
             held_up: None,
+            failing_webhooks: Vec::new(),
         }
     }
 

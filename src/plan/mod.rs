@@ -18,7 +18,7 @@ mod watermark;
 
 pub use alerts::{Alert, Briefing, Standing, TOLD_PREFIX, Told};
 pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
-pub use leader::{Candidacy, HeldUp, LEADER_KEY, Leader, Stall, Vigil};
+pub use leader::{Candidacy, FailingWebhook, HeldUp, LEADER_KEY, Leader, Stall, Vigil};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
 pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX};

@@ -157,6 +157,21 @@ impl StoreError {
         }
     }
 
+    /// The same for an error of looking at all that is stored. A file that is not there is one that the data name, which
+    /// then are not what was written.
+    pub(super) fn from_looking(directory: &Path, error: &sled::Error) -> Self {
+        let operation = "reading the store";
+        match error {
+            sled::Error::Io(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                Self::Damaged {
+                    directory: directory.display().to_string(),
+                    reason: format!("{operation}: it names a file that is not there"),
+                }
+            }
+            error => Self::from_sled(directory, operation, error),
+        }
+    }
+
     pub(super) fn from_sled(
         directory: &Path,
         operation: &'static str,
@@ -174,5 +189,22 @@ impl StoreError {
                 reason: error.to_string(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen of stores that were cut off, or that hold noise: sled takes what it finds for the name of one of its files.
+    #[test]
+    fn data_that_name_a_missing_file_are_damaged() {
+        let looking = |kind: io::ErrorKind| {
+            StoreError::from_looking(Path::new("d"), &sled::Error::Io(kind.into()))
+        };
+        let missing = looking(io::ErrorKind::NotFound);
+        assert!(matches!(missing, StoreError::Damaged { .. }), "{missing}");
+        let broken = looking(io::ErrorKind::UnexpectedEof);
+        assert!(matches!(broken, StoreError::Io { .. }), "{broken}");
     }
 }

@@ -21,6 +21,7 @@ mod batch;
 mod digest;
 mod durability;
 mod error;
+mod foreign;
 mod generation;
 mod locality;
 mod lock;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    StoreError,
+    StoreError, foreign,
     generation::GenerationFile,
     parts::{self, Last},
 };
@@ -73,6 +73,13 @@ pub(super) fn open_database(
     let operation = "opening the store";
     let failed = |error: io::Error| StoreError::from_io(directory, operation, &error);
     let confirmed = generations.read().map_err(failed)?;
+    // What was confirmed is missing in noise anyway: that is found below.
+    if confirmed == 0 && foreign::is_noise(&directory.join("db")).map_err(failed)? {
+        return Err(damaged(
+            directory,
+            "`db` is not a file of this store".to_owned(),
+        ));
+    }
     let limit = time_limit(directory);
     let config = sled::Config::new()
         .path(directory)
@@ -130,8 +137,8 @@ pub(super) fn generation_file(directory: &Path) -> Result<GenerationFile, StoreE
 
 /// Looks at all that is stored; how far it has come.
 fn verify(directory: &Path, database: &sled::Db, confirmed: u64) -> Result<Last, StoreError> {
-    let verified = parts::verify(database)
-        .map_err(|error| StoreError::from_sled(directory, "reading the store", &error))?;
+    let verified =
+        parts::verify(database).map_err(|error| StoreError::from_looking(directory, &error))?;
     let last = verified.map_err(|reason| damaged(directory, reason))?;
     if last.generation < confirmed {
         return Err(damaged(

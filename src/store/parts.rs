@@ -257,3 +257,24 @@ pub(super) fn verify(database: &sled::Db) -> sled::Result<Result<Last, String>> 
         Some((generation, _)) => Ok(Last { generation, digest }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sealed_is_that_or_nothing() {
+        let sealed = sealed(b'v', b"key", b"payload");
+        assert_eq!(unsealed(b"key", &sealed), Some((b'v', &b"payload"[..])));
+        assert_eq!(unsealed(b"other", &sealed), None);
+        // All but the first, which says what it is.
+        for bit in 8..sealed.len() * 8 {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(unsealed(b"key", &flipped), None, "bit {bit}");
+        }
+        for length in 0..sealed.len() {
+            assert_eq!(unsealed(b"key", &sealed[..length]), None, "{length} bytes");
+        }
+    }
+}

@@ -217,24 +217,7 @@ async fn execute(
         lock: permits.lock.as_ref().map(|(name, token)| (&**name, *token)),
         hand_on: &shared.options.hand_on,
     };
-    let work = match &shared.hands {
-        Hands::Player(player) => Ok(Work::Played(player.as_ref())),
-        Hands::Executor(executor) => prepare(&context, executor),
-    };
-    let work = match work {
-        Ok(Work::Program(executor, program)) => {
-            match shared.forbidden(&message.queue, message, &program) {
-                Some(violation) => return not_started(violation.to_string()),
-                None => {
-                    let confinement = shared.confinement();
-                    let program = Program {
-                        confinement,
-                        ..program
-                    };
-                    Work::Program(executor, program)
-                }
-            }
-        }
+    let work = match permitted_work(shared, &context) {
         Ok(work) => work,
         Err(reason) => {
             let mut execution = not_started(reason);
@@ -284,6 +267,30 @@ enum Work<'a> {
     Played(&'a dyn Player),
     Program(&'a Executor, Program),
     Request(&'a Executor, Box<PreparedRequest>),
+}
+
+/// What is to be done, confined, if the policy allows it; fails with a reason for the record.
+fn permitted_work<'a>(shared: &'a Shared, context: &RunContext<'_>) -> Result<Work<'a>, String> {
+    let executor = match &shared.hands {
+        Hands::Player(player) => return Ok(Work::Played(player.as_ref())),
+        Hands::Executor(executor) => executor,
+    };
+    let message = context.message;
+    match prepare(context, executor)? {
+        Work::Program(executor, program) => {
+            match shared.forbidden(&message.queue, message, &program) {
+                Some(violation) => Err(violation.to_string()),
+                None => Ok(Work::Program(
+                    executor,
+                    Program {
+                        confinement: shared.confinement(),
+                        ..program
+                    },
+                )),
+            }
+        }
+        work => Ok(work),
+    }
 }
 
 /// Fills in the placeholders; fails with a reason for the record.

@@ -89,8 +89,8 @@ impl Shared {
             let (record, revision) = match found {
                 Ok(Some((record, revision))) => (record, Some(revision)),
                 Ok(None) if tried > 0 && self.is_erased(message).await? => {
-                    let why = NotTaken::Refused(Refusal::Erased);
-                    self.bury(delivery, &why).await;
+                    self.bury(delivery, &NotTaken::Refused(Refusal::Erased))
+                        .await;
                     return Ok(Step::Done);
                 }
                 Ok(None) => (RunRecord::queued(message), None),
@@ -116,58 +116,69 @@ impl Shared {
                 found = self.read_record(message).await?;
                 continue;
             }
-            let before = message.spec.is_limited().then(|| record.clone());
-            match record.claim(&by, message.expires_at, message.spec.retry.max_crashes) {
-                Ok(claim) => {
-                    if let Some(before) = before {
-                        let (now, about) = (by.at, (&before, claim.fence));
-                        let permission = self.permit(delivery, message, about, permits).await?;
-                        match self
-                            .not_now(delivery, message, (before, revision), permission, now)
-                            .await?
-                        {
-                            NotNow::Start => {}
-                            NotNow::Done => return Ok(Step::Done),
-                            NotNow::Again => {
-                                found = self.read_record(message).await?;
-                                continue;
-                            }
-                        }
-                    }
-                    let stored = self
-                        .write(&claim.record, revision, Durability::Crash)
-                        .await?;
-                    if let Cas::Done(revision) = stored {
-                        return Ok(Step::Execute(Box::new(Claimed {
-                            record: claim.record,
-                            revision,
-                            attempt: claim.attempt,
-                            fence: claim.fence,
-                            permits: Permits::default(),
-                        })));
-                    }
-                }
-                Err(ClaimRefused::Ended(_) | ClaimRefused::Stale) => {
-                    // Not ours to settle: the later delivery is.
-                    info!(target: "orchestrator::worker", run_id = %message.run_id,
-                        "a delivery that had run out is dropped");
-                    return Ok(Step::Done);
-                }
-                Err(ClaimRefused::EndNow(record)) => {
-                    let stored = self.write(&record, revision, Durability::Power).await?;
-                    if let Cas::Done(_) = stored {
-                        self.end_unexecuted(delivery, message, &record).await?;
-                        return Ok(Step::Done);
-                    }
-                }
+            let tried = self.try_claim(delivery, message, (record, revision), &by, permits);
+            if let Some(step) = tried.await? {
+                return Ok(step);
             }
-            // What it holds, it holds under a fence that may be somebody else's by now.
-            self.give_back(permits).await;
             found = self.read_record(message).await?;
         }
         warn!(target: "orchestrator::worker", run_id = %message.run_id,
             "the record kept changing; the run is left to its lease");
         Ok(Step::Done)
+    }
+
+    /// Tries to make a run this worker's, as its record was found; `None`: it has changed meanwhile.
+    async fn try_claim(
+        &self,
+        delivery: &Delivery,
+        message: &RunMessage,
+        (record, revision): (RunRecord, Option<Revision>),
+        by: &Claimant,
+        permits: &mut Permits,
+    ) -> Result<Option<Step>, BrokerError> {
+        let before = message.spec.is_limited().then(|| record.clone());
+        match record.claim(by, message.expires_at, message.spec.retry.max_crashes) {
+            Ok(claim) => {
+                if let Some(before) = before {
+                    let (now, about) = (by.at, (&before, claim.fence));
+                    let permission = self.permit(delivery, message, about, permits).await?;
+                    match self
+                        .not_now(delivery, message, (before, revision), permission, now)
+                        .await?
+                    {
+                        NotNow::Start => {}
+                        NotNow::Done => return Ok(Some(Step::Done)),
+                        NotNow::Again => return Ok(None),
+                    }
+                }
+                let write = self.write(&claim.record, revision, Durability::Crash);
+                if let Cas::Done(revision) = write.await? {
+                    return Ok(Some(Step::Execute(Box::new(Claimed {
+                        record: claim.record,
+                        revision,
+                        attempt: claim.attempt,
+                        fence: claim.fence,
+                        permits: Permits::default(),
+                    }))));
+                }
+            }
+            Err(ClaimRefused::Ended(_) | ClaimRefused::Stale) => {
+                // Not ours to settle: the later delivery is.
+                info!(target: "orchestrator::worker", run_id = %message.run_id,
+                    "a delivery that had run out is dropped");
+                return Ok(Some(Step::Done));
+            }
+            Err(ClaimRefused::EndNow(record)) => {
+                let stored = self.write(&record, revision, Durability::Power).await?;
+                if let Cas::Done(_) = stored {
+                    self.end_unexecuted(delivery, message, &record).await?;
+                    return Ok(Some(Step::Done));
+                }
+            }
+        }
+        // What it holds, it holds under a fence that may be somebody else's by now.
+        self.give_back(permits).await;
+        Ok(None)
     }
 
     /// Whether nothing is to be claimed: it is to come again later, may still be held, or has ended. What follows from
@@ -302,17 +313,13 @@ impl Shared {
             reason: error.to_string(),
         })?;
         let key = record.run_id.key();
-        match revision {
-            None if self.has_keys() => {
-                let created = self.broker.create(Bucket::Runs, &key, value, durability);
-                created.await
-            }
-            _ => {
-                self.broker
-                    .compare_and_set(Bucket::Runs, &key, revision, value, durability)
-                    .await
-            }
+        if revision.is_none() && self.has_keys() {
+            let created = self.broker.create(Bucket::Runs, &key, value, durability);
+            return created.await;
         }
+        self.broker
+            .compare_and_set(Bucket::Runs, &key, revision, value, durability)
+            .await
     }
 
     /// A run that has ended without another execution: cancelled, expired, or too many crashes.

@@ -200,20 +200,8 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
             served = open;
         }
         if served.is_empty() {
-            match serving.is_told() {
-                true => shared.options.pulse.is_well("nothing to serve"),
-                false => shared
-                    .options
-                    .pulse
-                    .fails("not told yet which queues are paused".to_owned()),
-            }
-            // A pause may end by itself.
-            tokio::select! {
-                biased;
-                () = serving.changed() => {}
-                () = tokio::time::sleep(PULL_WAIT) => {}
-                () = drain.cancelled() => return,
-            }
+            // Draining is seen to at the next look for free slots.
+            wait_for_queues(shared, &mut serving, drain).await;
             continue;
         }
         // A change of the queues, too, ends a pull: the new ones are not to wait for it.
@@ -250,6 +238,24 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
                 }
             }
         }
+    }
+}
+
+/// Waits until there may be a queue to serve, or `drain`.
+async fn wait_for_queues(shared: &Shared, serving: &mut Serving, drain: &CancellationToken) {
+    match serving.is_told() {
+        true => shared.options.pulse.is_well("nothing to serve"),
+        false => shared
+            .options
+            .pulse
+            .fails("not told yet which queues are paused".to_owned()),
+    }
+    // A pause may end by itself.
+    tokio::select! {
+        biased;
+        () = serving.changed() => {}
+        () = tokio::time::sleep(PULL_WAIT) => {}
+        () = drain.cancelled() => {}
     }
 }
 

@@ -61,6 +61,7 @@ impl Shared {
                 "its outcome is not recorded: somebody else has the run");
             return Ok(());
         };
+        point!("worker-recorded");
         tell(message, &record, &disposition);
         if record.state.is_final() {
             self.ping_end(message, &record);

@@ -129,6 +129,7 @@ mod tests {
             turned_at: at,
             lease: crate::job::Seconds::from_secs(3),
             held_up: None,
+            failing_webhooks: Vec::new(),
         };
         let revision = serde_json::from_value(revision.into()).ok()?;
         Some((revision, leader))

@@ -177,6 +177,59 @@ fn files_that_are_not_what_they_should_be() {
     }
 }
 
+/// Whatever is wrong with a file that is to let somebody in is wrong usage, named with the file, without a server.
+#[test]
+fn files_of_users_that_are_not_what_they_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (_, creds) = operator("canary");
+    let seed = creds.lines().find(|line| line.starts_with("SU")).unwrap();
+    let (half, _) = creds.split_once(seed).unwrap();
+    let wrong_seed = creds.replace(seed, "SUCANARYcanary");
+    let missing = dir.path().join("missing").to_str().unwrap().to_owned();
+    let directory = dir.path().to_str().unwrap().to_owned();
+    let wrong = [
+        file("empty", b""),
+        file("noise", b"canary\n"),
+        file("binary", &[0xff, 0xfe, 0]),
+        file("half", half.as_bytes()),
+        file("seed", wrong_seed.as_bytes()),
+        missing,
+        directory,
+    ];
+    let variables = [
+        ("--nats-creds", "NATS_CREDS"),
+        ("--nats-nkey", "NATS_NKEY"),
+        ("--nats-password-file", ""),
+        ("--nats-token-file", ""),
+    ];
+    for (option, variable) in variables {
+        for path in &wrong {
+            let is_secret = option.ends_with("-file");
+            // Any text is a password.
+            if is_secret
+                && ["noise", "half", "seed"]
+                    .iter()
+                    .any(|name| path.ends_with(name))
+            {
+                continue;
+            }
+            let mut args = vec!["--nats", "nats://127.0.0.1:1", option, path.as_str()];
+            if option == "--nats-password-file" {
+                args.extend(["--nats-user", "beat"]);
+            }
+            refused(&args, &[], 2, &[path]);
+            if !variable.is_empty() {
+                refused(&args[..2], &[(variable, path)], 2, &[path]);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_service_whose_key_was_taken_away_says_so_once() {
     let users = |password: &str| format!("authorization {{ user: beat, password: {password} }}");

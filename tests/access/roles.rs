@@ -374,6 +374,27 @@ fn without_its_keys_the_server_does_not_start() {
 }
 
 #[test]
+fn a_viewer_that_comes_first_finds_nothing_and_is_told_why() {
+    let shipped = Shipped::start();
+    let mut here = Installation::new();
+    for (name, value) in shipped.env("viewer") {
+        here.set(name, &value);
+    }
+    for list in ["jobs", "runs", "queues", "workers", "locks", "dead"] {
+        assert_eq!(here.json(&[list]), serde_json::json!([]), "{list}");
+    }
+    let told = here.run(&["doctor"]);
+    assert_eq!(told.code, 1, "no beat: {}{}", told.stdout, told.stderr);
+    for part in [
+        "no beat has set this server up yet",
+        "start `orchestrator beat`",
+    ] {
+        assert!(told.stdout.contains(part), "{part}: {}", told.stdout);
+    }
+    assert!(!shipped.server.log().contains("Violation"));
+}
+
+#[test]
 fn a_worker_that_comes_first_says_what_is_missing() {
     let shipped = Shipped::start();
     let installation = Installation::new();

@@ -1,81 +1,82 @@
 //! Beat killed with SIGKILL between any two of its steps: no tick fires twice, none is lost.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use crate::{
+    beat_stopped::{BATCH, WIPED, WORKER},
     seed,
     support::{Installation, checker, nats::NatsServer, random::number, wait_for},
 };
 
-/// The steps of beat between "due" and "committed".
-pub const POINTS: [&str; 19] = [
+/// The steps of beat between "due" and "committed", and those of a start before it repeats a step.
+pub const POINTS: [&str; 48] = [
+    "beat-watermark-read",
+    "beat-states-read",
+    "beat-installation-read",
+    "beat-installation-named",
+    "beat-listening",
+    "beat-repeating",
+    "beat-begun-again",
     "beat-due",
+    "beat-watermark-moved",
     "beat-announced",
+    "beat-too-late",
     "beat-before-publish",
     "beat-asked",
+    "publish-sought-record",
+    "publish-sought-run",
+    "publish-other-found",
     "publish-before-cancel",
+    "publish-before-cancel-elsewhere",
+    "publish-record-read",
+    "publish-cancel-recorded",
+    "publish-worker-told",
+    "publish-before-removal",
+    "publish-removed",
     "publish-cancelled",
+    "publish-cancelled-elsewhere",
+    "publish-looked-elsewhere",
     "publish-before-slot",
+    "nats-before-store",
+    "nats-stored",
+    "publish-refused",
+    "publish-vanished",
+    "publish-in-the-way",
+    "publish-ended",
+    "publish-dead",
     "publish-freed",
     "beat-before-agreement",
+    "beat-record-written",
+    "beat-disagreed",
     "beat-agreed",
-    "beat-before-calling-off",
     "beat-occupied",
+    "beat-sought-record",
+    "beat-sought-run",
+    "beat-before-calling-off",
     "beat-looked-up",
     "beat-published",
     "beat-before-states",
     "beat-state-written",
     "beat-before-commit",
-    "beat-committed",
-    "beat-own-kept",
 ];
 
-const EVERY_SECOND: &str = r#"
+/// What follows a commit.
+pub const AFTER: [&str; 2] = ["beat-committed", "beat-own-kept"];
+
+/// Every step takes its time with this probability, in percent, and for so long.
+pub fn each_takes_its_time(percent: u32, milliseconds: u32) -> String {
+    let at = |point: &&str| format!("{point}={percent}%sleep({milliseconds})");
+    let all: Vec<_> = POINTS.iter().chain(&AFTER).map(at).collect();
+    all.join(";")
+}
+
+pub const EVERY_SECOND: &str = r#"
 [job.tick]
 every = "1s"
 overlap = "allow"
 shell = "echo $ORCHESTRATOR_RUN_ID >> ticks"
 working_dir = ".."
 "#;
-
-fn killed_at(point: &str) {
-    let nats = NatsServer::start();
-    let here = Installation::on_nats(&nats.url());
-    here.schedule("a.toml", EVERY_SECOND);
-    let _worker = here.start("worker", &["worker", "--queue", "default"]);
-    let failpoint = format!("{point}=pause");
-    for _ in 0..number("CHAOS_ROUNDS", 12) {
-        let before = here.lines("beat.log").len();
-        let beat = here.start_with(
-            "beat",
-            &["beat", "-v"],
-            &[("FAILPOINTS", failpoint.as_str())],
-        );
-        wait_for("beat to reach the failpoint", || {
-            let log = here.lines("beat.log");
-            let new = log.get(before..).unwrap_or_default();
-            let reached = match point {
-                "beat-before-commit" => "run published",
-                _ => "step announced",
-            };
-            new.iter().any(|line| line.contains(reached)).then_some(())
-        });
-        beat.kill9();
-    }
-    let beat = here.start("beat", &["beat"]);
-    let before = here.lines("ticks").len();
-    wait_for("ticks after the last restart", || {
-        (here.lines("ticks").len() >= before + 3).then_some(())
-    });
-    beat.stop();
-    check(&here);
-}
-
-fn check(here: &Installation) {
-    checker::all_ended(here);
-    checker::one_verdict_each(here, "tick");
-    checker::executed_once(here, "tick", "ticks");
-}
 
 /// Two more jobs meet their own live run at most ticks, so that beat has to look at what is in their way, and to write
 /// a state, or to cancel it.
@@ -103,8 +104,8 @@ fn at_any_step() {
     here.schedule("b.toml", ALWAYS_LIVE);
     let worker = here.start("worker", &["worker", "--queue", "default"]);
     // Each step takes its time now and then, so that kills fall between any two.
-    let slow = POINTS.map(|point| format!("{point}=30%sleep(120)"));
-    let slow = [("FAILPOINTS", &*slow.join(";"))];
+    let slow = each_takes_its_time(15, 120);
+    let slow = [("FAILPOINTS", &*slow)];
     for _ in 0..number("CHAOS_ROUNDS", 12) {
         let led = || here.read("beat.log").matches("\"leading\"").count();
         let before = led();
@@ -119,18 +120,36 @@ fn at_any_step() {
         (here.lines("ticks").len() >= before + 3).then_some(())
     });
     assert!(beat.stop().success());
-    check(&here);
-    checker::one_verdict_each(&here, "live");
-    checker::one_verdict_each(&here, "replaced");
+    checker::all_ended(&here);
+    for job in ["tick", "live", "replaced"] {
+        checker::one_verdict_each(&here, job);
+    }
+    checker::executed_once(&here, "tick", "ticks");
     assert!(worker.stop().success());
 }
 
-#[test]
-fn between_publish_and_commit() {
-    killed_at("beat-before-commit");
+fn points_in(directory: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            points_in(&path, found);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let names = text.split("point!(\"").skip(1);
+        found.extend(names.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    }
 }
 
+/// Every point of the source is one that some test stops at, and the other way round.
 #[test]
-fn between_announcement_and_publish() {
-    killed_at("beat-announced");
+fn no_point_is_forgotten() {
+    let mut there = BTreeSet::new();
+    points_in(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut there,
+    );
+    let stopped_at = POINTS.iter().chain(&AFTER).chain(&BATCH).chain(&WIPED);
+    let stopped_at = stopped_at.chain([&WORKER]).map(|point| (*point).to_owned());
+    assert_eq!(there, stopped_at.collect());
 }

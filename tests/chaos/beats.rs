@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
-    beat_killed::{ALWAYS_LIVE, POINTS},
+    beat_killed::{ALWAYS_LIVE, each_takes_its_time},
     seed,
     support::{
         Installation, Service, checker,
@@ -35,8 +35,7 @@ working_dir = ".."
 
 /// At each of its steps a beat may stand still for longer than the lease.
 fn standstill() -> String {
-    let at = |point: &str| format!("{point}=2%sleep(1300)");
-    POINTS.map(at).join(";")
+    each_takes_its_time(1, 1_300)
 }
 
 struct Beats {

@@ -172,8 +172,8 @@ fn an_account_that_is_full_refuses_submitters_and_costs_no_tick() {
     wait_until_it_waits(&beat);
     let room = finding(&here, "room", " MB are stored").unwrap();
     assert_eq!(room["state"], "warning", "{room}");
-    // No dead letter can be kept: that was asked for last, and does not take away what was found before.
-    let letters = finding(&here, "room", "create the stream ORCH_DEAD").unwrap();
+    // No dead letter can be kept: its stream could not be made, which does not take away what was found before.
+    let letters = finding(&here, "streams", "ORCH_DEAD").unwrap();
     assert_eq!(letters["state"], "failed", "{letters}");
     assert!(
         letters["help"].as_str().unwrap().contains("2 GB"),

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::{Failing, briefing};
 use crate::{
     beat::{
         BeatError,
@@ -66,7 +67,12 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    pub(super) fn new(broker: SharedBroker, set: JobSet, destination: Destination) -> Self {
+    pub(super) fn new(
+        broker: SharedBroker,
+        set: JobSet,
+        destination: Destination,
+        failing: Failing,
+    ) -> Self {
         let now = clock::now();
         Self {
             broker,
@@ -82,7 +88,7 @@ impl Courier {
             states: HashMap::new(),
             heard_of: BTreeSet::new(),
             later: VecDeque::new(),
-            post: Post::new(),
+            post: Post::new(failing),
             letters_told_at: None,
         }
     }
@@ -148,16 +154,9 @@ impl Courier {
         let Some(webhook) = self.destination.webhook() else {
             return Ok(());
         };
-        let key = format!("{TOLD_PREFIX}{}", webhook.name);
-        let known = self.broker.get(Bucket::State, &key).await?;
-        match known.and_then(|entry| serde_json::from_slice(&entry.value).ok()) {
-            Some(briefing) => self.briefing = briefing,
-            None => {
-                self.briefing.last_letter = self.newest_letter().await?;
-                self.keep_briefing().await?;
-            }
-        }
-        let prefix = format!("{key}.");
+        let since = self.briefing.since;
+        self.briefing = briefing::briefing(&self.broker, &webhook.name, since).await?;
+        let prefix = format!("{TOLD_PREFIX}{}.", webhook.name);
         for entry in broker::list(self.broker.as_ref(), Bucket::State, &prefix).await? {
             if let Some((name, told)) = read_job(&entry, &prefix) {
                 self.told.insert(name, told);
@@ -170,10 +169,7 @@ impl Courier {
         let Some(webhook) = self.destination.webhook() else {
             return Ok(());
         };
-        let key = format!("{TOLD_PREFIX}{}", webhook.name);
-        let value = encode(&key, &self.briefing)?;
-        self.broker.put(Bucket::State, &key, value).await?;
-        Ok(())
+        briefing::keep(&self.broker, &webhook.name, &self.briefing).await
     }
 
     async fn take_stock(&mut self) -> Result<Changes, BeatError> {

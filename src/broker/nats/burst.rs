@@ -228,6 +228,7 @@ impl Shared {
             sent.await
                 .map_err(|error| Fate::NotTaken(error.to_string()))?;
         }
+        point!("nats-batch-sent");
         let mut commit = headers(batch.len(), &last.message);
         commit.insert("Nats-Batch-Commit", "1");
         let request = Request::new()
@@ -239,6 +240,7 @@ impl Shared {
             answer = self.client.send_request(subject, request) => answer,
             () = losses.next() => return Err(Fate::Unclear("the connection was lost".to_owned())),
         };
+        point!("nats-batch-stored");
         match answer {
             Ok(answer) => Ok(answer.payload),
             Err(error) => Err(match error.kind() {

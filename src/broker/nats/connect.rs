@@ -6,8 +6,15 @@ use async_nats::{ConnectOptions, Event, ServerError};
 use tracing::{debug, info, warn};
 
 use super::{
-    NatsBroker, PATIENCE, burst::Burst, credentials::Credentials, disturbed::Disturbed,
-    names::Names, pace::Batches, refused, setup::Setup, violations::Violations,
+    NatsBroker, PATIENCE,
+    burst::Burst,
+    credentials::Credentials,
+    disturbed::Disturbed,
+    names::Names,
+    pace::Batches,
+    refused,
+    setup::{Missing, Setup},
+    violations::Violations,
 };
 use crate::{broker::BrokerError, clock, run::Authority};
 
@@ -28,6 +35,8 @@ pub struct NatsOptions {
     pub lease: Duration,
     /// Copies of every stream and bucket in a cluster, 1 to 5.
     pub replicas: usize,
+    /// What a question does about a stream that is missing.
+    pub missing: Missing,
     /// When runs that are published at the same time are stored as one.
     pub batches: Batches,
     /// How long the first connection may take.
@@ -46,6 +55,7 @@ impl Default for NatsOptions {
             tls_first: false,
             lease: Duration::from_secs(15),
             replicas: 1,
+            missing: Missing::default(),
             batches: Batches::default(),
             connect_timeout: Duration::from_secs(5),
             authority: None,
@@ -127,7 +137,7 @@ impl NatsBroker {
             client,
             url,
             lease: options.lease,
-            setup: Setup::new(options.replicas, options.batches),
+            setup: Setup::new(options.replicas, options.batches, options.missing),
             names,
             violations,
             disturbed,

@@ -13,7 +13,8 @@ use tracing::{info, warn};
 use super::{
     NatsBroker,
     api::code,
-    setup::{Stream, Turn, nanoseconds},
+    settings::nanoseconds,
+    setup::{Stream, Turn},
 };
 use crate::{broker::BrokerError, clock, job::QueueName};
 

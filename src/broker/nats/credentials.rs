@@ -1,7 +1,7 @@
 //! How to get in: what the client shows to the server, and what that is called in errors. Never shows a secret.
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -68,6 +68,25 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 impl Credentials {
+    /// What is wrong with what a user is known by, if anything, as the client would find it. Repeats no secret.
+    pub fn check_user(&self) -> Result<(), String> {
+        if let Some(path) = &self.creds_file {
+            let refuse = |error: io::Error| {
+                let shown = path.display();
+                format!(
+                    "the credentials for NATS: {shown}: {error}; `nsc generate creds` writes such a file"
+                )
+            };
+            let text = std::fs::read_to_string(path).map_err(refuse)?;
+            ConnectOptions::with_credentials(&text).map_err(refuse)?;
+        }
+        match (&self.jwt, &self.nkey) {
+            (_, Some(seed)) => check_seed(seed),
+            (Some(_), None) => Err("a JWT needs the seed of its nkey".to_owned()),
+            (None, None) => Ok(()),
+        }
+    }
+
     /// What is wrong with the files of certificates, if anything: the client itself says no more than that it is.
     pub fn check_certificates(&self) -> Result<(), String> {
         if let Some(ca) = &self.ca {

@@ -20,6 +20,7 @@ mod publish;
 mod pull;
 mod refused;
 mod remarks;
+mod settings;
 mod setup;
 mod stored;
 mod streams;
@@ -38,6 +39,7 @@ pub use credentials::{Credentials, check_seed, new_nkey};
 use disturbed::Disturbed;
 use names::Names;
 pub use pace::Batches;
+pub use setup::Missing;
 use setup::Setup;
 use violations::Violations;
 

@@ -65,10 +65,12 @@ async fn alone(
     for _ in 0..TRIES {
         nats.make_queue_known(&run.queue).await?;
         let start = clock::monotonic();
+        point!("nats-before-store");
         let headers = headers(nats, &run, &subject);
         let stored = nats
             .store_by_id::<Stored>(&operation, &subject, &headers, &run.payload)
             .await;
+        point!("nats-stored");
         if let Some(place) = place.take() {
             let took = clock::monotonic().saturating_duration_since(start);
             nats.burst.note(&place, took);

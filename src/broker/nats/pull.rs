@@ -17,7 +17,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsBroker, setup::nanoseconds, violations::Listening};
+use super::{NatsBroker, settings::nanoseconds, violations::Listening};
 use crate::{
     broker::{BrokerError, Delivery, PullRequest, Receipt},
     clock,

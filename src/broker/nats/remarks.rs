@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::{
     NatsBroker,
     api::code,
-    setup::{Stream, knows_batches},
+    setup::{Stream, buckets, knows_batches},
 };
 use crate::{
-    broker::{BrokerError, Bucket, Lifetime, Remark, RemarkKind},
+    broker::{BrokerError, Remark, RemarkKind},
     clock,
 };
 
@@ -66,7 +66,7 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
         Ok(account) => remarks.extend([room(&account), places(&account)]),
         Err(error) => remarks.push(refused(broker.error(operation, error))?),
     }
-    let (mut well, mut clock_seen) = (Vec::new(), None);
+    let (mut well, mut missing, mut clock_seen) = (Vec::new(), Vec::new(), None);
     for stream in all_streams() {
         let name = broker.stream_name(stream);
         let subject = format!("STREAM.INFO.{name}");
@@ -77,8 +77,10 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
             .await
         {
             Ok(found) => found,
-            // Made when it is needed.
-            Err(error) if error.is(code::NO_STREAM) => continue,
+            Err(error) if error.is(code::NO_STREAM) => {
+                missing.push(name);
+                continue;
+            }
             Err(error) => {
                 remarks.push(refused(broker.error(&operation, error))?);
                 continue;
@@ -98,11 +100,12 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
         }
     }
     remarks.extend(clock_seen);
+    remarks.extend(streams::missing(&missing, all_streams().count()));
     remarks.extend(streams::summary(&well));
     Ok(remarks)
 }
 
-/// What one may not look at is told; everything else that goes wrong ends the looking about.
+/// What one may not look at is told; all else ends the looking about.
 fn refused(error: BrokerError) -> Result<Remark, BrokerError> {
     match error {
         BrokerError::NotPermitted { .. } => {
@@ -119,12 +122,8 @@ fn refused(error: BrokerError) -> Result<Remark, BrokerError> {
 }
 
 fn all_streams() -> impl Iterator<Item = Stream> {
-    let buckets = [Bucket::State, Bucket::Runs, Bucket::Locks, Bucket::Workers];
-    let unique = Lifetime::ALL.map(Bucket::Unique);
-    let values = buckets.into_iter().chain(unique).map(Stream::Values);
-    [Stream::Jobs, Stream::Logs, Stream::Dead]
-        .into_iter()
-        .chain(values)
+    let streams = [Stream::Jobs, Stream::Logs, Stream::Dead];
+    streams.into_iter().chain(buckets().map(Stream::Values))
 }
 
 /// The server's clock beside ours; it told the time at some moment between `before` and `after`.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::warn;
 
 use super::{
@@ -21,21 +21,12 @@ use crate::{
     job::QueueName,
 };
 
-/// How long a message id is remembered.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// What is kept of the logs.
-const LOGS_MAX_BYTES: i64 = 1 << 30;
-/// How long logs are kept.
-const LOGS_MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
-/// What is kept of the dead letters.
-const DEAD_MAX_MESSAGES: i64 = 10_000;
-const DEAD_MAX_BYTES: i64 = 1 << 30;
-
 /// What was made sure of on this connection.
 #[derive(Debug)]
 pub(super) struct Setup {
-    replicas: usize,
+    pub(super) replicas: usize,
     batches: Batches,
+    missing: Missing,
     present: Mutex<HashSet<String>>,
     /// When the stream of the runs was made, as the server says.
     made: Mutex<Option<String>>,
@@ -45,6 +36,16 @@ pub(super) struct Setup {
     /// Held by the one that looks at streams, and by the one that makes a queue known: a burst of a thousand asks once.
     looking: tokio::sync::Mutex<()>,
     queueing: tokio::sync::Mutex<()>,
+}
+
+/// What a question does about a stream that is missing. Whatever writes makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Missing {
+    /// It makes it: a service stays, and waits for what will be in it.
+    #[default]
+    Make,
+    /// There is nothing in it, and it stays missing: whoever only asks must not choose how many copies there are.
+    LeaveOut,
 }
 
 /// A stream of ours.
@@ -57,10 +58,11 @@ pub(super) enum Stream {
 }
 
 impl Setup {
-    pub(super) fn new(replicas: usize, batches: Batches) -> Self {
+    pub(super) fn new(replicas: usize, batches: Batches, missing: Missing) -> Self {
         Self {
             replicas,
             batches,
+            missing,
             present: Mutex::default(),
             made: Mutex::default(),
             direct: Mutex::default(),
@@ -203,14 +205,23 @@ impl NatsBroker {
     /// Makes sure of a stream: it is looked at, and made if it is missing. What exists with other settings is an
     /// operator's choice, which stays.
     pub(super) async fn ensure(&self, stream: Stream) -> Result<(), BrokerError> {
+        self.look_for(stream, Missing::Make).await.map(|_| ())
+    }
+
+    /// Whether there is a stream to be read. Makes it only if this connection does that for a question.
+    pub(super) async fn is_there(&self, stream: Stream) -> Result<bool, BrokerError> {
+        self.look_for(stream, self.setup.missing).await
+    }
+
+    async fn look_for(&self, stream: Stream, missing: Missing) -> Result<bool, BrokerError> {
         let name = self.stream_name(stream);
         if self.setup.knows(&name) {
-            return Ok(());
+            return Ok(true);
         }
         let operation = format!("look at the stream {name}");
         let turn = turn(&self.setup.looking).await;
         if self.setup.knows(&name) {
-            return Ok(());
+            return Ok(true);
         }
         let Some(_turn) = turn.filter(Turn::leaves_time) else {
             return Err(self.out_of_reach(&operation, "no answer in time".to_owned()));
@@ -218,13 +229,21 @@ impl NatsBroker {
         let subject = format!("STREAM.INFO.{name}");
         let found = match self.api::<Value>(&operation, &subject, &Value::Null).await {
             Ok(found) => found,
-            Err(error) if error.is(code::NO_STREAM) => self.create(stream, &name).await?,
+            Err(error) if error.is(code::NO_STREAM) => match missing {
+                Missing::Make => self.create(stream, &name).await?,
+                Missing::LeaveOut => return Ok(false),
+            },
             Err(error) => return Err(self.error(&operation, error)),
         };
         self.setup.note_direct(&name, &found["config"]);
         self.tell_of_copies(&name, &found["config"]);
         if stream == Stream::Jobs {
-            let takes_batches = self.let_batches_in(&name, &found["config"]).await;
+            let config = &found["config"];
+            // A question changes no setting: that is left to the first run that is published.
+            if missing == Missing::LeaveOut && self.wants_batches() && !takes_batches(config) {
+                return Ok(true);
+            }
+            let takes_batches = self.let_batches_in(&name, config).await;
             self.burst.allow(takes_batches);
             let made = found["created"].as_str().map(str::to_owned);
             if self.setup.is_another(made) {
@@ -233,7 +252,7 @@ impl NatsBroker {
             }
         }
         self.setup.note(name);
-        Ok(())
+        Ok(true)
     }
 
     /// Whoever came first has made it as he was told: perhaps a command that nobody told of the cluster.
@@ -266,7 +285,7 @@ impl NatsBroker {
         }
     }
 
-    fn wants_batches(&self) -> bool {
+    pub(super) fn wants_batches(&self) -> bool {
         self.setup.batches != Batches::Never && knows_batches(&self.client.server_info().version)
     }
 
@@ -286,66 +305,6 @@ impl NatsBroker {
                 error => error,
             }),
         }
-    }
-
-    /// What a stream is made with.
-    pub(super) fn stream_config(&self, stream: Stream, name: &str) -> Value {
-        let mut config = json!({
-            "name": name,
-            "storage": "file",
-            "retention": "limits",
-            "num_replicas": self.setup.replicas,
-            "max_consumers": -1,
-            "max_msgs": -1,
-            "max_bytes": -1,
-            "duplicate_window": nanoseconds(DUPLICATE_WINDOW),
-        });
-        let more = match stream {
-            Stream::Jobs => json!({
-                "subjects": [self.names.all_jobs()],
-                "retention": "workqueue",
-                "discard": "new",
-                "discard_new_per_subject": true,
-                "max_msgs_per_subject": 1,
-                "allow_direct": true,
-            }),
-            Stream::Logs => json!({
-                "subjects": [self.names.all_logs()],
-                "discard": "old",
-                "max_age": nanoseconds(LOGS_MAX_AGE),
-                "max_bytes": LOGS_MAX_BYTES,
-            }),
-            Stream::Dead => json!({
-                "subjects": [self.names.all_dead()],
-                "discard": "old",
-                "max_msgs": DEAD_MAX_MESSAGES,
-                "max_bytes": DEAD_MAX_BYTES,
-            }),
-            Stream::Values(bucket) => {
-                let age = bucket.max_age().unwrap_or_default();
-                let window = match age.is_zero() {
-                    true => DUPLICATE_WINDOW,
-                    false => DUPLICATE_WINDOW.min(age),
-                };
-                json!({
-                    "subjects": [self.names.key(bucket, ">")],
-                    "discard": "new",
-                    "max_msgs_per_subject": 1,
-                    "max_age": nanoseconds(age),
-                    "duplicate_window": nanoseconds(window),
-                    "allow_rollup_hdrs": true,
-                    "deny_delete": true,
-                    "allow_direct": true,
-                })
-            }
-        };
-        if let (Value::Object(config), Value::Object(more)) = (&mut config, more) {
-            config.extend(more);
-        }
-        if stream == Stream::Jobs && self.wants_batches() {
-            config["allow_atomic"] = true.into();
-        }
-        config
     }
 }
 
@@ -372,7 +331,8 @@ async fn turn(of: &tokio::sync::Mutex<()>) -> Option<Turn<'_>> {
     })
 }
 
-fn buckets() -> impl Iterator<Item = Bucket> {
+/// Every bucket.
+pub(super) fn buckets() -> impl Iterator<Item = Bucket> {
     let buckets = [Bucket::State, Bucket::Runs, Bucket::Locks, Bucket::Workers];
     buckets.into_iter().chain(Lifetime::ALL.map(Bucket::Unique))
 }
@@ -397,8 +357,4 @@ fn series(version: &str) -> (Option<u32>, Option<u32>) {
 
 fn takes_batches(config: &Value) -> bool {
     config["allow_atomic"] == true
-}
-
-pub(super) fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -46,7 +46,9 @@ pub(super) async fn read_log(
     after: u64,
     limit: usize,
 ) -> Result<Vec<(u64, LogChunk)>, BrokerError> {
-    nats.ensure(Stream::Logs).await?;
+    if !nats.is_there(Stream::Logs).await? {
+        return Ok(Vec::new());
+    }
     let subject = nats.names.log(run_id);
     let operation = format!("read {subject}");
     let stream = nats.names.logs_stream();
@@ -76,7 +78,9 @@ pub(super) async fn dead_letters(
     limit: usize,
 ) -> Result<Vec<(u64, DeadLetter)>, BrokerError> {
     const OPERATION: &str = "list dead letters";
-    nats.ensure(Stream::Dead).await?;
+    if !nats.is_there(Stream::Dead).await? {
+        return Ok(Vec::new());
+    }
     let stream = nats.names.dead_stream();
     let info = nats
         .api::<Value>(
@@ -111,7 +115,9 @@ pub(super) async fn dead_letters(
 }
 
 pub(super) async fn discard(nats: &NatsBroker, sequence: u64) -> Result<bool, BrokerError> {
-    nats.ensure(Stream::Dead).await?;
+    if !nats.is_there(Stream::Dead).await? {
+        return Ok(false);
+    }
     let operation = format!("discard dead letter {sequence}");
     let stream = nats.names.dead_stream();
     let which = json!({ "seq": sequence });

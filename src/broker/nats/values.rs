@@ -36,7 +36,9 @@ pub(super) async fn latest(
     bucket: Bucket,
     prefix: &str,
 ) -> Result<Option<Entry>, BrokerError> {
-    nats.ensure(Stream::Values(bucket)).await?;
+    if !nats.is_there(Stream::Values(bucket)).await? {
+        return Ok(None);
+    }
     let subject = nats.names.key(bucket, &format!("{prefix}>"));
     let operation = format!("get {subject}");
     let which = json!({ "last_by_subj": subject });
@@ -50,7 +52,9 @@ async fn last(
     bucket: Bucket,
     key: &str,
 ) -> Result<Option<StoredMessage>, BrokerError> {
-    nats.ensure(Stream::Values(bucket)).await?;
+    if !nats.is_there(Stream::Values(bucket)).await? {
+        return Ok(None);
+    }
     let subject = nats.names.key(bucket, key);
     let operation = format!("get {subject}");
     let stream = nats.names.bucket_stream(bucket);
@@ -210,7 +214,10 @@ pub(super) async fn watch(
     bucket: Bucket,
     prefix: &str,
 ) -> Result<Changes, BrokerError> {
-    nats.ensure(Stream::Values(bucket)).await?;
+    if !nats.is_there(Stream::Values(bucket)).await? {
+        // Nothing to follow: who wants to see what comes has to look again.
+        return Ok(stream::iter([Ok(Change::Current)]).boxed());
+    }
     let name = nats.names.bucket_stream(bucket);
     let operation = format!("watch {name}");
     let failed = |error: String| BrokerError::Unreachable {

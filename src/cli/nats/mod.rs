@@ -210,8 +210,8 @@ fn read(what: &str, path: &Path) -> Result<String, String> {
 }
 
 fn check_files(credentials: &Credentials) -> Result<(), String> {
+    credentials.check_user()?;
     let files = [
-        ("the credentials for NATS", &credentials.creds_file),
         ("the authority of NATS", &credentials.ca),
         ("our certificate for NATS", &credentials.cert),
         ("the key of our certificate for NATS", &credentials.key),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{Courier, post::Posted};
 use crate::{
-    beat::BeatError,
+    beat::{BeatError, herald::briefing::newest_letter},
     broker::DeadLetter,
     job::{Event, JobName},
     plan::Alert,
@@ -30,7 +30,7 @@ impl Courier {
         {
             return Ok(());
         }
-        let newest = self.newest_letter().await?;
+        let newest = newest_letter(&self.broker).await?;
         if newest == self.briefing.last_letter {
             return Ok(());
         }
@@ -53,12 +53,6 @@ impl Courier {
         self.briefing.last_letter = newest;
         self.letters_told_at = Some(Instant::now());
         self.keep_briefing().await
-    }
-
-    /// The sequence of the newest letter; 0 if there is none.
-    pub(super) async fn newest_letter(&self) -> Result<u64, BeatError> {
-        let newest = self.broker.dead_letters(None, 1).await?;
-        Ok(newest.first().map_or(0, |(sequence, _)| *sequence))
     }
 }
 

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use super::Destination;
 use crate::{
+    beat::herald::Failing,
     clock,
     exec::WebhookError,
     job::{Event, JobName},
@@ -36,6 +37,7 @@ pub(super) enum Posted {
 pub(super) struct Post {
     wait_until: Option<Instant>,
     pause: Duration,
+    failing: Failing,
 }
 
 /// What a webhook is sent.
@@ -49,10 +51,12 @@ struct Message<'a> {
 }
 
 impl Post {
-    pub(super) fn new() -> Self {
+    /// A way on which nothing has failed yet; what fails is noted in `failing`.
+    pub(super) fn new(failing: Failing) -> Self {
         Self {
             wait_until: None,
             pause: PAUSE,
+            failing,
         }
     }
 
@@ -89,11 +93,15 @@ impl Post {
             Ok(body) => sender.send(webhook, &id, body, now).await,
             Err(error) => Err(WebhookError::Refused(error.to_string())),
         };
+        if sent.is_err() {
+            self.failing.note(&webhook.name, now);
+        }
         let age = (now - alert.at).to_std().unwrap_or_default();
         match sent {
             Ok(()) => {
                 info!(target: "orchestrator::notify", webhook = name, event, job, "told");
-                *self = Self::new();
+                self.failing.forget(&webhook.name);
+                (self.wait_until, self.pause) = (None, PAUSE);
                 Posted::Done
             }
             Err(WebhookError::NotNow(error)) if age < GIVE_UP => {
@@ -133,9 +141,44 @@ fn id(webhook: &str, alert: &Alert) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use chrono::{DateTime, Utc};
 
     use super::*;
+    use crate::{
+        exec::WebhookSender,
+        job::{About, Seconds, Webhook},
+    };
+
+    /// A webhook whose URL cannot be known yet: its credential is missing.
+    fn nowhere() -> Destination {
+        let webhook = Webhook {
+            name: "ops".parse().unwrap(),
+            url: "{credential.url}".parse().unwrap(),
+            secret: None,
+            on: Event::ALL.into(),
+            about: About::default(),
+            repeat: Seconds::from_secs(60),
+        };
+        Destination::Webhook(webhook, Arc::new(WebhookSender::new(None)))
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_is_sent_again_later_and_later_and_given_up_after_a_day() {
+        let (nowhere, mut post) = (nowhere(), Post::new(Failing::default()));
+        let alert = |at| Alert::new(Event::Failed, None, at, "a test".to_owned());
+        let lately = alert(clock::now());
+        for seconds in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            let before = Instant::now();
+            assert_eq!(post.send(&nowhere, &lately).await, Posted::NotNow);
+            let until = post.waits_until().unwrap();
+            let pause = Duration::from_secs(seconds);
+            assert!(before + pause <= until && until <= Instant::now() + pause);
+        }
+        let of_yesterday = alert(clock::now() - GIVE_UP);
+        assert_eq!(post.send(&nowhere, &of_yesterday).await, Posted::Done);
+    }
 
     #[test]
     fn an_id_belongs_to_what_happened_not_to_its_telling() {

@@ -75,6 +75,29 @@ pub(super) fn summary(names: &[String]) -> Option<Remark> {
     })
 }
 
+/// What there is to say of streams that are not there, of `all`.
+pub(super) fn missing(names: &[String], all: usize) -> Option<Remark> {
+    if names.is_empty() {
+        return None;
+    }
+    if names.len() == all {
+        return Some(told(
+            RemarkKind::Warning,
+            "no beat has set this server up yet: there is no stream and no bucket of this namespace"
+                .to_owned(),
+            "start `orchestrator beat`, which makes them all; give it --replicas 3 in a cluster"
+                .to_owned(),
+        ));
+    }
+    let help = "beat makes what is missing when it begins to lead; if it could not, its log says why: most often there is \
+        no room, so give the server's disk, its account or `max_file_store` 2 GB beyond what runs and records need";
+    Some(told(
+        RemarkKind::Failed,
+        format!("missing: {}", names.join(", ")),
+        help.to_owned(),
+    ))
+}
+
 fn told(kind: RemarkKind, message: String, help: String) -> Remark {
     Remark {
         check: "streams",
@@ -150,5 +173,20 @@ mod tests {
             remark.message,
             "KV_ORCH_WORKERS was changed: max_age is 0, and values are forgotten too soon, or never"
         );
+    }
+
+    #[test]
+    fn what_is_missing_is_named_unless_nothing_is_there() {
+        let names = |count: usize| -> Vec<String> {
+            let names = ["ORCH_JOBS", "ORCH_LOGS", "ORCH_DEAD"].into_iter();
+            names.take(count).map(str::to_owned).collect()
+        };
+        assert_eq!(missing(&names(0), 3), None);
+        let some = missing(&names(2), 3).unwrap();
+        assert_eq!(some.kind, RemarkKind::Failed);
+        assert_eq!(some.message, "missing: ORCH_JOBS, ORCH_LOGS");
+        let all = missing(&names(3), 3).unwrap();
+        assert_eq!(all.kind, RemarkKind::Warning);
+        assert!(all.message.contains("no beat has set this server up yet"));
     }
 }
