@@ -33,6 +33,8 @@ mod doctor;
 mod explain;
 #[path = "e2e/faults.rs"]
 mod faults;
+#[path = "e2e/foreign.rs"]
+mod foreign;
 #[path = "e2e/full.rs"]
 mod full;
 #[path = "e2e/http.rs"]

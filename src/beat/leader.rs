@@ -15,7 +15,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{BeatError, OwnState, herald::Failing, shared::encode};
+use super::{
+    BeatError, OwnState,
+    herald::Failing,
+    shared::{encode, read},
+};
 use crate::{
     broker::{Bucket, Cas, Durability, Revision, SharedBroker},
     clock,
@@ -89,22 +93,11 @@ impl Candidate {
     /// Takes over if nobody leads.
     pub(super) async fn stand(&self, vigil: &mut Vigil<Revision>) -> Result<Found, BeatError> {
         let entry = self.broker.get(Bucket::State, LEADER_KEY).await?;
-        let leader = match &entry {
-            Some(entry) => match serde_json::from_slice::<Leader>(&entry.value) {
-                Ok(leader) => Some(leader),
-                Err(error) => {
-                    return Err(BeatError::Foreign {
-                        key: LEADER_KEY.to_owned(),
-                        reason: error.to_string(),
-                    });
-                }
-            },
-            None => None,
-        };
+        let leader = entry.as_ref().and_then(read::<Leader>);
         let revision = entry.as_ref().map(|entry| entry.revision);
         let now = clock::uptime();
         let home = self.home.as_deref();
-        let found = leader.as_ref().zip(revision);
+        let found = revision.map(|revision| (leader.as_ref(), revision));
         let before = leader.as_ref().and_then(|leader| leader.beat.clone());
         if vigil.look(found, home, self.lease, now) == Candidacy::StandBy {
             return Ok(Found::StandingBy(before));
@@ -322,13 +315,13 @@ impl TermShared {
         }
         let entry = candidate.broker.get(Bucket::State, LEADER_KEY).await?;
         let found = entry.as_ref().map(|entry| entry.revision);
-        let other = entry.and_then(|entry| serde_json::from_slice::<Leader>(&entry.value).ok());
-        let other = other.and_then(|leader| leader.beat);
-        let is_own = found.is_none() || other.as_ref() == Some(&candidate.beat);
-        if !is_own {
-            return Ok(Some(other.unwrap_or_else(|| "nobody".to_owned())));
+        let other = entry.as_ref().and_then(read::<Leader>);
+        if let Some(other) = other
+            && other.beat.as_ref() != Some(&candidate.beat)
+        {
+            return Ok(Some(other.beat.unwrap_or_else(|| "nobody".to_owned())));
         }
-        // An answer was lost, or the broker was wiped.
+        // An answer was lost, the broker was wiped, or what is there was written by no beat.
         if let Cas::Done(revision) = candidate.write(found, &leader).await? {
             *lock(&self.revision) = Some(revision);
         }

@@ -71,7 +71,7 @@ impl Memory {
         now: DateTime<Utc>,
     ) -> Result<Self, BeatError> {
         broker.make_everything().await?;
-        let (shared, revision) = read_watermark(broker.as_ref()).await?.unzip();
+        let (shared, revision) = read_watermark(broker.as_ref()).await?;
         let fresh = Watermark {
             at: now,
             next: None,
@@ -128,8 +128,11 @@ impl Memory {
                 "the shared state is missing or older than this beat's own: going on from its own");
             self.watermark = kept;
         }
-        if is_older || found != Found::Same {
-            self.states.restore(broker, kept_states, is_older).await?;
+        let is_lost = is_older || found != Found::Same;
+        let mut lost = kept_states;
+        lost.retain(|(name, _)| is_lost || self.states.is_foreign(name));
+        self.states.restore(broker, lost, is_older).await?;
+        if is_lost {
             self.others.restore(broker).await?;
         }
         Ok(())
@@ -166,24 +169,31 @@ impl Memory {
             .collect()
     }
 
-    /// Reads all that is shared again, after an outage or because another beat changed it.
-    pub(super) async fn refresh(&mut self, broker: &SharedBroker) -> Result<Shared, BeatError> {
-        let found = read_watermark(broker.as_ref()).await?;
+    /// Reads all that is shared again, after an outage or because another beat changed it. What was lost of `jobs`,
+    /// which are in force, is written again.
+    pub(super) async fn refresh(
+        &mut self,
+        broker: &SharedBroker,
+        jobs: &JobSet,
+    ) -> Result<Shared, BeatError> {
+        let (found, revision) = read_watermark(broker.as_ref()).await?;
         let states = States::read(broker).await?;
         let before = std::mem::replace(&mut self.states, states);
-        let intact = found.filter(|(shared, _)| shared.at >= self.watermark.at);
+        let intact = found.filter(|shared| shared.at >= self.watermark.at);
         let is_older = intact.is_none();
         let is_another = self.installation.look(broker).await? != Found::Same;
-        if is_older || is_another {
-            let kept = before
-                .iter()
-                .map(|(name, state)| (name.clone(), state.clone()));
-            let restored = self.states.restore(broker, kept.collect(), is_older).await;
+        let is_in_force = |name: &JobName| is_older || is_another || jobs.get(name).is_some();
+        let kept = self.states.lost_since(&before, is_older, is_in_force);
+        let is_restored = is_older || is_another || !kept.is_empty();
+        if is_restored {
+            let restored = self.states.restore(broker, kept, is_older).await;
             if let Err(error) = restored {
                 // To be compared again.
                 self.states = before;
                 return Err(error);
             }
+        }
+        if is_older || is_another {
             self.others.restore(broker).await?;
             self.installation.settle(broker).await?;
             self.news = None;
@@ -192,16 +202,14 @@ impl Memory {
         let changed = changed.filter(|(name, state)| before.get(name) != Some(state));
         self.unsaved.extend(changed.map(|(name, _)| name.clone()));
         match intact {
-            Some((shared, revision)) => {
+            Some(shared) => {
                 self.watermark = shared;
-                self.revision = Some(revision);
+                self.revision = revision;
             }
             None => {
                 warn!(target: "orchestrator::beat",
                     "the shared watermark was lost or set back: it is restored");
-                self.revision = read_watermark(broker.as_ref())
-                    .await?
-                    .map(|(_, revision)| revision);
+                self.revision = revision;
                 let restored = self.watermark.clone();
                 self.move_watermark(broker, restored).await?;
             }
@@ -209,7 +217,7 @@ impl Memory {
         if self.news.is_none() {
             self.watch_news(broker).await?;
         }
-        Ok(match is_older || is_another {
+        Ok(match is_restored {
             true => Shared::Restored,
             false => Shared::Intact,
         })

@@ -96,14 +96,12 @@ pub enum BeatError {
     /// This beat's own copy cannot be written.
     #[error(transparent)]
     Own(#[from] own::OwnError),
-    /// The shared state is not what a beat writes.
-    #[error(
-        "the shared key {key} is not understood: {reason}; remove it, or use the version that wrote it"
-    )]
-    Foreign {
+    /// What is to be shared cannot be written as JSON.
+    #[error("the shared key {key} cannot be encoded: {reason}")]
+    NotEncoded {
         /// The key in the state bucket.
         key: String,
-        /// What is wrong with it.
+        /// Why.
         reason: String,
     },
 }
@@ -331,8 +329,8 @@ impl Beat {
 
     /// Makes memory agree with the broker, and finishes a step that was announced.
     async fn recover(&mut self) -> Result<(), BeatError> {
-        if self.memory.refresh(&self.broker).await? == Shared::Restored {
-            let set = self.jobs.clone();
+        let set = self.jobs.clone();
+        if self.memory.refresh(&self.broker, &set).await? == Shared::Restored {
             self.wanted.get_or_insert(reload::Wanted::set(set));
         }
         self.line_up();

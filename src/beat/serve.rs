@@ -211,7 +211,7 @@ impl Copy {
         if self.kept_at.is_some_and(|at| now - at < COPY_EVERY) {
             return Ok(());
         }
-        let Some((watermark, _)) = read_watermark(broker.as_ref()).await? else {
+        let (Some(watermark), _) = read_watermark(broker.as_ref()).await? else {
             return Ok(());
         };
         if self.kept.as_ref() == Some(&watermark) {

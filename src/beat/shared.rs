@@ -1,7 +1,7 @@
 //! Reads and writes what beats share.
 
 use serde::{Serialize, de::DeserializeOwned};
-use tracing::warn;
+use tracing::error;
 
 use super::BeatError;
 use crate::{
@@ -10,21 +10,15 @@ use crate::{
     plan::{INSTALLATION_KEY, WATERMARK_KEY, Watermark},
 };
 
+/// The shared watermark, with the version that has to be replaced to move it; no watermark but a version: what is
+/// there is none.
 pub(super) async fn read_watermark(
     broker: &dyn Broker,
-) -> Result<Option<(Watermark, Revision)>, BeatError> {
-    let found = broker.get(Bucket::State, WATERMARK_KEY).await?;
+) -> Result<(Option<Watermark>, Option<Revision>), BeatError> {
+    let entry = broker.get(Bucket::State, WATERMARK_KEY).await?;
     point!("beat-watermark-read");
-    let Some(entry) = found else {
-        return Ok(None);
-    };
-    match serde_json::from_slice(&entry.value) {
-        Ok(watermark) => Ok(Some((watermark, entry.revision))),
-        Err(error) => Err(BeatError::Foreign {
-            key: WATERMARK_KEY.to_owned(),
-            reason: error.to_string(),
-        }),
-    }
+    let watermark = entry.as_ref().and_then(read::<Watermark>);
+    Ok((watermark, entry.map(|entry| entry.revision)))
 }
 
 pub(super) async fn read_installation(broker: &dyn Broker) -> Result<Option<String>, BeatError> {
@@ -33,20 +27,28 @@ pub(super) async fn read_installation(broker: &dyn Broker) -> Result<Option<Stri
     Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
 }
 
-/// A value under `PREFIX.NAME`; what cannot be read is told and passed over.
-pub(super) fn read_job<T: DeserializeOwned>(entry: &Entry, prefix: &str) -> Option<(JobName, T)> {
-    let name = entry.key.strip_prefix(prefix)?.parse().ok()?;
+/// A shared value. One that is not understood was written by no beat of this version: it is told, and counts for as
+/// much as none.
+pub(super) fn read<T: DeserializeOwned>(entry: &Entry) -> Option<T> {
     match serde_json::from_slice(&entry.value) {
-        Ok(value) => Some((name, value)),
+        Ok(value) => Some(value),
         Err(error) => {
-            warn!(target: "orchestrator::beat", key = entry.key, %error, "a shared value is not understood");
+            error!(target: "orchestrator::beat", key = entry.key, %error,
+                "a shared value is not understood, and is taken for none: who may write to the broker wrote over it, \
+                 or a newer version did");
             None
         }
     }
 }
 
+/// A value under `PREFIX.NAME`, if it is understood.
+pub(super) fn read_job<T: DeserializeOwned>(entry: &Entry, prefix: &str) -> Option<(JobName, T)> {
+    let name = entry.key.strip_prefix(prefix)?.parse().ok()?;
+    Some((name, read(entry)?))
+}
+
 pub(super) fn encode(key: &str, value: &impl Serialize) -> Result<Vec<u8>, BeatError> {
-    serde_json::to_vec(value).map_err(|error| BeatError::Foreign {
+    serde_json::to_vec(value).map_err(|error| BeatError::NotEncoded {
         key: key.to_owned(),
         reason: error.to_string(),
     })

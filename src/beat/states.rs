@@ -19,7 +19,11 @@ use crate::{
 const IN_FLIGHT: usize = 256;
 
 #[derive(Debug, Default)]
-pub(super) struct States(BTreeMap<JobName, Known>);
+pub(super) struct States {
+    known: BTreeMap<JobName, Known>,
+    /// What lies where a state should be, and is none.
+    foreign: BTreeMap<JobName, Revision>,
+}
 
 #[derive(Debug)]
 struct Known {
@@ -32,24 +36,48 @@ impl States {
     pub(super) async fn read(broker: &SharedBroker) -> Result<Self, BeatError> {
         let entries = broker::list(broker.as_ref(), Bucket::State, JOB_STATE_PREFIX).await?;
         point!("beat-states-read");
-        let known = entries.iter().filter_map(|entry| {
-            let (name, state) = read_job(entry, JOB_STATE_PREFIX)?;
+        let mut states = Self::default();
+        for entry in &entries {
             let revision = entry.revision;
-            Some((name, Known { state, revision }))
-        });
-        Ok(Self(known.collect()))
+            if let Some((name, state)) = read_job(entry, JOB_STATE_PREFIX) {
+                states.known.insert(name, Known { state, revision });
+            } else if let Some(Ok(name)) = entry.key.strip_prefix(JOB_STATE_PREFIX).map(str::parse)
+            {
+                states.foreign.insert(name, revision);
+            }
+        }
+        Ok(states)
     }
 
     pub(super) fn get(&self, job: &JobName) -> Option<&JobState> {
-        Some(&self.0.get(job)?.state)
+        Some(&self.known.get(job)?.state)
+    }
+
+    /// Whether what lies there for a job is not understood.
+    pub(super) fn is_foreign(&self, job: &JobName) -> bool {
+        self.foreign.contains_key(job)
+    }
+
+    /// What was known `before` and is there no more, or `all` of it, of the jobs that count.
+    pub(super) fn lost_since(
+        &self,
+        before: &Self,
+        all: bool,
+        counts: impl Fn(&JobName) -> bool,
+    ) -> Vec<(JobName, JobState)> {
+        let lost = before
+            .iter()
+            .filter(|(name, _)| counts(name) && (all || self.get(name).is_none()));
+        lost.map(|(name, state)| (name.clone(), state.clone()))
+            .collect()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.known.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&JobName, &JobState)> {
-        self.0.iter().map(|(name, known)| (name, &known.state))
+        self.known.iter().map(|(name, known)| (name, &known.state))
     }
 
     /// Shares changed states. [`BeatError::Overtaken`] if somebody else changed one of them.
@@ -62,7 +90,8 @@ impl States {
         for (name, state) in states {
             let key = format!("{JOB_STATE_PREFIX}{name}");
             let value = encode(&key, &state)?;
-            let expected = self.0.get(&name).map(|known| known.revision);
+            let known = self.known.get(&name).map(|known| known.revision);
+            let expected = known.or_else(|| self.foreign.get(&name).copied());
             let broker = Arc::clone(broker);
             writes.push(async move {
                 let set = broker
@@ -76,7 +105,8 @@ impl States {
         }
         let mut written = stream::iter(writes).buffer_unordered(IN_FLIGHT);
         while let Some((name, known)) = written.try_next().await? {
-            self.0.insert(name, known);
+            self.foreign.remove(&name);
+            self.known.insert(name, known);
             point!("beat-state-written");
         }
         Ok(())
@@ -93,7 +123,8 @@ impl States {
                 .delete(Bucket::State, &format!("{prefix}{job}"))
                 .await?;
         }
-        self.0.remove(job);
+        self.foreign.remove(job);
+        self.known.remove(job);
         Ok(())
     }
 

@@ -160,6 +160,25 @@ pub trait Broker: fmt::Debug + Send + Sync {
         durability: Durability,
     ) -> Result<Cas, BrokerError>;
 
+    /// Sets a key that was never there. [`Cas::Conflict`] if it is there, and also if it was removed, where that is
+    /// remembered (see [`Broker::was_removed`]).
+    async fn create(
+        &self,
+        bucket: Bucket,
+        key: &str,
+        value: Vec<u8>,
+        durability: Durability,
+    ) -> Result<Cas, BrokerError> {
+        self.compare_and_set(bucket, key, None, value, durability)
+            .await
+    }
+
+    /// Whether a key is known to have been removed. A broker that only its own user reaches remembers no such thing,
+    /// and nobody that of keys whose time was over.
+    async fn was_removed(&self, _bucket: Bucket, _key: &str) -> Result<bool, BrokerError> {
+        Ok(false)
+    }
+
     /// Removes a key; no error if it is not there.
     async fn delete(&self, bucket: Bucket, key: &str) -> Result<(), BrokerError>;
 

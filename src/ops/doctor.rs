@@ -132,7 +132,7 @@ fn permitted<T>(
 fn beat(jobs: &JobsView, now: DateTime<Utc>) -> Finding {
     const START: &str = "start `orchestrator beat`, or read the log of the one that runs";
     let Some(leader) = &jobs.beat else {
-        let never = "no beat has been at work here yet: no tick becomes a run";
+        let never = "the shared state names no beat that is at work: no tick becomes a run";
         return Finding::failed("beat", never).with_help(START);
     };
     // By the clocks of two machines, perhaps.

@@ -12,6 +12,8 @@ use crate::job::WebhookName;
 
 /// The key of the [`Leader`] in the state bucket.
 pub const LEADER_KEY: &str = "leader";
+/// The longest time for which a leader may ask others to be patient.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 /// The beat that leads, as it says itself. It writes this again every third of its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,15 +149,17 @@ impl<V: Copy + PartialEq> Vigil<V> {
     /// candidate's own.
     ///
     /// A leader that was there and is gone without a word had its broker wiped: it gets a lease to
-    /// write itself down again, since it knows best how far it came.
+    /// write itself down again, since it knows best how far it came. So does one over which something was
+    /// written that is no leader (`None` with a version), however often.
     pub fn look(
         &mut self,
-        found: Option<(&Leader, V)>,
+        found: Option<(Option<&Leader>, V)>,
         home: Option<&str>,
         lease: Duration,
         now: Duration,
     ) -> Candidacy {
-        let version = found.map(|(_, version)| version);
+        let leader = found.and_then(|(leader, version)| Some((leader?, version)));
+        let version = leader.map(|(_, version)| version);
         let silent = match self.seen {
             Some((before, since)) if before == version => now.saturating_sub(since),
             _ => Duration::ZERO,
@@ -164,11 +168,12 @@ impl<V: Copy + PartialEq> Vigil<V> {
         if silent.is_zero() {
             self.seen = Some((version, now));
         }
-        let free = match found {
-            None => first_look || silent >= lease,
+        let free = match leader {
+            None => (first_look && found.is_none()) || silent >= lease,
             Some((leader, _)) => {
                 let is_dead = leader.home.is_some() && leader.home.as_deref() == home;
-                leader.beat.is_none() || is_dead || silent >= leader.lease.get()
+                let patience = leader.lease.get().min(LONGEST_LEASE);
+                leader.beat.is_none() || is_dead || silent >= patience
             }
         };
         match free {
@@ -226,6 +231,13 @@ mod tests {
 
         fn at(&mut self, seconds: u64, found: Option<(&Leader, u64)>) -> Candidacy {
             let now = Duration::from_secs(1000 + seconds);
+            let found = found.map(|(leader, version)| (Some(leader), version));
+            self.vigil.look(found, Some("here"), LEASE, now)
+        }
+
+        fn at_garbage(&mut self, seconds: u64, version: u64) -> Candidacy {
+            let now = Duration::from_secs(1000 + seconds);
+            let found = Some((None, version));
             self.vigil.look(found, Some("here"), LEASE, now)
         }
     }
@@ -280,6 +292,24 @@ mod tests {
         beat.lease = "1m".parse().unwrap();
         beat.turned_at = beat.renewed_at;
         assert_eq!(beat.stall(seconds(239)), None);
+    }
+
+    #[test]
+    fn what_is_no_leader_is_waited_for_as_one_that_is_silent() {
+        let mut look = Look::new();
+        assert_eq!(look.at_garbage(0, 1), Candidacy::StandBy);
+        assert_eq!(look.at_garbage(2, 2), Candidacy::StandBy);
+        assert_eq!(look.at_garbage(3, 3), Candidacy::Stand, "however often");
+        let (mut look, mut other) = (Look::new(), leader(Some("b"), None));
+        assert_eq!(look.at(0, Some((&other, 7))), Candidacy::StandBy);
+        assert_eq!(look.at_garbage(2, 8), Candidacy::StandBy);
+        assert_eq!(look.at_garbage(4, 8), Candidacy::StandBy);
+        assert_eq!(look.at_garbage(5, 8), Candidacy::Stand);
+        other.lease = crate::job::Seconds::from_secs(u64::from(u32::MAX));
+        let mut look = Look::new();
+        assert_eq!(look.at(0, Some((&other, 7))), Candidacy::StandBy);
+        assert_eq!(look.at(3599, Some((&other, 7))), Candidacy::StandBy);
+        assert_eq!(look.at(3600, Some((&other, 7))), Candidacy::Stand);
     }
 
     #[test]

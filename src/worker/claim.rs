@@ -85,9 +85,14 @@ impl Shared {
             ..=1 => Ok(None),
             2.. => self.read_record(message).await?,
         };
-        for _ in 0..TRIES {
+        for tried in 0..TRIES {
             let (record, revision) = match found {
                 Ok(Some((record, revision))) => (record, Some(revision)),
+                Ok(None) if tried > 0 && self.is_erased(message).await? => {
+                    self.bury(delivery, &NotTaken::Refused(Refusal::Erased))
+                        .await;
+                    return Ok(Step::Done);
+                }
                 Ok(None) => (RunRecord::queued(message), None),
                 Err(foreign) => return self.give_up(delivery, message, &foreign).await,
             };
@@ -308,6 +313,10 @@ impl Shared {
             reason: error.to_string(),
         })?;
         let key = record.run_id.key();
+        if revision.is_none() && self.has_keys() {
+            let created = self.broker.create(Bucket::Runs, &key, value, durability);
+            return created.await;
+        }
         self.broker
             .compare_and_set(Bucket::Runs, &key, revision, value, durability)
             .await

@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    broker::{BrokerError, Delivery, Refused, RefusedBy},
+    broker::{BrokerError, Bucket, Delivery, Refused, RefusedBy},
     clock,
     exec::{self, Confinement, Program, RunContext, Secrets},
     job::QueueName,
@@ -163,7 +163,18 @@ impl Shared {
 
     /// Whether somebody has published the same signed message again. Without keys anybody may.
     pub(super) fn is_replayed(&self, record: &RunRecord, delivery: &Delivery) -> bool {
-        self.options.gate.borrow().keys.is_some() && record.is_copied_by(delivery.sequence)
+        self.has_keys() && record.is_copied_by(delivery.sequence)
+    }
+
+    /// Whether somebody has removed the record of a run. We remove none: when its time is over it is gone without a trace.
+    pub(super) async fn is_erased(&self, message: &RunMessage) -> Result<bool, BrokerError> {
+        let key = message.run_id.key();
+        Ok(self.has_keys() && self.broker.was_removed(Bucket::Runs, &key).await?)
+    }
+
+    /// Whether only what is signed is executed here.
+    pub(super) fn has_keys(&self) -> bool {
+        self.options.gate.borrow().keys.is_some()
     }
 
     /// Refuses a signed run that might have run before, in a time of which no record is left. One that has begun goes

@@ -45,6 +45,7 @@ macro_rules! for_backend {
                 values::compare_and_set_creates_once
                 values::compare_and_set_needs_the_current_revision
                 values::a_deleted_key_can_be_created_again
+                values::what_was_removed_is_created_only_where_it_is_forgotten
                 values::of_many_writers_one_wins_each_round
                 values::latest_is_what_changed_last_under_the_prefix
                 values::list_sees_only_its_prefix

@@ -81,6 +81,25 @@ pub(super) async fn compare_and_set_needs_the_current_revision(backend: &dyn Bac
     assert!(matches!(power, Cas::Done(third) if third > second));
 }
 
+/// Where it is remembered that a key was removed, it is not created as if it never was.
+pub(super) async fn what_was_removed_is_created_only_where_it_is_forgotten(backend: &dyn Backend) {
+    let harness = backend.start(LONG).await;
+    let broker = harness.broker();
+    let create = || {
+        let value = b"1".to_vec();
+        broker.create(Bucket::Runs, "crawl.1", value, Durability::Crash)
+    };
+    let was_removed = || broker.was_removed(Bucket::Runs, "crawl.1");
+    assert!(!was_removed().await.unwrap(), "it never was");
+    assert!(matches!(create().await.unwrap(), Cas::Done(_)));
+    assert_eq!(create().await.unwrap(), Cas::Conflict);
+    assert!(!was_removed().await.unwrap(), "it is there");
+    broker.delete(Bucket::Runs, "crawl.1").await.unwrap();
+    let remembers = was_removed().await.unwrap();
+    let again = create().await.unwrap();
+    assert_eq!(again == Cas::Conflict, remembers);
+}
+
 pub(super) async fn a_deleted_key_can_be_created_again(backend: &dyn Backend) {
     let harness = backend.start(LONG).await;
     let broker = harness.broker();

@@ -211,6 +211,40 @@ fn only_what_was_signed_is_executed_once_where_it_was_sent() {
     assert_eq!(here.lines("notes"), [run]);
 }
 
+/// Who may write records can remove the one that says that a run has ended, and store its message again.
+#[test]
+fn a_run_whose_record_was_removed_is_not_executed_again() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", JOBS);
+    let (key, public) = new_key(&here, "beat.key");
+    fs::write(here.path("trusted"), public).unwrap();
+    let _beat = here.start("beat", &["beat", "--signing-key", &key]);
+    ready(&here);
+    let hostile = Hostile::new(&nats.url());
+    let sent = here.run(&["run", "note", "--signing-key", &key]);
+    assert_eq!(sent.code, 0, "{}", sent.stderr);
+    let run = sent.stdout.trim();
+    let stolen = hostile.steal("note");
+    let _worker = worker(&here, "default");
+    succeeded(&here, run);
+    for (round, operation) in ["DEL", "PURGE"].into_iter().enumerate() {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", operation);
+        let record = format!("$KV.ORCH_RUNS.{}", run.replace('@', "."));
+        hostile.request(&record, Request::new().headers(headers));
+        let Stolen {
+            subject,
+            signature,
+            payload,
+        } = &stolen;
+        assert!(hostile.publish(subject, Some(signature), payload));
+        let letter = refused(&here, round, "replayed");
+        assert_eq!(letter["run_id"], run);
+        assert_eq!(here.lines("notes"), [run], "{operation}");
+    }
+}
+
 #[test]
 fn age_keeps_no_run_from_being_retried_or_from_waiting_for_its_time() {
     let nats = NatsServer::start();

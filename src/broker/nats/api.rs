@@ -100,6 +100,19 @@ pub(super) struct StoredMessage {
     hdrs: String,
 }
 
+/// What the server adds to a message that it hands out directly.
+const PLACE_HEADERS: [&str; 4] = [
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+];
+
+/// Whether what is stored was handed out by a server before: somebody had its answer sent where it is now.
+pub(super) fn is_an_answer(mut header: impl FnMut(&str) -> bool) -> bool {
+    PLACE_HEADERS.iter().any(|name| header(name))
+}
+
 impl StoredMessage {
     /// Reads the answer to a direct question, which is the message itself with its place in headers.
     fn direct(answer: &Message) -> Result<Option<Self>, &'static str> {
@@ -110,10 +123,16 @@ impl StoredMessage {
             Some(_) => return Err("the server answers a direct question with an error"),
         }
         let headers = answer.headers.as_ref().ok_or(ODD)?;
-        let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+        // The server adds its own after those of the message, which may have the same names.
+        let header = |name: &str| {
+            headers
+                .get_last(name)
+                .map(|value| value.as_str().to_owned())
+        };
         let mut own = Vec::new();
         for (name, values) in headers.iter() {
-            for value in values {
+            let added = usize::from(PLACE_HEADERS.contains(&name.as_ref()));
+            for value in values.iter().rev().skip(added).rev() {
                 own.extend(format!("{name}: {value}\r\n").into_bytes());
             }
         }

@@ -152,6 +152,20 @@ impl Broker for NatsBroker {
         stored::queues(self).await
     }
 
+    async fn create(
+        &self,
+        bucket: Bucket,
+        key: &str,
+        value: Vec<u8>,
+        _durability: Durability,
+    ) -> Result<Cas, BrokerError> {
+        values::create(self, bucket, key, value).await
+    }
+
+    async fn was_removed(&self, bucket: Bucket, key: &str) -> Result<bool, BrokerError> {
+        values::was_removed(self, bucket, key).await
+    }
+
     async fn get(&self, bucket: Bucket, key: &str) -> Result<Option<Entry>, BrokerError> {
         values::get(self, bucket, key).await
     }

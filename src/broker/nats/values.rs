@@ -7,10 +7,11 @@ use async_nats::{
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
+use tracing::warn;
 
 use super::{
     NatsBroker,
-    api::{CallError, StoredMessage, code},
+    api::{CallError, StoredMessage, code, is_an_answer},
     publish::Stored,
     setup::Stream,
 };
@@ -67,11 +68,23 @@ fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Optio
     let key = message
         .subject
         .strip_prefix(&nats.names.key_prefix(bucket))?;
+    let value = match is_an_answer(|name| message.header(name).is_some()) {
+        true => passed_over(key),
+        false => message.payload(),
+    };
     Some(Entry {
         key: key.to_owned(),
         revision: Revision(message.seq),
-        value: message.payload(),
+        value,
     })
+}
+
+/// What stands for a value that the server itself stored, on behalf of somebody who may not write there: whoever reads
+/// it finds nothing that it understands.
+fn passed_over(key: &str) -> Vec<u8> {
+    warn!(target: "orchestrator::broker", key,
+        "a value was written by the answer to a request, as somebody does who may not write it: it is passed over");
+    Vec::new()
 }
 
 pub(super) async fn put(
@@ -104,6 +117,26 @@ pub(super) async fn compare_and_set(
         }
         Some(_) | None => Ok(Cas::Conflict),
     }
+}
+
+/// Sets a key that has neither a value nor the marker of a removed one.
+pub(super) async fn create(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+    value: Vec<u8>,
+) -> Result<Cas, BrokerError> {
+    set_if(nats, bucket, key, 0, value).await
+}
+
+/// Whether what was written last under a key is the marker of a removal.
+pub(super) async fn was_removed(
+    nats: &NatsBroker,
+    bucket: Bucket,
+    key: &str,
+) -> Result<bool, BrokerError> {
+    let message = last(nats, bucket, key).await?;
+    Ok(message.is_some_and(|message| message.header(OPERATION_HEADER).is_some()))
 }
 
 async fn set_if(
@@ -243,16 +276,20 @@ fn understand(
         return Vec::new();
     };
     let headers = message.headers.as_ref();
-    let removed = headers.is_some_and(|headers| headers.get(OPERATION_HEADER).is_some());
+    let has = |name: &str| headers.is_some_and(|headers| headers.get(name).is_some());
+    let removed = has(OPERATION_HEADER);
     let key = key.to_owned();
     let change = match removed {
         // A marker of what was removed before the watch began tells nothing new.
         true if !*current => None,
         true => Some(Ok(Change::Deleted { key })),
         false => Some(Ok(Change::Put(Entry {
-            key,
             revision: Revision(info.stream_sequence),
-            value: message.payload.to_vec(),
+            value: match is_an_answer(has) {
+                true => passed_over(&key),
+                false => message.payload.to_vec(),
+            },
+            key,
         }))),
     };
     let mut changes: Vec<_> = change.into_iter().collect();

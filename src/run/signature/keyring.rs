@@ -51,6 +51,9 @@ pub enum Refusal {
     /// Another message with the same run was executed.
     #[error("it is a copy: its run was executed by another message")]
     Replayed,
+    /// Somebody removed the record of its run.
+    #[error("the record of its run was removed: it is not known any more whether it has run")]
+    Erased,
 }
 
 impl Refusal {
@@ -62,7 +65,7 @@ impl Refusal {
             Self::Untrusted(_) => "untrusted",
             Self::Altered(..) => "altered",
             Self::Outdated(_) => "outdated",
-            Self::Replayed => "replayed",
+            Self::Replayed | Self::Erased => "replayed",
         }
     }
 }

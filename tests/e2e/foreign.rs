@@ -1,0 +1,114 @@
+//! What beat owns in the shared state is written over by somebody who may write to the broker.
+
+use serde_json::{Value, json};
+
+use crate::support::{Installation, Service, checker, nats::NatsServer, wait_for};
+
+const EVERY_SECOND: &str = r#"
+[job.tick]
+every = "1s"
+overlap = "allow"
+catch_up = "all"
+catch_up_window = "1h"
+command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
+working_dir = ".."
+"#;
+/// What ends a beat that insists on understanding it.
+const OWNED: [&str; 3] = ["leader", "watermark", "job.tick"];
+/// What else beat reads there.
+const READ: [&str; 5] = [
+    "installation",
+    "reload",
+    "def.tick",
+    "last.tick",
+    "pause.tick",
+];
+
+/// With which the key of a definition is asked for, and the answer sent to the key that is written over: all of that a
+/// user may do who may only read.
+const ANSWER: &[u8] = b"an answer";
+
+fn garbage() -> [(&'static str, Vec<u8>); 6] {
+    [
+        ("nothing", Vec::new()),
+        ("no text", b"\xff\xfe\0 no text".to_vec()),
+        (
+            "another form",
+            br#"{"name":"tick","enabled":true}"#.to_vec(),
+        ),
+        ("a list", b"[]".to_vec()),
+        ("an answer of the server", ANSWER.to_vec()),
+        ("much", vec![b'7'; 512 * 1024]),
+    ]
+}
+
+fn overwrite(nats: &NatsServer, key: &str, value: &[u8]) {
+    let key = format!("$KV.ORCH_STATE.{key}");
+    match value == ANSWER {
+        true => {
+            let asked = "$JS.API.DIRECT.GET.KV_ORCH_STATE.$KV.ORCH_STATE.def.tick";
+            nats.publish(&format!("{asked} {key}"), b"");
+        }
+        false => nats.publish(&key, value),
+    }
+}
+
+/// What lies under a key, if it is JSON.
+fn shared(nats: &NatsServer, key: &str) -> Value {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let which = json!({ "last_by_subj": format!("$KV.ORCH_STATE.{key}") });
+    let answer = nats.api("STREAM.MSG.GET.KV_ORCH_STATE", &which.to_string());
+    let data = answer["message"]["data"].as_str().unwrap_or_default();
+    serde_json::from_slice(&STANDARD.decode(data).unwrap()).unwrap_or_default()
+}
+
+fn start(here: &Installation) -> Service {
+    here.start("beat", &["beat", "--leader-lease", "300ms"])
+}
+
+fn goes_on(here: &Installation, nats: &NatsServer, what: &str) {
+    let before = here.lines("ticks").len();
+    wait_for(&format!("runs after {what}"), || {
+        (here.lines("ticks").len() > before + 1).then_some(())
+    });
+    wait_for(&format!("what was there before {what}"), || {
+        let at = |key: &str, member: &str| !shared(nats, key)[member].is_null();
+        let is_there = at("leader", "renewed_at") && at("watermark", "at");
+        (is_there && at("job.tick", "first_seen")).then_some(())
+    });
+}
+
+fn is_told(log: &str, key: &str) -> bool {
+    let mut lines = log.lines();
+    lines.any(|line| {
+        line.contains("a shared value is not understood")
+            && line.contains(&format!("\"key\":\"{key}\""))
+    })
+}
+
+#[test]
+fn what_no_beat_wrote_stops_no_beat() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", EVERY_SECOND);
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    let mut beat = start(&here);
+    goes_on(&here, &nats, "the start");
+    for (what, value) in garbage() {
+        for key in OWNED.iter().chain(&READ) {
+            overwrite(&nats, key, &value);
+        }
+        goes_on(&here, &nats, &format!("{what} while it works"));
+        for key in ["leader", "watermark", "job.tick"] {
+            assert!(is_told(&beat.log(), key), "{key}: {}", beat.log());
+        }
+        assert!(beat.stop().success());
+        for key in OWNED.iter().chain(&READ) {
+            overwrite(&nats, key, &value);
+        }
+        beat = start(&here);
+        goes_on(&here, &nats, &format!("{what} before its start"));
+    }
+    drop(beat);
+    checker::every_second_once(&here.lines("ticks"));
+}
