@@ -71,6 +71,11 @@ impl Secrets {
         variables.chain(credentials)
     }
 
+    /// The names of the variables of the files.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
+    }
+
     /// What hides them.
     pub fn redactor(&self) -> Option<Redactor> {
         self.redactor.clone()
