@@ -28,7 +28,7 @@ pub struct WorkerPolicy {
     pub users: Option<Vec<UserName>>,
     /// Whether `shell` is allowed.
     pub shell: bool,
-    /// Whether `http` is allowed.
+    /// Whether `http` and `ping` are allowed: requests that the worker sends.
     pub http: bool,
     /// The mask of the modes of files that jobs make.
     pub umask: Option<u32>,
@@ -95,6 +95,9 @@ impl WorkerPolicy {
         listed("queues", &self.queues, queue, || {
             format!("runs of the queue `{queue}`")
         })?;
+        if message.spec.ping.is_some() && !self.http {
+            return Err(broken("http", "`ping`, which sends requests"));
+        }
         match &message.spec.execute {
             Execute::Shell(_) if !self.shell => return Err(broken("shell", "`shell`")),
             Execute::Http(_) if !self.http => return Err(broken("http", "`http`")),

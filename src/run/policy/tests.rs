@@ -265,3 +265,19 @@ fn variables_do_not_make_other_programs_of_those_that_are_listed() {
     let refused = alone.check(&shell, &shell.queue, Found::default());
     assert_eq!(refused.unwrap_err().rule, "env");
 }
+
+#[test]
+fn pings_are_requests() {
+    let mut pinged = message(Execute::Command(vec!["crawl".parse().unwrap()]));
+    pinged.spec.ping = Some("http://127.0.0.1:1/".into());
+    let rule = |http| {
+        let policy = WorkerPolicy {
+            http,
+            ..WorkerPolicy::default()
+        };
+        let checked = policy.check(&pinged, &pinged.queue, Found::default());
+        checked.err().map(|broken| broken.rule)
+    };
+    assert_eq!(rule(false), Some("http"));
+    assert_eq!(rule(true), None);
+}
