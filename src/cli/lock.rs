@@ -81,6 +81,7 @@ pub(super) async fn lock(args: LockArgs, globals: &Globals) -> Result<(), CliErr
         run_as: None,
         stdin: Vec::new(),
         streams: Streams::Inherited,
+        of_files: Default::default(),
         confinement: Confinement::default(),
     };
     let executed = session.execute(program, taken).await;

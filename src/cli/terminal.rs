@@ -73,7 +73,7 @@ impl Shown {
         while !rest.is_empty() {
             match next(rest) {
                 Next::Color(length) => {
-                    if self.colors {
+                    if self.colors && is_seen(&rest[..length]) {
                         shown.push_str(&String::from_utf8_lossy(&rest[..length]));
                         self.colored = true;
                     }
@@ -106,6 +106,30 @@ impl Shown {
         }
         last.into_bytes()
     }
+}
+
+/// Whether what follows a colour can be seen: 8 conceals it. The numbers of a colour of many are none of these.
+fn is_seen(color: &[u8]) -> bool {
+    let inner = color.get(2..color.len().saturating_sub(1));
+    let text = String::from_utf8_lossy(inner.unwrap_or_default());
+    let number = |part: &str| part.parse::<u64>();
+    let mut parts = text.split(';');
+    while let Some(part) = parts.next() {
+        let mut within = part.split(':');
+        match within.next().map(number) {
+            Some(Ok(8)) => return false,
+            Some(Ok(38 | 48 | 58)) if within.next().is_none() => {
+                let last = match parts.next().map(number) {
+                    Some(Ok(5)) => 0,
+                    Some(Ok(2)) => 2,
+                    Some(_) | None => return false,
+                };
+                let _ = parts.nth(last);
+            }
+            Some(_) | None => {}
+        }
+    }
+    true
 }
 
 fn next(rest: &[u8]) -> Next {
@@ -189,6 +213,27 @@ mod tests {
         assert_eq!(shown(true, &["\u{9b}2J".as_bytes()]), "\u{fffd}2J");
         assert_eq!(shown(true, &[b"\x9b2J\xff"]), "\u{fffd}2J\u{fffd}");
         assert_eq!(shown(true, &[b"10%\r20%\n"]), "10%\r20%\n");
+    }
+
+    #[test]
+    fn nothing_is_concealed() {
+        for hidden in [
+            "8",
+            "1;8",
+            "08",
+            "38;5;8;8",
+            "38;2;1;2;8;8",
+            "8:1",
+            "38;9;8",
+        ] {
+            let text = format!("a\x1b[{hidden}mb");
+            assert_eq!(shown(true, &[text.as_bytes()]), "ab", "{hidden}");
+        }
+        for color in ["", "0", "1;31", "38;5;8", "38;2;8;8;8", "38:5:8", "28"] {
+            let text = format!("a\x1b[{color}mb");
+            let expected = format!("{text}\x1b[0m");
+            assert_eq!(shown(true, &[text.as_bytes()]), expected, "{color}");
+        }
     }
 
     #[test]

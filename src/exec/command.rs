@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::{CStr, CString, OsStr, OsString},
     fs::File,
     io::{self, IsTerminal},
@@ -40,6 +40,8 @@ pub struct Program {
     pub arguments: Vec<String>,
     /// Added to what it is given of the worker's environment.
     pub variables: BTreeMap<String, String>,
+    /// The names of those that the job's own files of variables set.
+    pub of_files: BTreeSet<String>,
     /// Where it starts; the worker's own directory if absent.
     pub working_dir: Option<PathBuf>,
     /// Whose it is; the worker's own user's if absent.
@@ -153,6 +155,7 @@ impl Program {
             name,
             arguments,
             variables: context.variables(&json),
+            of_files: context.secrets.names().map(str::to_owned).collect(),
             working_dir: spec.working_dir.clone(),
             run_as: spec.run_as.clone(),
             stdin: json.into_bytes(),

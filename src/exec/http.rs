@@ -46,7 +46,17 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
 pub struct Prepared {
     request: Request,
     redirects: u8,
+    leaving: Leaving,
     expected: Expected,
+}
+
+/// What becomes of a redirect to another scheme, host or port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// It is followed.
+    Follow,
+    /// The request fails: it carries a credential, which is meant for the first one alone.
+    Refuse,
 }
 
 #[derive(Debug)]
@@ -116,6 +126,10 @@ impl Prepared {
         Ok(Self {
             request,
             redirects: http.redirects,
+            leaving: match context.message.spec.credentials.is_empty() {
+                true => Leaving::Follow,
+                false => Leaving::Refuse,
+            },
             expected: Expected {
                 body: http.expect_body.clone(),
                 status: http.clone(),
@@ -135,12 +149,12 @@ fn add(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// One client for each number of redirects: it keeps connections.
+/// One client for each way to take redirects: it keeps connections.
 #[derive(Debug, Default)]
-pub(super) struct Clients(Mutex<Vec<(u8, Client)>>);
+pub(super) struct Clients(Mutex<Vec<((u8, Leaving), Client)>>);
 
 impl Clients {
-    pub(super) fn get(&self, redirects: u8) -> Result<Client, String> {
+    pub(super) fn get(&self, redirects: u8, leaving: Leaving) -> Result<Client, String> {
         /// Chosen once for the process: two libraries with different ones are linked.
         static PROVIDER: LazyLock<()> = LazyLock::new(|| {
             // Somebody else has chosen: that one is as good.
@@ -148,21 +162,39 @@ impl Clients {
         });
         LazyLock::force(&PROVIDER);
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = clients.iter().find(|(limit, _)| *limit == redirects) {
+        if let Some((_, client)) = clients.iter().find(|(way, _)| *way == (redirects, leaving)) {
             return Ok(client.clone());
         }
         let policy = match redirects {
             0 => Policy::none(),
-            limit => Policy::limited(limit.into()),
+            limit => following(limit, leaving),
         };
         let client = Client::builder()
             .redirect(policy)
+            // Its URL may carry a secret.
+            .referer(false)
             .connect_timeout(CONNECT)
             .user_agent(USER_AGENT)
             .build()
             .map_err(|error| format!("no HTTP client can be made: {}", causes(&error)))?;
-        clients.push((redirects, client.clone()));
+        clients.push(((redirects, leaving), client.clone()));
         Ok(client)
+    }
+}
+
+fn following(limit: u8, leaving: Leaving) -> Policy {
+    let limited = Policy::limited(limit.into());
+    match leaving {
+        Leaving::Follow => limited,
+        Leaving::Refuse => Policy::custom(move |attempt| {
+            let first = attempt.previous().first().map(Url::origin);
+            match first == Some(attempt.url().origin()) {
+                true => limited.redirect(attempt),
+                false => attempt.error(
+                    "to another scheme, host or port, which must not be sent the job's credential; name the last URL in the job",
+                ),
+            }
+        }),
     }
 }
 
@@ -207,9 +239,10 @@ async fn ask(
     let Prepared {
         request,
         redirects,
+        leaving,
         expected,
     } = prepared;
-    let client = clients.get(redirects)?;
+    let client = clients.get(redirects, leaving)?;
     let answer = client
         .execute(request)
         .await
@@ -302,6 +335,53 @@ mod tests {
     #[test]
     fn what_is_filled_in_is_encoded() {
         assert_eq!(encode("a b/c?d=e&f~g.h"), "a%20b%2Fc%3Fd%3De%26f~g.h");
+    }
+
+    /// Answers one request as is said, and tells it.
+    fn answering(answer: String) -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) {
+        use std::io::{Read, Write};
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut byte = [0];
+            while !asked.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+                asked.push(byte[0]);
+            }
+            tell.send(String::from_utf8(asked).unwrap()).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        (at, told)
+    }
+
+    #[tokio::test]
+    async fn credentials_stay_with_who_they_are_for() {
+        for leaving in [Leaving::Follow, Leaving::Refuse] {
+            let done = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let (second, asked) = answering(done.to_owned());
+            let (first, _asked_first) = answering(format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://{second}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            ));
+            let client = Clients::default().get(5, leaving).unwrap();
+            let request = client.get(format!("http://{first}/?key=hunter2"));
+            let answer = request.header("x-api-key", "hunter2").send().await;
+            match leaving {
+                Leaving::Follow => {
+                    assert_eq!(answer.unwrap().status(), 200);
+                    let asked = asked.recv().unwrap().to_lowercase();
+                    assert!(!asked.contains("referer"), "{asked}");
+                }
+                Leaving::Refuse => {
+                    let reason = causes(&answer.unwrap_err());
+                    assert!(reason.contains("credential"), "{reason}");
+                    assert!(!reason.contains("hunter2"), "{reason}");
+                    assert!(asked.try_recv().is_err(), "it was not asked");
+                }
+            }
+        }
     }
 
     #[test]

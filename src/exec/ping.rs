@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::http::{Clients, causes};
+use super::http::{Clients, Leaving, causes};
 
 /// How many are on their way at once; what is beyond that is not sent.
 const AT_ONCE: usize = 64;
@@ -147,7 +147,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn post(clients: &Clients, url: Url, body: String) -> Result<(), String> {
     /// Services move.
     const REDIRECTS: u8 = 3;
-    let client = clients.get(REDIRECTS)?;
+    let client = clients.get(REDIRECTS, Leaving::Follow)?;
     let answer = client.post(url).timeout(TIMEOUT).body(body).send().await;
     let answer = answer.map_err(|error| causes(&error))?;
     match answer.status() {

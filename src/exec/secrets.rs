@@ -71,6 +71,11 @@ impl Secrets {
         variables.chain(credentials)
     }
 
+    /// The names of the variables of the files.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
+    }
+
     /// What hides them.
     pub fn redactor(&self) -> Option<Redactor> {
         self.redactor.clone()
@@ -179,7 +184,14 @@ impl Redactor {
                     fields.insert(self.text(&name), field);
                 }
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            Value::Number(number) => {
+                let text = number.to_string();
+                let shown = self.text(&text);
+                if shown != text {
+                    *value = Value::String(shown);
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
         }
     }
 }
@@ -316,6 +328,15 @@ mod tests {
         let mut value = serde_json::json!({ "hunter2!": ["x hunter2! y", 3, null] });
         redactor(&["hunter2!"]).value(&mut value);
         assert_eq!(value, serde_json::json!({ "***": ["x *** y", 3, null] }));
+    }
+
+    #[test]
+    fn numbers_of_results_are_redacted() {
+        let mut value =
+            serde_json::json!({ "pin": 48_151_623, "98481516": [2, 1_481_516_230], "n": 48_151 });
+        redactor(&["48151623"]).value(&mut value);
+        let expected = serde_json::json!({ "pin": "***", "98481516": [2, "1***0"], "n": 48_151 });
+        assert_eq!(value, expected);
     }
 
     #[test]

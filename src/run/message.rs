@@ -7,7 +7,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::{DEEPEST, RunId, is_shallow};
-use crate::job::{Anchor, Job, Overlap, QueueName, RunSpec, Values};
+use crate::job::{Anchor, Execute, Job, Overlap, QueueName, RunSpec, Template, Values};
 
 /// The version of the message that this build writes and reads.
 pub const VERSION: u32 = 1;
@@ -64,6 +64,11 @@ pub enum Malformed {
     /// Nobody could read its record.
     #[error("the argument `{0}` is nested deeper than {DEEPEST} levels")]
     Deep(String),
+    /// `ps` would show it.
+    #[error(
+        "`command` has `{{credential.{0}}}`, which everybody on the machine could see: the program finds it in its environment"
+    )]
+    Exposed(String),
     /// Not JSON, or not of the contract's form.
     #[error("the message is not understood: {0}")]
     Json(#[from] serde_json::Error),
@@ -171,6 +176,7 @@ impl RunMessage {
         }
         let message: Self = serde_json::from_slice(bytes)?;
         message.check_depth()?;
+        message.check_command()?;
         Ok(message)
     }
 
@@ -178,6 +184,19 @@ impl RunMessage {
         let mut args = self.spec.args.iter();
         match args.find(|(_, value)| !is_shallow(value)) {
             Some((name, _)) => Err(Malformed::Deep(name.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RunMessage {
+    /// Schedules cannot say this; whoever writes to the broker can.
+    fn check_command(&self) -> Result<(), Malformed> {
+        let Execute::Command(words) = &self.spec.execute else {
+            return Ok(());
+        };
+        match words.iter().flat_map(Template::credentials).next() {
+            Some(name) => Err(Malformed::Exposed(name.to_owned())),
             None => Ok(()),
         }
     }
@@ -214,7 +233,16 @@ pub fn time(at: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Execute, RunSpec};
+
+    #[test]
+    fn a_credential_in_a_command_is_refused() {
+        let mut message = message();
+        let words = ["sh", "-c", "sleep 5 # {credential.apikey}"];
+        message.spec.execute = Execute::Command(words.map(|word| word.parse().unwrap()).into());
+        message.spec.credentials = vec!["apikey".parse().unwrap()];
+        let error = RunMessage::decode(&message.encode().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("{credential.apikey}"), "{error}");
+    }
 
     fn message() -> RunMessage {
         let spec = RunSpec::new(Execute::Command(vec!["true".parse().unwrap()]));

@@ -1,10 +1,12 @@
 //! What a worker may be asked to do, whoever asks: the rules of `worker.toml`. Pure.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
 };
+
+mod variables;
 
 use super::RunMessage;
 use crate::job::{Execute, Glob, QueueName, UserName};
@@ -18,13 +20,15 @@ pub struct WorkerPolicy {
     pub queues: Option<Vec<Glob>>,
     /// The programs of `command`, as they are found on this machine, symbolic links followed.
     pub executables: Option<Vec<Glob>>,
+    /// The names of variables that a job may set.
+    pub env: Option<Vec<Glob>>,
     /// The directories in which programs may start, and what is below them.
     pub working_dirs: Option<Vec<Glob>>,
     /// Who programs may run as. Without this list only the worker's own user, and that by not naming it.
     pub users: Option<Vec<UserName>>,
     /// Whether `shell` is allowed.
     pub shell: bool,
-    /// Whether `http` is allowed.
+    /// Whether `http` and `ping` are allowed: requests that the worker sends.
     pub http: bool,
     /// The mask of the modes of files that jobs make.
     pub umask: Option<u32>,
@@ -37,8 +41,8 @@ pub struct Found<'a> {
     pub executables: &'a [PathBuf],
     /// Where it would start, with symbolic links followed.
     pub working_dir: Option<&'a Path>,
-    /// What it would be given beside the worker's own variables, those of files included.
-    pub variables: Option<&'a BTreeMap<String, String>>,
+    /// The names of the variables that the job sets by its files.
+    pub variables: Option<&'a BTreeSet<String>>,
     /// What another user may be able to use, and the worker cannot look at.
     pub hidden: Hidden<'a>,
     /// The worker's own user, by name or else by number.
@@ -91,12 +95,18 @@ impl WorkerPolicy {
         listed("queues", &self.queues, queue, || {
             format!("runs of the queue `{queue}`")
         })?;
+        if message.spec.ping.is_some() && !self.http {
+            return Err(broken("http", "`ping`, which sends requests"));
+        }
         match &message.spec.execute {
             Execute::Shell(_) if !self.shell => return Err(broken("shell", "`shell`")),
             Execute::Http(_) if !self.http => return Err(broken("http", "`http`")),
             Execute::Http(_) => return self.check_user(message, None),
-            Execute::Shell(_) => {}
-            Execute::Command(_) => self.check_executable(message, found)?,
+            Execute::Shell(_) => self.check_listed_variables(message, found)?,
+            Execute::Command(_) => {
+                self.check_listed_variables(message, found)?;
+                self.check_executable(message, found)?;
+            }
         }
         self.check_user(message, Some(found.own_user))?;
         self.check_working_dir(found)
@@ -169,11 +179,7 @@ impl WorkerPolicy {
         let Some(allowed) = &self.executables else {
             return Ok(());
         };
-        let given = found.variables.into_iter().flat_map(BTreeMap::keys);
-        let mut names = message.spec.env.keys().chain(given);
-        if let Some(name) = names.find(|name| name.starts_with("LD_")) {
-            return Err(broken("executables", &format!("the variable `{name}`")));
-        }
+        self.check_loading_variables(message, found)?;
         if let Some(path) = found.hidden.executable {
             return Err(cannot_be_seen("executables", path));
         }

@@ -14,10 +14,11 @@ use super::{
 use crate::{job::Glob, run::WorkerPolicy};
 
 /// Every key.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "jobs",
     "queues",
     "executables",
+    "env",
     "working_dirs",
     "users",
     "shell",
@@ -69,6 +70,7 @@ fn read(source: &Source, follow: fn(&str) -> String) -> Result<WorkerPolicy, Loa
                 "executables" => {
                     policy.executables = paths(&mut reader, "executables", item, follow);
                 }
+                "env" => policy.env = variables(&mut reader, item),
                 "working_dirs" => {
                     policy.working_dirs = paths(&mut reader, "working_dirs", item, follow);
                 }
@@ -96,6 +98,22 @@ fn names(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Vec<Glob
         if text.is_empty() || !text.chars().all(fits) {
             let message = format!("`{key}`: \"{text}\" cannot be the name of anything");
             let help = "names have a-z, 0-9, `_` and `-`; `*` stands for any part of one";
+            reader.error_with_help(item.span(), message, Some(help.to_owned()));
+            return None;
+        }
+        text.parse().ok()
+    })
+}
+
+/// Patterns of names of variables.
+fn variables(reader: &mut Reader<'_>, item: &Item<'_>) -> Option<Vec<Glob>> {
+    reader.list("env", item, "a list of names", |reader, item| {
+        let text = reader.text("env", item)?;
+        let fits = |c: char| matches!(c, 'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '*' | '?');
+        if text.is_empty() || !text.chars().all(fits) {
+            let message = format!("`env`: \"{text}\" cannot be the name of a variable");
+            let help =
+                "names have letters, 0-9 and `_`; `*` stands for any part of one: \"SITE_*\"";
             reader.error_with_help(item.span(), message, Some(help.to_owned()));
             return None;
         }
@@ -175,7 +193,7 @@ mod tests {
     fn a_policy_is_read() {
         let policy = parse(
             "jobs = [\"crawl-*\"]\nqueues = []\nexecutables = [\"/usr/bin/python3*\"]\n\
-             working_dirs = [\"/srv\"]\nusers = [\"crawler\"]\nshell = true\numask = \"027\"\n",
+             working_dirs = [\"/srv\"]\nusers = [\"crawler\"]\nenv = [\"SITE_*\"]\nshell = true\numask = \"027\"\n",
         );
         let policy = policy.unwrap();
         let first = |globs: &Option<Vec<Glob>>| {
@@ -189,6 +207,8 @@ mod tests {
             first(&policy.executables),
             Some(Some("/usr/bin/python3*".to_owned()))
         );
+        assert_eq!(first(&policy.env), Some(Some("SITE_*".to_owned())));
+        assert!(parse("env = [\"A=B\"]\n").is_err());
         assert_eq!(policy.users, Some(vec!["crawler".parse().unwrap()]));
         assert_eq!(
             (policy.shell, policy.http, policy.umask),

@@ -116,7 +116,7 @@ impl Shared {
         let Some(policy) = &gate.policy else {
             return WorkerPolicy::check_without(message).err();
         };
-        if policy.executables.is_some() || policy.working_dirs.is_some() {
+        if policy.executables.is_some() || policy.env.is_some() || policy.working_dirs.is_some() {
             let program = self.program_of(message);
             return broken_by(policy, &delivery.queue, message, program.as_ref());
         }
@@ -208,7 +208,7 @@ fn broken_by(
     let found = Found {
         executables: &located.executables,
         working_dir: located.working_dir.as_deref(),
-        variables: program.map(|program| &program.variables),
+        variables: program.map(|program| &program.of_files),
         hidden: Hidden {
             executable: located.hidden_executable.as_deref(),
             working_dir: located.hidden_working_dir.as_deref(),

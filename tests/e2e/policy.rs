@@ -70,19 +70,34 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
             &work,
             &bin,
         ),
+        job(
+            "ok-bash",
+            "command = [\"good\"]\nenv_file = \"bash.env\"",
+            &work,
+            &bin,
+        ),
+        job(
+            "ok-variable",
+            "command = [\"good\"]\nenv_file = \"unlisted.env\"",
+            &work,
+            &bin,
+        ),
     ];
+    fs::write(here.path("schedules/bash.env"), "BASH_ENV=evil\n").unwrap();
+    fs::write(here.path("schedules/unlisted.env"), "SITE_MODE=x\n").unwrap();
     fs::write(here.path("schedules/loaded.env"), "LD_PRELOAD=evil.so\n").unwrap();
     here.schedule("a.toml", &schedule.concat());
     let policy = |more: &str| {
         let text = format!(
             "jobs = [\"ok-*\"]\nqueues = [\"default\"]\nexecutables = [\"{bin}/*\"]\n\
+             env = [\"PATH\", \"NOTES\", \"LD_*\", \"BASH_*\"]\n\
              working_dirs = [\"{work}\"]\n{more}"
         );
         fs::write(here.path("worker.toml"), text).unwrap();
     };
     policy("");
     let _beat = here.start("beat", &["beat"]);
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(12).cloned());
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(14).cloned());
     let worker = worker(&here, &["--queue", "other", "--policy", "worker.toml"]);
 
     for name in ["ok-path", "ok-link", "ok-relative"] {
@@ -96,6 +111,8 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
         ("ok-evil", "executables"),
         ("ok-disguised", "executables"),
         ("ok-loaded", "executables"),
+        ("ok-bash", "executables"),
+        ("ok-variable", "env"),
         ("ok-anywhere", "working_dirs"),
         ("ok-away", "working_dirs"),
         ("ok-shell", "shell"),
@@ -155,7 +172,7 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     policy("shel = true\n");
     let broken = here.run(&["worker", "--queue", "default", "--policy", "worker.toml"]);
     assert_eq!(broken.code, 2, "{}", broken.stderr);
-    assert!(broken.stderr.contains("worker.toml:5"), "{}", broken.stderr);
+    assert!(broken.stderr.contains("worker.toml:6"), "{}", broken.stderr);
     assert!(
         broken.stderr.contains("did you mean `shell`?"),
         "{}",

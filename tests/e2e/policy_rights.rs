@@ -137,7 +137,7 @@ fn a_program_that_the_worker_cannot_see_is_not_known_to_be_allowed() {
         ),
     );
     let policy = format!(
-        "users = [\"nobody\"]\nexecutables = [\"{seen}/*\"]\nworking_dirs = [\"{work}\"]\n",
+        "users = [\"nobody\"]\nexecutables = [\"{seen}/*\"]\nenv = [\"PATH\"]\nworking_dirs = [\"{work}\"]\n",
     );
     fs::write(here.path("worker.toml"), policy).unwrap();
     let bounds = "--bounding-set=-dac_override,-dac_read_search";

@@ -165,7 +165,9 @@ fn a_job_is_the_users_that_it_names_if_the_policy_lists_it() {
     assert_eq!(here.run_to_its_end("elsewhere")["state"], "succeeded");
     assert_eq!(here.lines("work/twice"), ["second"]);
     let users = "users = [\"nobody\"]\nshell = true\n";
-    policy(&format!("executables = [\"{first}/*\"]\n{users}"));
+    policy(&format!(
+        "executables = [\"{first}/*\"]\nenv = [\"PATH\"]\n{users}"
+    ));
     reloaded(&worker_of_root, 2);
     let (letter, reason) = refused(&here, "elsewhere");
     assert_eq!(letter["refused"]["rule"], "executables", "{reason}");

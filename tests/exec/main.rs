@@ -42,6 +42,7 @@ fn shell(script: &str) -> Program {
         run_as: None,
         stdin: b"{\"depth\":3}".to_vec(),
         streams: Streams::Captured,
+        of_files: Default::default(),
         confinement: Confinement::default(),
     }
 }

@@ -186,3 +186,98 @@ fn every_program_that_another_user_may_find_is_looked_at() {
     };
     assert_eq!(rule(Found { hidden, ..found }), Some("working_dirs"));
 }
+
+#[test]
+fn variables_do_not_make_other_programs_of_those_that_are_listed() {
+    let executables = ["/opt/hello".into()];
+    let rule = |policy: &WorkerPolicy, name: &str| {
+        let plain = message(Execute::Command(vec!["/opt/hello".parse().unwrap()]));
+        let mut set = plain.clone();
+        set.spec.env.insert(name.to_owned(), "x".to_owned());
+        let of_files = BTreeSet::from([name.to_owned()]);
+        let found = Found {
+            executables: &executables,
+            ..Found::default()
+        };
+        let by_file = Found {
+            variables: Some(&of_files),
+            ..found
+        };
+        let checked = [(&set, found), (&plain, by_file)].map(|(message, found)| {
+            let checked = policy.check(message, &message.queue, found);
+            checked.err().map(|broken| broken.rule)
+        });
+        assert_eq!(checked[0], checked[1], "{name}");
+        checked[0]
+    };
+    let listed = WorkerPolicy {
+        executables: globs(&["/opt/*"]),
+        ..WorkerPolicy::default()
+    };
+    for name in [
+        "LD_PRELOAD",
+        "BASH_ENV",
+        "BASH_ENV=/x",
+        "ENV",
+        "BASH_FUNC_id%%",
+        "SHELLOPTS",
+        "PATH",
+        "PS4",
+        "IFS",
+        "HOME",
+        "PYTHONPATH",
+        "PERL5OPT",
+        "RUBYOPT",
+        "NODE_OPTIONS",
+        "JAVA_TOOL_OPTIONS",
+        "_JAVA_OPTIONS",
+        "GIT_SSH_COMMAND",
+        "GCONV_PATH",
+        "GLIBC_TUNABLES",
+        "PAGER",
+    ] {
+        assert_eq!(rule(&listed, name), Some("executables"), "{name}");
+        assert_eq!(rule(&WorkerPolicy::default(), name), None, "{name}");
+    }
+    for name in ["SITE_MODE", "ENVIRONMENT", "LEVEL", "TZ", "LANG"] {
+        assert_eq!(rule(&listed, name), None, "{name}");
+    }
+    let env = |names: &[&str]| WorkerPolicy {
+        env: globs(names),
+        ..listed.clone()
+    };
+    let site = env(&["SITE_*", "HOME"]);
+    assert_eq!(rule(&site, "SITE_MODE"), None);
+    assert_eq!(rule(&site, "LEVEL"), Some("env"));
+    assert_eq!(rule(&site, "BASH_ENV"), Some("env"));
+    assert_eq!(rule(&site, "HOME"), None, "it is written out");
+    assert_eq!(rule(&env(&["*"]), "BASH_ENV"), Some("executables"));
+    assert_eq!(rule(&env(&[]), "SITE_MODE"), Some("env"));
+    // Without a list of programs, and for a shell as well.
+    let alone = WorkerPolicy {
+        executables: None,
+        shell: true,
+        ..site
+    };
+    assert_eq!(rule(&alone, "LEVEL"), Some("env"));
+    let mut shell = message(Execute::Shell("true".to_owned()));
+    shell.spec.env.insert("LEVEL".to_owned(), "x".to_owned());
+    let refused = alone.check(&shell, &shell.queue, Found::default());
+    assert_eq!(refused.unwrap_err().rule, "env");
+}
+
+#[test]
+fn pings_are_requests() {
+    let mut pinged = message(Execute::Command(vec!["crawl".parse().unwrap()]));
+    pinged.spec.ping = Some("http://127.0.0.1:1/".into());
+    let rule = |http| {
+        let policy = WorkerPolicy {
+            http,
+            ..WorkerPolicy::default()
+        };
+        let checked = policy.check(&pinged, &pinged.queue, Found::default());
+        checked.err().map(|broken| broken.rule)
+    };
+    assert_eq!(rule(false), Some("http"));
+    assert_eq!(rule(true), None);
+}
