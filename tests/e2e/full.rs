@@ -204,7 +204,7 @@ fn what_waits_leaves_room_for_those_who_execute_it() {
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("has no room"), "{}", refused.stderr);
     let mut accepted: BTreeSet<_> = refused.stdout.lines().map(str::to_owned).collect();
-    assert!(accepted.len() > 10, "{}", refused.stdout);
+    assert!(accepted.len() > 10, "{}", refused.stderr);
     let cancelled = accepted.pop_last().unwrap();
     let cancelling = here.run(&["cancel", &cancelled]);
     assert_eq!(cancelling.code, 0, "{}", cancelling.stderr);
