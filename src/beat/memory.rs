@@ -9,20 +9,21 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use tracing::{info, warn};
 
 use super::{
     BeatError, BeatOptions, OwnState,
+    installation::{Found, Installation},
+    others::Others,
     own::{Kept, Readiness},
-    shared::{encode, read_installation, read_job, read_watermark},
+    shared::{encode, read_job, read_watermark},
     states::States,
 };
 use crate::{
     broker::{Bucket, Cas, Change, Changes, Durability, Revision, SharedBroker},
-    chance,
     job::JobName,
-    plan::{INSTALLATION_KEY, JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
+    plan::{JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun, Past},
     schedules::JobSet,
 };
@@ -40,8 +41,9 @@ pub(super) struct Memory {
     watermark: Watermark,
     revision: Option<Revision>,
     states: States,
-    /// The name of the installation; see [`INSTALLATION_KEY`].
-    installation: Option<String>,
+    installation: Installation,
+    /// What others wrote, to be shared again should the broker lose it.
+    others: Others,
     /// Changed since the own copy was written.
     unsaved: BTreeSet<JobName>,
     pasts: HashMap<JobName, Past>,
@@ -79,7 +81,8 @@ impl Memory {
             watermark: shared.clone().unwrap_or(fresh),
             revision,
             states: States::read(broker).await?,
-            installation: None,
+            installation: Installation::default(),
+            others: Others::default(),
             unsaved: BTreeSet::new(),
             pasts: HashMap::new(),
             pauses: HashMap::new(),
@@ -88,12 +91,13 @@ impl Memory {
         };
         memory.unsaved = memory.known_jobs().cloned().collect();
         if let Some(own) = &options.own {
-            memory.installation = own.installation()?;
+            memory.installation = Installation::known(own.installation()?);
+            memory.others = own.others()?;
             if let Some(kept) = own.load()? {
                 memory.compare_with_own(broker, shared, kept).await?;
             }
         }
-        memory.settle_installation(broker).await?;
+        memory.installation.settle(broker).await?;
         let seeded = memory.watermark.clone();
         memory.move_watermark(broker, seeded).await?;
         memory.watch_news(broker).await?;
@@ -113,53 +117,21 @@ impl Memory {
                 false => self.unsaved.insert(name.clone()),
             };
         }
-        let is_older = shared.as_ref().is_none_or(|shared| shared.at < kept.at);
+        let found = self.installation.look(broker).await?;
+        // What was kept of one installation says nothing of the ticks of another.
+        let is_older = match &shared {
+            Some(shared) => found != Found::Another && shared.at < kept.at,
+            None => true,
+        };
         if is_older {
             warn!(target: "orchestrator::beat", watermark = %kept.at, had = shared.is_some(),
                 "the shared state is missing or older than this beat's own: going on from its own");
             self.watermark = kept;
         }
-        if is_older || self.is_another(broker).await? {
+        if is_older || found != Found::Same {
             self.states.restore(broker, kept_states, is_older).await?;
+            self.others.restore(broker).await?;
         }
-        Ok(())
-    }
-
-    /// Whether the broker's state is not the one that this beat knew.
-    async fn is_another(&mut self, broker: &SharedBroker) -> Result<bool, BeatError> {
-        let Some(known) = &self.installation else {
-            return Ok(false);
-        };
-        let found = read_installation(broker.as_ref()).await?;
-        let is_another = found.as_ref() != Some(known);
-        if is_another {
-            warn!(target: "orchestrator::beat", known, found,
-                "the broker was wiped, or is another one: what is missing there is restored");
-        }
-        Ok(is_another)
-    }
-
-    /// Names the installation, unless it has a name.
-    async fn settle_installation(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
-        let name = self
-            .installation
-            .take()
-            .unwrap_or_else(|| chance::uuid().to_string());
-        let value = name.clone().into_bytes();
-        let named = broker
-            .compare_and_set(
-                Bucket::State,
-                INSTALLATION_KEY,
-                None,
-                value,
-                Durability::Power,
-            )
-            .await?;
-        point!("beat-installation-named");
-        self.installation = match named {
-            Cas::Done(_) => Some(name),
-            Cas::Conflict => read_installation(broker.as_ref()).await?,
-        };
         Ok(())
     }
 
@@ -201,7 +173,7 @@ impl Memory {
         let before = std::mem::replace(&mut self.states, states);
         let intact = found.filter(|(shared, _)| shared.at >= self.watermark.at);
         let is_older = intact.is_none();
-        let is_another = self.is_another(broker).await?;
+        let is_another = self.installation.look(broker).await? != Found::Same;
         if is_older || is_another {
             let kept = before
                 .iter()
@@ -212,7 +184,9 @@ impl Memory {
                 self.states = before;
                 return Err(error);
             }
-            self.settle_installation(broker).await?;
+            self.others.restore(broker).await?;
+            self.installation.settle(broker).await?;
+            self.news = None;
         }
         let changed = self.states.iter();
         let changed = changed.filter(|(name, state)| before.get(name) != Some(state));
@@ -295,19 +269,23 @@ impl Memory {
         if let Some(own) = own {
             match own.readiness() {
                 Readiness::Ready => {}
-                Readiness::Anew => self
-                    .unsaved
-                    .extend(self.states.iter().map(|(name, _)| name.clone())),
+                Readiness::Anew => {
+                    let all = self.states.iter().map(|(name, _)| name.clone());
+                    self.unsaved.extend(all);
+                    self.others.all_anew();
+                }
                 Readiness::Broken => return,
             }
             let states = &self.states;
             let changed = self.unsaved.iter().map(|name| (name, states.get(name)));
-            let installation = self.installation.as_deref();
-            if !own.keep(&self.watermark, installation, changed).await {
+            let installation = self.installation.name();
+            let kept = own.keep(&self.watermark, installation, changed, &self.others);
+            if !kept.await {
                 return;
             }
         }
         self.unsaved.clear();
+        self.others.saved();
     }
 
     /// The states of jobs of which something was heard that they do not say.
@@ -359,23 +337,19 @@ impl Memory {
         for (job, _) in self.pauses.drain() {
             self.heard_of.insert(job);
         }
-        let mut watched = Vec::new();
-        for prefix in [LAST_RUN_PREFIX, PAUSE_PREFIX] {
-            let mut changes = broker.watch(Bucket::State, prefix).await?;
-            point!("beat-listening");
-            while let Some(change) = changes.next().await {
-                match change? {
-                    Change::Current => break,
-                    change => self.note(change),
-                }
-            }
-            watched.push(changes);
-        }
-        self.news = Some(stream::select_all(watched).boxed());
+        let mut heard = Vec::new();
+        let news = self.others.watch(broker, |change| heard.push(change));
+        self.news = Some(news.await?);
+        heard.into_iter().for_each(|change| self.hear(change));
         Ok(())
     }
 
     fn note(&mut self, change: Change) {
+        self.others.note(&change);
+        self.hear(change);
+    }
+
+    fn hear(&mut self, change: Change) {
         match change {
             Change::Put(entry) => {
                 if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX) {

@@ -8,8 +8,10 @@
 mod carry_out;
 mod definitions;
 mod herald;
+mod installation;
 mod leader;
 mod memory;
+mod others;
 mod outage;
 mod own;
 mod reload;

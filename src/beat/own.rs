@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use super::others::Others;
 use crate::{
     chance, clock,
     job::JobName,
@@ -26,6 +27,8 @@ use crate::{
 const TREE: Tree = Tree::named("beat");
 const WATERMARK: &[u8] = b"watermark";
 const JOB: &[u8] = b"job.";
+/// In front of the keys of what [`Others`] wrote.
+const OTHER: &[u8] = b"other:";
 const HOME: &[u8] = b"home";
 const INSTALLATION: &[u8] = b"installation";
 
@@ -167,18 +170,32 @@ impl OwnState {
         Ok(Some((watermark, states)))
     }
 
-    /// Keeps the watermark, the name of the installation and the jobs that changed; a job without a state
-    /// was removed. Whether that was possible: if not, it is told, and the copy is not ready for a while.
+    /// What others wrote, as it was kept last.
+    pub(super) fn others(&self) -> Result<Others, OwnError> {
+        let Some(store) = self.store() else {
+            return Ok(Others::default());
+        };
+        let entries = store.scan_prefix(TREE, OTHER).map(|entry| {
+            let (key, value) = entry?;
+            let key = String::from_utf8_lossy(key.get(OTHER.len()..).unwrap_or_default());
+            Ok((key.into_owned(), value))
+        });
+        Ok(Others::kept(entries.collect::<Result<_, StoreError>>()?))
+    }
+
+    /// Keeps the watermark, the name of the installation, the jobs that changed and what others wrote; a job without a
+    /// state was removed. Whether that was possible: if not, it is told, and the copy is not ready for a while.
     pub(super) async fn keep<'a>(
         &self,
         watermark: &Watermark,
         installation: Option<&str>,
         changed: impl Iterator<Item = (&'a JobName, Option<&'a JobState>)>,
+        others: &Others,
     ) -> bool {
         let Some(store) = self.store() else {
             return false;
         };
-        let batch = match encode(watermark, installation, changed) {
+        let batch = match encode(watermark, installation, changed, others) {
             Ok(batch) => batch,
             Err(error) => {
                 error!(target: "orchestrator::beat", %error, "beat's own copy cannot be encoded");
@@ -277,6 +294,7 @@ fn encode<'a>(
     watermark: &Watermark,
     installation: Option<&str>,
     changed: impl Iterator<Item = (&'a JobName, Option<&'a JobState>)>,
+    others: &Others,
 ) -> serde_json::Result<Batch> {
     let mut batch = Batch::default();
     batch.put(TREE, WATERMARK, serde_json::to_vec(watermark)?);
@@ -287,6 +305,13 @@ fn encode<'a>(
         let key = [JOB, name.as_str().as_bytes()].concat();
         match state {
             Some(state) => batch.put(TREE, &key, serde_json::to_vec(state)?),
+            None => batch.remove(TREE, &key),
+        }
+    }
+    for (key, value) in others.unsaved() {
+        let key = [OTHER, key.as_bytes()].concat();
+        match value {
+            Some(value) => batch.put(TREE, &key, value.to_vec()),
             None => batch.remove(TREE, &key),
         }
     }

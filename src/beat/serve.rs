@@ -10,6 +10,7 @@ use tracing::{debug, info};
 use super::{
     Beat, BeatError, BeatOptions, OwnState, ReloadCause,
     leader::{Candidate, Found, Term},
+    others::Others,
     outage::Outage,
     own::Readiness,
     reload::{self, Wanted},
@@ -192,8 +193,11 @@ impl Server {
 struct Copy {
     kept: Option<Watermark>,
     kept_at: Option<std::time::Instant>,
-    states: Option<Changes>,
+    /// Of the states of jobs, and of what others write.
+    watched: Option<(Changes, Changes)>,
     changed: BTreeMap<JobName, Option<JobState>>,
+    /// As far as it was read from the own copy.
+    others: Option<Others>,
 }
 
 impl Copy {
@@ -213,33 +217,57 @@ impl Copy {
         if self.kept.as_ref() == Some(&watermark) {
             return Ok(());
         }
-        self.follow(broker).await?;
+        let mut others = match self.others.take() {
+            Some(others) => others,
+            None => own.others()?,
+        };
+        let written = self.write(broker, own, (&watermark, &mut others)).await;
+        self.others = Some(others);
+        if written? {
+            self.kept = Some(watermark);
+            self.kept_at = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether the own copy is up to date.
+    async fn write(
+        &mut self,
+        broker: &SharedBroker,
+        own: &OwnState,
+        (watermark, others): (&Watermark, &mut Others),
+    ) -> Result<bool, BeatError> {
+        self.follow(broker, others).await?;
         match own.readiness() {
             Readiness::Ready => {}
             Readiness::Anew => {
                 // Watched anew, which begins with all of them.
-                self.states = None;
-                self.follow(broker).await?;
+                self.watched = None;
+                self.follow(broker, others).await?;
+                others.all_anew();
             }
-            Readiness::Broken => return Ok(()),
+            Readiness::Broken => return Ok(false),
         }
         let changed = self.changed.iter();
         let changed = changed.map(|(name, state)| (name, state.as_ref()));
-        if !own.keep(&watermark, None, changed).await {
-            return Ok(());
+        if !own.keep(watermark, None, changed, others).await {
+            return Ok(false);
         }
         debug!(target: "orchestrator::beat", at = %watermark.at, changed = self.changed.len(),
             "own copy brought up to date");
         self.changed.clear();
-        self.kept = Some(watermark);
-        self.kept_at = Some(now);
-        Ok(())
+        others.saved();
+        Ok(true)
     }
 
-    /// Notes the states that changed since the last look.
-    async fn follow(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
-        let mut states = match self.states.take() {
-            Some(states) => states,
+    /// Notes what changed since the last look.
+    async fn follow(
+        &mut self,
+        broker: &SharedBroker,
+        others: &mut Others,
+    ) -> Result<(), BeatError> {
+        let (mut states, mut written) = match self.watched.take() {
+            Some(watched) => watched,
             None => {
                 let mut states = broker.watch(Bucket::State, JOB_STATE_PREFIX).await?;
                 while let Some(change) = states.next().await {
@@ -249,7 +277,7 @@ impl Copy {
                     }
                     self.note(change);
                 }
-                states
+                (states, others.watch(broker, |_| {}).await?)
             }
         };
         loop {
@@ -260,7 +288,14 @@ impl Copy {
                 None => break,
             }
         }
-        self.states = Some(states);
+        loop {
+            match written.next().now_or_never() {
+                Some(Some(change)) => others.note(&change?),
+                Some(None) => return Ok(()),
+                None => break,
+            }
+        }
+        self.watched = Some((states, written));
         Ok(())
     }
 

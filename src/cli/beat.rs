@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{
-    CliError, Exit, Globals, connect, events, schedules::SchedulesArgs, service, signing::Signing,
-    worker::credentials,
+    CliError, Exit, Globals, connect, events, globals::DEFAULT_NAMESPACE, schedules::SchedulesArgs,
+    service, signing::Signing, worker::credentials,
 };
 use crate::{
     beat::{self, BeatError, BeatOptions, OwnError, OwnState},
@@ -109,6 +109,15 @@ impl Keeping {
     }
 }
 
+/// Where beat keeps its own copy: of each namespace one, for what is known of one says nothing of another.
+fn own_directory(globals: &Globals) -> PathBuf {
+    let name = match globals.namespace.as_str() {
+        DEFAULT_NAMESPACE => "beat".to_owned(),
+        other => format!("beat-{other}"),
+    };
+    globals.data_dir.join(name)
+}
+
 /// The reloads that may wait; one is as good as many.
 pub(super) const RELOADS: usize = 1;
 
@@ -121,7 +130,7 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
     let authority = args.signing.authority()?;
     let sources = vec![args.schedules.schedules];
     let [pulse] = args.listen.start(["beat"], &stop).await?;
-    let own = OwnState::open(&globals.data_dir.join("beat"))?;
+    let own = OwnState::open(&own_directory(globals))?;
     let broker = connect::service_broker(globals, connect::DEFAULT_LEASE, authority).await?;
     let watch = service::watch_schedules(&sources, ask, stop.drain.clone());
     let options = BeatOptions {

@@ -6,6 +6,9 @@ use clap::{Args, ValueEnum};
 
 use super::nats::NatsArgs;
 
+/// The first word of all names in NATS, if nobody says otherwise.
+pub(super) const DEFAULT_NAMESPACE: &str = "orch";
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
@@ -26,7 +29,7 @@ pub struct Globals {
         global = true,
         env = "ORCHESTRATOR_NAMESPACE",
         value_name = "NAME",
-        default_value = "orch",
+        default_value = DEFAULT_NAMESPACE,
         value_parser = namespace
     )]
     pub namespace: String,

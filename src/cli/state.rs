@@ -37,8 +37,8 @@ enum Action {
     /// Put what such a file knows into an installation without a state
     ///
     /// Stop beat and workers there until it is done: while a beat is at work it is refused (exit code 7). Stop those of the old
-    /// installation for good before you export, or both will execute what waits. A beat that was at work there goes on from its
-    /// own copy, where that is the later one: move its data directory away before you start it again (docs/recovery.md).
+    /// installation for good before you export, or both will execute what waits. What beats kept themselves of the state that was
+    /// there does not stand against the file: only what is missing in it is written again.
     Import {
         /// The file; `-` is standard input
         #[arg(value_name = "FILE")]

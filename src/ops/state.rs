@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::OpsError;
 use crate::{
@@ -286,6 +287,9 @@ pub async fn import_state(
             broker: broker.describe(),
         });
     }
+    // Another installation from here on: what beats kept of the one before is not to be taken for newer.
+    let name = Uuid::new_v4().to_string().into_bytes();
+    broker.put(Bucket::State, INSTALLATION_KEY, name).await?;
     let mut amount = Amount::default();
     let mut overlaps: HashMap<JobName, Overlap> = HashMap::new();
     for value in &state.values {

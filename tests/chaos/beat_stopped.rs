@@ -15,7 +15,7 @@ use crate::{
 /// Those of runs that are stored together.
 pub const BATCH: [&str; 2] = ["nats-batch-sent", "nats-batch-stored"];
 /// Those of a beat that finds its broker wiped.
-pub const WIPED: [&str; 1] = ["beat-pause-restored"];
+pub const WIPED: [&str; 2] = ["beat-pause-restored", "beat-other-restored"];
 /// Where a worker has recorded an outcome and has not said so.
 pub const WORKER: &str = "worker-recorded";
 

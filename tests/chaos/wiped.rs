@@ -65,6 +65,7 @@ fn wiped(kill_the_leader: bool) {
     let before = copies();
     wait_for("another copy", || (copies() > before + 1).then_some(()));
 
+    checker::none_waits(&here, "ticks");
     nats.kill9();
     let mut leader = Some(leader);
     if kill_the_leader {
@@ -179,6 +180,7 @@ fn a_beat_that_dies_while_it_refills_does_so_again() {
     let paused = Paused::on(&nats);
     for point in [
         WIPED[0],
+        WIPED[1],
         "beat-state-written",
         "beat-installation-named",
         "beat-watermark-moved",
@@ -212,4 +214,114 @@ fn a_beat_that_knew_nothing_and_came_first_takes_nothing_away() {
     reached("beat-watermark-moved", &stranger, from);
     stranger.kill9();
     paused.is_remembered();
+}
+
+/// Commands of a paused queue, and a job that asks when it last succeeded.
+const BY_OTHERS: &str = r#"
+[job.tick]
+every = "1s"
+overlap = "allow"
+command = ["sh", "-c", "echo {last_success} >> since"]
+working_dir = ".."
+
+[job.held]
+every = "1s"
+queue = "held"
+shell = "echo no >> held"
+working_dir = ".."
+"#;
+
+/// What people and workers wrote is given back as well: the pause of a queue, and when each job last succeeded.
+fn others_are_refilled(by_another: bool) {
+    let mut nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", BY_OTHERS);
+    let queues = ["worker", "--queue", "default", "--queue", "held"];
+    let worker = here.start("worker", &queues);
+    let beat = here.start("beat", &["beat"]);
+    assert_eq!(here.run(&["pause", "--queue", "held"]).code, 0);
+    let runs = |more: usize| {
+        let before = here.lines("since").len();
+        wait_for("runs", || {
+            (here.lines("since").len() > before + more).then_some(())
+        });
+    };
+    runs(3);
+    let is_held = || {
+        let queues = here.try_json(&["queues"])?;
+        let mut queues = queues.as_array()?.iter();
+        queues.find(|queue| queue["queue"] == "held" && !queue["pause"].is_null())?;
+        Some(())
+    };
+    wait_for("the pause of the queue", is_held);
+    assert!(worker.stop().success());
+    let silent = here.lines("held").len();
+    let mut beat = Some(beat);
+    if by_another {
+        assert!(beat.take().unwrap().stop().success());
+    }
+    nats.kill9();
+    nats.wipe();
+    nats.restart();
+    if by_another {
+        beat = Some(here.start("beat", &["beat"]));
+    }
+    wait_for("the pause of the queue, still", is_held);
+    let _worker = here.start("worker", &queues);
+    let before = here.lines("since").len();
+    runs(2);
+    assert_eq!(here.lines("held").len(), silent, "the pause was forgotten");
+    let since = here.lines("since");
+    assert!(!since[before].is_empty(), "{since:?}");
+    assert!(beat.unwrap().stop().success());
+}
+
+#[test]
+fn what_others_wrote_is_refilled_by_the_beat_that_goes_on() {
+    others_are_refilled(false);
+}
+
+#[test]
+fn what_others_wrote_is_refilled_by_a_beat_that_starts() {
+    others_are_refilled(true);
+}
+
+/// One data directory for two installations on a server: what is kept of one says nothing of the other.
+#[test]
+fn a_beat_of_another_installation_erases_no_tick() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", EVERY_SECOND);
+    let elsewhere = here.path("elsewhere").display().to_string();
+    let beats = |namespace: &str, more: &[&str]| {
+        let args = [&["beat", "--namespace", namespace][..], more].concat();
+        let name = format!("beat-{namespace}");
+        here.start(&name, &args)
+    };
+    let count = |namespace: &str| {
+        let runs = here.try_json(&["runs", "--namespace", namespace, "--limit", "1000"])?;
+        Some(runs.as_array()?.len())
+    };
+    let fired = |namespace: &str, more: usize| {
+        let before = count(namespace).unwrap_or(0);
+        wait_for("ticks", || {
+            (count(namespace)? > before + more).then_some(())
+        });
+    };
+    let first = beats("prod", &["--data-dir", &elsewhere]);
+    fired("prod", 1);
+    assert!(first.stop().success());
+    let other = beats("staging", &[]);
+    fired("staging", 3);
+    assert!(other.stop().success());
+    let again = beats("prod", &[]);
+    let worker = ["worker", "--queue", "default", "--namespace", "prod"];
+    let _worker = here.start("worker", &worker);
+    fired("prod", 3);
+    assert!(again.stop().success());
+    wait_for("all runs", || {
+        let queues = here.try_json(&["queues", "--namespace", "prod"])?;
+        (queues[0]["waiting"] == 0 && queues[0]["running"] == 0).then_some(())
+    });
+    checker::every_second_once(&here.lines("ticks"));
 }

@@ -80,7 +80,9 @@ fn every_tick_has_its_run(here: &Installation, beat: Service) {
         let newest = here.runs("tick").iter().filter_map(tick_of).max()?;
         (newest > roomy).then_some(())
     });
-    assert!(beat.log().contains("beat goes on"), "{}", beat.log());
+    wait_for("beat to say that it goes on", || {
+        beat.log().contains("\"beat goes on\"").then_some(())
+    });
     assert!(beat.stop().success());
     wait_for("every run to succeed", || {
         let runs = here.runs("tick");

@@ -135,6 +135,37 @@ fn an_installation_moves_to_nats() {
     );
 }
 
+/// Beat's own copy is newer than what is restored, and of no account: somebody wants the older state.
+#[test]
+fn what_is_restored_stands_against_the_own_copy_of_a_beat() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule(
+        "a.toml",
+        "[job.tick]\nevery = \"1s\"\noverlap = \"allow\"\nshell = \"true\"",
+    );
+    let runs = || {
+        here.try_json(&["runs"])
+            .map(|runs| runs.as_array().unwrap().len())
+    };
+    let at_work = |name: &str| {
+        let beat = here.start(name, &["beat"]);
+        let before = runs().unwrap_or(0);
+        wait_for("ticks", || (runs()? > before + 1).then_some(()));
+        assert!(beat.stop().success());
+        here.read(&format!("{name}.log"))
+    };
+    at_work("first");
+    let file = here.path("state").display().to_string();
+    assert_eq!(here.run(&["state", "export", &file]).code, 0);
+    at_work("later");
+    let imported = here.run(&["state", "import", &file, "--replace"]);
+    assert_eq!(imported.code, 0, "{}", imported.stderr);
+    let log = at_work("again");
+    assert!(log.contains("is another one"), "{log}");
+    assert!(!log.contains("going on from its own"), "{log}");
+}
+
 #[test]
 fn a_damaged_store_is_set_aside_and_a_snapshot_taken_up() {
     let here = Installation::new();

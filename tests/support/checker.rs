@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Duration, NaiveDateTime, Utc};
+use orchestrator::clock;
 use serde_json::Value;
 
 use super::{Installation, wait_for};
@@ -106,14 +107,24 @@ pub fn executed_once(here: &Installation, job: &str, file: &str) {
     assert_eq!(once.len(), lines.len(), "executed twice: {lines:#?}");
 }
 
+/// Waits until the newest tick has just been executed: none waits in a queue that is lost in the next moment.
+pub fn none_waits(here: &Installation, file: &str) {
+    wait_for("a tick that was executed at once", || {
+        let newest = here.lines(file).last()?.clone();
+        let age = clock::now().naive_utc() - tick_of(&newest);
+        (age < Duration::milliseconds(500)).then_some(())
+    });
+}
+
+fn tick_of(id: &str) -> NaiveDateTime {
+    let tick = id.split_once('@').unwrap().1;
+    NaiveDateTime::parse_from_str(tick, "%Y%m%dT%H%M%SZ").unwrap()
+}
+
 /// Ids of runs, one a line, of a job that is due every second: from the first tick to the last each was executed once.
 /// For those whose records are lost.
 pub fn every_second_once(executed: &[String]) {
-    let at = |id: &String| {
-        let tick = id.split_once('@').unwrap().1;
-        chrono::NaiveDateTime::parse_from_str(tick, "%Y%m%dT%H%M%SZ").unwrap()
-    };
-    let ticks: BTreeSet<_> = executed.iter().map(at).collect();
+    let ticks: BTreeSet<_> = executed.iter().map(|id| tick_of(id)).collect();
     assert_eq!(ticks.len(), executed.len(), "executed twice: {executed:#?}");
     let whole = *ticks.last().unwrap() - *ticks.first().unwrap();
     let expected = whole.num_seconds() + 1;
