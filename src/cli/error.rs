@@ -158,8 +158,7 @@ impl From<OpsError> for CliError {
             OpsError::BeatAtWork { .. } => (
                 Exit::Conflict,
                 Some(
-                    "stop all beats, or `up`, and move their data directories away; a beat that was killed counts as gone when \
-                     its --leader-lease is over. docs/recovery.md tells how an installation begins again with a copy"
+                    "stop all beats, or `up`, first; a beat that was killed counts as gone when its --leader-lease is over"
                         .to_owned(),
                 ),
             ),

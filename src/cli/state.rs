@@ -37,8 +37,7 @@ enum Action {
     /// Put what such a file knows into an installation without a state
     ///
     /// Stop beat and workers there until it is done: while a beat is at work it is refused (exit code 7). Stop those of the old
-    /// installation for good before you export, or both will execute what waits. What beats kept themselves of the state that was
-    /// there does not stand against the file: only what is missing in it is written again.
+    /// installation for good before you export, or both will execute what waits.
     Import {
         /// The file; `-` is standard input
         #[arg(value_name = "FILE")]

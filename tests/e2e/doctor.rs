@@ -266,7 +266,7 @@ fn the_doctor_sees_streams_that_were_changed() {
 fn the_doctor_goes_on_where_there_is_no_room_for_dead_letters() {
     let store = tempfile::tempdir().unwrap();
     let server = NatsServer::start_with(&format!(
-        "jetstream {{ store_dir: \"{}\", max_file_store: 50MB }}",
+        "jetstream {{ store_dir: \"{}\", max_file_store: 20MB }}",
         store.path().display()
     ));
     let here = Installation::on_nats(&server.url());

@@ -206,7 +206,8 @@ fn what_waits_leaves_room_for_those_who_execute_it() {
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("has no room"), "{}", refused.stderr);
     let mut accepted: BTreeSet<_> = refused.stdout.lines().map(str::to_owned).collect();
-    assert!(accepted.len() > 10, "{}", refused.stdout);
+    // Of those that were on their way beside the first one that was refused some were accepted, too.
+    assert!(!accepted.is_empty(), "{}", refused.stderr);
     let cancelled = accepted.pop_last().unwrap();
     let cancelling = here.run(&["cancel", &cancelled]);
     assert_eq!(cancelling.code, 0, "{}", cancelling.stderr);
@@ -220,7 +221,13 @@ fn what_waits_leaves_room_for_those_who_execute_it() {
         let done = done.filter(|run| run["state"] == "succeeded");
         let done: BTreeSet<_> = done.filter_map(|run| run["run_id"].as_str()).collect();
         let is_done = |id: &String| done.contains(id.as_str());
-        (accepted.iter().all(is_done) && done.len() == accepted.len() + 1).then_some(())
+        (accepted.iter().all(is_done) && done.len() > 20).then_some(())
+    });
+    wait_for("an empty queue", || {
+        let queues = here.json(&["queues"]);
+        let mut queues = queues.as_array()?.iter();
+        let pages = queues.find(|queue| queue["queue"] == "pages")?;
+        (pages["waiting"] == 0 && pages["running"] == 0).then_some(())
     });
     assert!(worker.stop().success());
 }
