@@ -111,6 +111,9 @@ pub fn main() -> ExitCode {
         Err(error) => return error::report_usage(&error),
     };
     output::set_color(cli.globals.color);
+    if let Err(error) = crate::exec::keep_to_itself() {
+        return CliError::from(error).report();
+    }
     #[cfg(feature = "failpoints")]
     let _points = fail::FailScenario::setup();
     match dispatch(cli) {

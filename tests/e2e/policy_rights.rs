@@ -14,6 +14,8 @@ use crate::{
     support::{Installation, wait_for},
 };
 
+const CANARY: &str = "canary-environ-5c20e8";
+
 #[test]
 fn a_worker_without_the_right_has_its_own_user_alone() {
     if !is_root() {
@@ -30,7 +32,8 @@ fn a_worker_without_the_right_has_its_own_user_alone() {
         "[defaults]\nworking_dir = \"../work\"\n\
          [job.own]\nrun_as = \"nobody\"\nshell = \"id -un > own; echo 5 > $ORCHESTRATOR_RESULT; printf %s \\\"$HOME\\\" > home\"\n\
          [job.nameless]\ncommand = [\"touch\", \"nameless\"]\n\
-         [job.other]\nrun_as = \"daemon\"\ncommand = [\"touch\", \"other\"]\n",
+         [job.other]\nrun_as = \"daemon\"\ncommand = [\"touch\", \"other\"]\n\
+         [job.spy]\nshell = \"tr '\\\\0' ' ' < /proc/$PPID/cmdline > parent; tr '\\\\0' ' ' > spied < /proc/$PPID/environ; true\"\n",
     );
     fs::write(
         here.path("worker.toml"),
@@ -44,8 +47,20 @@ fn a_worker_without_the_right_has_its_own_user_alone() {
         "--clear-groups",
     ];
     let up = behind(&here, &front, &program, &["up", "--policy", "worker.toml"]);
-    let up = here.spawn(up, "up", &[]);
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(2).cloned());
+    let up = here.spawn(up, "up", &[("NATS_PASSWORD", CANARY)]);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(3).cloned());
+    let environment = fs::read(format!("/proc/{}/environ", up.pid())).unwrap();
+    assert!(String::from_utf8_lossy(&environment).contains(CANARY));
+    assert_eq!(here.run_to_its_end("spy")["state"], "succeeded");
+    assert!(
+        here.read("work/parent").contains("worker.toml"),
+        "its worker"
+    );
+    assert_eq!(
+        here.read("work/spied"),
+        "",
+        "a job reads what its worker was told"
+    );
     let own = here.run_to_its_end("own");
     assert_eq!(
         (&own["state"], &own["result"]),
