@@ -20,7 +20,7 @@ const MAX_HOLDER_BYTES: u64 = 200;
 /// Held until dropped, or until the process ends in any way.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -47,7 +47,15 @@ impl DirectoryLock {
             Err(error) => return Err(fail(error.into())),
         }
         write_holder(&mut file).map_err(fail)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for DirectoryLock {
+    /// Closing the file is not enough: a child of another thread that has not executed its program yet has it as well.
+    fn drop(&mut self) {
+        // Should it fail, closing it follows.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -65,5 +73,19 @@ fn read_holder(file: &mut File) -> String {
         Ok(_) if holder.starts_with("process ") => holder.trim_end().to_owned(),
         // It has the lock but has not written its name yet.
         Ok(_) | Err(_) => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_free_though_a_child_has_a_copy_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = DirectoryLock::acquire(directory.path()).unwrap();
+        let _copy = lock.file.try_clone().unwrap();
+        drop(lock);
+        DirectoryLock::acquire(directory.path()).unwrap();
     }
 }
