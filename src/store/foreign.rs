@@ -47,24 +47,11 @@ fn judge(head: &[u8; HEAD_BYTES]) -> Head {
     let (sum, rest) = head.split_at(4);
     if head.iter().all(|byte| *byte == 0) {
         Head::Blank
-    } else if sum == (!crc32(rest)).to_le_bytes() {
+    } else if sum == (!crc32fast::hash(rest)).to_le_bytes() {
         Head::Genuine
     } else {
         Head::Noise
     }
-}
-
-/// The checksum of Ethernet and zip, which sled uses.
-fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            let carry = crc & 1;
-            crc = (crc >> 1) ^ (0xEDB8_8320 & 0_u32.wrapping_sub(carry));
-        }
-    }
-    !crc
 }
 
 #[cfg(test)]
@@ -73,11 +60,6 @@ mod tests {
 
     use super::*;
     use crate::store::{Batch, Durability, Store, StoreError, Tree};
-
-    #[test]
-    fn the_checksum_is_the_usual_one() {
-        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
-    }
 
     #[test]
     fn noise_is_damage_and_not_an_empty_store() {
