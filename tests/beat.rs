@@ -154,10 +154,8 @@ fn whole_minute(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(at.timestamp() / 60 * 60, 0).unwrap()
 }
 
-/// A step was announced, its run published and executed; then beat died. When it comes back the
-/// broker has forgotten the run's id, and another run is in its slot.
-#[tokio::test]
-async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
+/// A beat has announced the step to a tick of a job, and nothing more.
+async fn announced_by(beat: &str) -> (World, JobSet, DateTime<Utc>) {
     let world = World::new();
     let set = world.jobs("[job.crawl]\nevery = \"1m\"\nshell = \"true\"\n");
     let job = set.get(&"crawl".parse().unwrap()).unwrap();
@@ -166,11 +164,20 @@ async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
     let announced = Watermark {
         at: before,
         next: Some(tick),
-        beat: "dead".to_owned(),
+        beat: beat.to_owned(),
     };
     world.put("watermark", &announced).await;
     let state = JobState::first_seen(job, before, before);
     world.put("job.crawl", &state).await;
+    (world, set, tick)
+}
+
+/// A step was announced, its run published and executed; then beat died. When it comes back the
+/// broker has forgotten the run's id, and another run is in its slot.
+#[tokio::test]
+async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
+    let (world, set, tick) = announced_by("dead").await;
+    let job = set.get(&"crawl".parse().unwrap()).unwrap();
     let in_the_way = RunId::manual(job.name.clone(), uuid::Uuid::now_v7());
     let other = world.publish(job, &in_the_way, tick).await;
     let mut record = RunRecord::queued(&RunMessage {
@@ -192,19 +199,7 @@ async fn a_step_that_is_repeated_late_does_not_call_its_own_run_skipped() {
 /// still has on its way finds another version, also of what the second had nothing to say about.
 #[tokio::test]
 async fn nothing_that_an_overtaken_beat_has_on_its_way_is_taken() {
-    let world = World::new();
-    let set = world.jobs("[job.crawl]\nevery = \"1m\"\nshell = \"true\"\n");
-    let job = set.get(&"crawl".parse().unwrap()).unwrap();
-    let tick = whole_minute(clock::now());
-    let before = tick - chrono::Duration::seconds(30);
-    let announced = Watermark {
-        at: before,
-        next: Some(tick),
-        beat: "frozen".to_owned(),
-    };
-    world.put("watermark", &announced).await;
-    let state = JobState::first_seen(job, before, before);
-    world.put("job.crawl", &state).await;
+    let (world, set, tick) = announced_by("frozen").await;
     let mut known = Vec::new();
     for key in ["watermark", "job.crawl"] {
         let entry = world.broker.get(Bucket::State, key).await.unwrap();
