@@ -27,6 +27,8 @@ mod crawler;
 mod damage;
 #[path = "e2e/dead.rs"]
 mod dead;
+#[path = "e2e/definitions.rs"]
+mod definitions;
 #[path = "e2e/doctor.rs"]
 mod doctor;
 #[path = "e2e/explain.rs"]

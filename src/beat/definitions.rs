@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::{Beat, BeatError, herald, shared::encode};
 use crate::{
-    broker::{Bucket, Change, SharedBroker},
+    broker::{self, Broker, Bucket, Change, SharedBroker},
     clock,
     job::{Job, JobName},
     plan::{DEFINITION_PREFIX, JobState},
@@ -62,6 +62,12 @@ impl Beat {
     }
 }
 
+/// What is shared of a job: signed if beat signs, for whoever runs it by hand signs what it says.
+fn definition(broker: &dyn Broker, key: &str, job: &Job) -> Result<Vec<u8>, BeatError> {
+    let value = encode(key, job)?;
+    Ok(broker::sealed(broker, Bucket::State, key, value))
+}
+
 /// Brings the shared definitions in line, touching only those that differ.
 async fn share(broker: &SharedBroker, set: &JobSet) -> Result<(), BeatError> {
     let jobs = set.iter().map(|job| (job.name.clone(), Arc::clone(job)));
@@ -81,7 +87,7 @@ async fn share(broker: &SharedBroker, set: &JobSet) -> Result<(), BeatError> {
         let known = name.parse::<JobName>().ok();
         match known.and_then(|name| missing.remove(&name)) {
             Some(job) => {
-                let value = encode(&entry.key, job.as_ref())?;
+                let value = definition(broker.as_ref(), &entry.key, &job)?;
                 if value != entry.value {
                     writes.push((entry.key, Some(value)));
                 }
@@ -91,7 +97,7 @@ async fn share(broker: &SharedBroker, set: &JobSet) -> Result<(), BeatError> {
     }
     for job in missing.values() {
         let key = format!("{DEFINITION_PREFIX}{}", job.name);
-        let value = encode(&key, job.as_ref())?;
+        let value = definition(broker.as_ref(), &key, job)?;
         writes.push((key, Some(value)));
     }
     let writes = writes.into_iter().map(|(key, value)| {

@@ -23,6 +23,7 @@
 //! * **Signatures.** A broker that others can write to signs what is published if it was given a key, and hands
 //!   out the signature as it came: whoever pulls decides. With a key it does not take a stored run of
 //!   nobody who may publish for a run: such a run is no duplicate, and holds no slot.
+//!   So it is with the values that runs are made from ([`sealed`], [`opened`]).
 //! * **Values** are changed by compare-and-set on their revision. Watchers see every last value,
 //!   not every value between.
 
@@ -33,6 +34,7 @@ mod publish;
 pub mod socket;
 pub mod types;
 mod unique;
+mod vouched;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -55,6 +57,7 @@ pub use types::{
     RemarkKind, Revision, Slot,
 };
 pub use unique::{Claimed, claim_key, give_key_back};
+pub use vouched::{opened, sealed};
 
 /// A broker that can be shared between tasks.
 pub type SharedBroker = Arc<dyn Broker>;
@@ -87,6 +90,11 @@ pub trait Broker: fmt::Debug + Send + Sync {
     /// reaches needs none.
     fn authority(&self) -> Option<&Authority> {
         None
+    }
+
+    /// Where a value is stored, as a signature names it: a value that is good there is good nowhere else.
+    fn address(&self, _bucket: Bucket, key: &str) -> String {
+        key.to_owned()
     }
 
     /// What there is to say about the broker itself: its version, its room, its settings.

@@ -178,6 +178,14 @@ impl From<OpsError> for CliError {
             OpsError::NeedsSignature(_) | OpsError::NotVouchedFor(_) | OpsError::Copy(_) => {
                 (Exit::NotPermitted, None)
             }
+            OpsError::DefinitionNotVouchedFor { .. } => (
+                Exit::NotPermitted,
+                Some(
+                    "let beat sign (`beat --signing-key`) and name its public key with --trusted-keys; if both is so, somebody \
+                     else wrote the definition: `orchestrator diff` shows what, and beat writes it anew when it starts or reloads"
+                        .to_owned(),
+                ),
+            ),
             OpsError::MissingArgument { argument, .. } => (
                 Exit::Usage,
                 Some(format!(

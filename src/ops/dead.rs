@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{OpsError, retry::Original, runs::find_run};
+use super::{OpsError, retry::Original};
 use crate::{
     broker::{Broker, DeadLetter, Refused, RefusedBy},
     job::{JobName, QueueName},
@@ -286,12 +286,11 @@ async fn retry_letter(
     now: DateTime<Utc>,
 ) -> Result<RunId, OpsError> {
     let message = RunMessage::decode(&letter.payload)?;
-    // The message was understood, its record perhaps not, or it is older than records are kept.
-    let record = find_run(broker, &message.run_id).await.ok();
     let original = Original {
         run_id: message.run_id.clone(),
         parent: message.parent.clone(),
-        args: record.map_or_else(|| message.spec.args.clone(), |record| record.args),
+        // Not those of its record, for which nobody vouches.
+        args: message.spec.args.clone(),
         scheduled_for: message.scheduled_for,
         message: Some(message),
     };

@@ -102,6 +102,16 @@ pub enum OpsError {
              retry it by that number, or name the keys of its publishers with --trusted-keys"
     )]
     NotVouchedFor(u64),
+    /// Who signs a run vouches for what the definition of its job says.
+    #[error(
+        "the definition of `{job}` is not vouched for, and would be signed with the run: {reason}"
+    )]
+    DefinitionNotVouchedFor {
+        /// The job.
+        job: JobName,
+        /// What is wrong with its signature.
+        reason: String,
+    },
     /// A dead letter whose run was executed.
     #[error(
         "its message is a copy of one that was executed: look at it with `orchestrator dead show {0}`, then discard it, or \

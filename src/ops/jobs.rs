@@ -94,29 +94,6 @@ pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, O
     })
 }
 
-/// The shared definition of a job.
-pub async fn find_job(broker: &dyn Broker, name: &JobName) -> Result<Job, OpsError> {
-    let entry = broker
-        .get(Bucket::State, &format!("{DEFINITION_PREFIX}{name}"))
-        .await?;
-    let Some(entry) = entry else {
-        let known: Vec<(JobName, serde_json::Value)> = values(broker, DEFINITION_PREFIX).await?;
-        let nearest = known
-            .iter()
-            .map(|(known, _)| (strsim::jaro_winkler(known.as_str(), name.as_str()), known))
-            .filter(|(similarity, _)| *similarity > 0.75)
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        return Err(OpsError::UnknownJob {
-            job: name.clone(),
-            nearest: nearest.map(|(_, known)| known.to_string()),
-        });
-    };
-    serde_json::from_slice(&entry.value).map_err(|error| OpsError::Foreign {
-        what: format!("definition of `{name}`"),
-        reason: error.to_string(),
-    })
-}
-
 /// What became of the ticks of these jobs that were not run, of those with any.
 pub async fn ledgers(
     broker: &dyn Broker,

@@ -2,6 +2,7 @@
 //! broker; prints nothing.
 
 mod dead;
+mod definition;
 mod diff;
 mod doctor;
 mod error;
@@ -22,11 +23,12 @@ pub use dead::{
     DeadFilter, DeadGroup, DeadView, Decided, LetterRef, dead_groups, dead_letters, discard_dead,
     retry_dead,
 };
+pub use definition::find_job;
 pub use diff::{JobChange, JobDiff, ValueChange, diff};
 pub use doctor::{Finding, doctor};
 pub use error::OpsError;
 pub use explain::{Account, Explanation, Obstacle, explain};
-pub use jobs::{JobView, JobsView, find_job, jobs, ledgers};
+pub use jobs::{JobView, JobsView, jobs, ledgers};
 pub use locks::{HolderView, LockView, WaiterView, locks, release_lock};
 pub use logs::{LogLine, Position, read_logs};
 pub use machine::{data_directory, open_files, open_secret, room_on_disk};

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
 
 use super::{
-    DeadFilter, LetterRef, OpsError, dead::retry_dead, find_job, runs::find_run,
+    DeadFilter, LetterRef, OpsError, dead::retry_dead, definition::find_job_to_run, runs::find_run,
     submit::left_queues,
 };
 use crate::{
@@ -80,7 +80,7 @@ pub(super) async fn again(
     now: DateTime<Utc>,
 ) -> Result<RunId, OpsError> {
     let run_id = RunId::manual(original.run_id.job().clone(), unique);
-    let (message, overlap, left) = match find_job(broker, run_id.job()).await {
+    let (message, overlap, left) = match find_job_to_run(broker, run_id.job()).await {
         Ok(job) => {
             let request = RunRequest {
                 run_id: run_id.clone(),

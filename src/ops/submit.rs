@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{OpsError, find_job};
+use super::{OpsError, definition::find_job_to_run};
 use crate::{
     broker::{self, Broker, Bucket, Candidate, Claimed, Published},
     job::{Holds, Job, JobName, Overlap, QueueName, Template},
@@ -77,7 +77,7 @@ pub async fn submit(
 impl<'b> Submitter<'b> {
     /// Looks up the job.
     pub async fn prepare(broker: &'b dyn Broker, job: &JobName) -> Result<Self, OpsError> {
-        let job = find_job(broker, job).await?;
+        let job = find_job_to_run(broker, job).await?;
         Ok(Self {
             broker,
             left: left_queues(broker, &job.name).await?,

@@ -163,7 +163,7 @@ fn template_error(reader: &mut Reader<'_>, item: &Item<'_>, text: &str, error: &
             span = reader.within(&span, text, at..at + written.len());
         }
         help = reader.did_you_mean(name, Template::BUILT_IN).or_else(|| {
-            (!name.contains(['.', ' '])).then(|| format!("an argument is `{{arg.{name}}}`"))
+            (!name.contains(['.', ' '])).then(|| format!("an argument is `{{arg.{name}}}`."))
         });
     }
     let message = match error {

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::{Installation, Service, nats::NatsServer, wait_for};
 
-const JOBS: &str = r#"
+pub(crate) const JOBS: &str = r#"
 [job.note]
 shell = 'echo "$ORCHESTRATOR_RUN_ID" >> notes'
 working_dir = ".."
@@ -23,7 +23,7 @@ retry = { attempts = 2, backoff = "fixed", initial = "10ms" }
 "#;
 
 /// Somebody who may write to the server, and has no key.
-struct Hostile {
+pub(crate) struct Hostile {
     runtime: Runtime,
     client: Client,
 }
@@ -36,7 +36,7 @@ struct Stolen {
 }
 
 impl Hostile {
-    fn new(url: &str) -> Self {
+    pub(crate) fn new(url: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -53,7 +53,7 @@ impl Hostile {
     }
 
     /// Publishes; whether it was stored.
-    fn publish(&self, subject: &str, signature: Option<&str>, payload: &[u8]) -> bool {
+    pub(crate) fn publish(&self, subject: &str, signature: Option<&str>, payload: &[u8]) -> bool {
         let mut headers = HeaderMap::new();
         if let Some(signature) = signature {
             headers.insert(SIGNATURE_HEADER, signature);
@@ -84,6 +84,24 @@ impl Hostile {
         }
     }
 
+    /// The last value on a subject.
+    pub(crate) fn value(&self, stream: &str, subject: &str) -> String {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let which = json!({ "last_by_subj": subject });
+        let request = Request::new().payload(which.to_string().into());
+        let answer = self.request(&format!("$JS.API.STREAM.MSG.GET.{stream}"), request);
+        let data = STANDARD.decode(answer["message"]["data"].as_str().unwrap());
+        String::from_utf8(data.unwrap()).unwrap()
+    }
+
+    pub(crate) fn definition(&self, job: &str) -> String {
+        self.value("KV_ORCH_STATE", &format!("$KV.ORCH_STATE.def.{job}"))
+    }
+
+    pub(crate) fn write(&self, subject: &str, value: &str) {
+        assert!(self.publish(subject, None, value.as_bytes()), "{subject}");
+    }
+
     fn delete(&self, here: &Installation, stolen: &Stolen) {
         let purge = json!({ "filter": stolen.subject });
         let request = Request::new().payload(purge.to_string().into());
@@ -93,13 +111,13 @@ impl Hostile {
 }
 
 /// Makes a key; its private file and its public line.
-fn new_key(here: &Installation, name: &str) -> (String, String) {
+pub(crate) fn new_key(here: &Installation, name: &str) -> (String, String) {
     let made = here.run(&["keys", "new", name]);
     assert_eq!(made.code, 0, "{}", made.stderr);
     (here.path(name).display().to_string(), made.stdout)
 }
 
-fn worker(here: &Installation, queue: &str) -> Service {
+pub(crate) fn worker(here: &Installation, queue: &str) -> Service {
     let trusted = here.path("trusted").display().to_string();
     let args = ["worker", "--queue", queue, "--trusted-keys", &trusted];
     let worker = here.start(&format!("worker-{queue}"), &args);
@@ -109,11 +127,11 @@ fn worker(here: &Installation, queue: &str) -> Service {
     worker
 }
 
-fn ready(here: &Installation) {
+pub(crate) fn ready(here: &Installation) {
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(1).cloned());
 }
 
-fn letters(here: &Installation) -> Vec<Value> {
+pub(crate) fn letters(here: &Installation) -> Vec<Value> {
     here.json(&["dead", "list"]).as_array().unwrap().clone()
 }
 
@@ -205,7 +223,9 @@ fn only_what_was_signed_is_executed_once_where_it_was_sent() {
         unsigned.stderr
     );
     refused(&here, 5, "unsigned");
-    let by_other = here.run(&["run", "note", "--signing-key", &foreign, "--wait"]);
+    let trusted = here.path("trusted").display().to_string();
+    let keys = ["--signing-key", &foreign, "--trusted-keys", &trusted];
+    let by_other = here.run(&[["run", "note", "--wait"].as_slice(), &keys].concat());
     assert_eq!(by_other.code, 6, "{}", by_other.stderr);
     refused(&here, 6, "untrusted");
     assert_eq!(here.lines("notes"), [run]);
@@ -340,8 +360,12 @@ fn keys_are_rotated_without_a_restart_and_a_broken_file_changes_nothing() {
     let _beat = here.start("beat", &["beat", "--signing-key", &old]);
     ready(&here);
     let worker = worker(&here, "default");
+    // Who publishes knows both of them all the time.
+    fs::write(here.path("known"), format!("{old_public}{new_public}")).unwrap();
+    let known = here.path("known").display().to_string();
     let run = |key: &str| {
-        here.run(&["run", "note", "--signing-key", key, "--wait"])
+        let keys = ["--signing-key", key, "--trusted-keys", &known];
+        here.run(&[["run", "note", "--wait"].as_slice(), &keys].concat())
             .code
     };
     let mut told = 1;

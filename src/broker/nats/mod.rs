@@ -93,6 +93,10 @@ impl Broker for NatsBroker {
         self.authority.as_ref()
     }
 
+    fn address(&self, bucket: Bucket, key: &str) -> String {
+        self.names.key(bucket, key)
+    }
+
     async fn remarks(&self) -> Result<Vec<Remark>, BrokerError> {
         remarks::remarks(self).await
     }

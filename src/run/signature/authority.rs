@@ -1,6 +1,6 @@
 //! What a publisher knows of keys: it signs with its own, and tells the messages of others by theirs.
 
-use super::{KeyId, Keyring, Refusal, Signer};
+use super::{KeyId, Keyring, Refusal, SIGNED_RUN, Signer};
 
 /// A private key, and the public ones of everybody who may publish.
 #[derive(Debug, Clone)]
@@ -41,7 +41,17 @@ impl Authority {
 
     /// Whose a message on `subject` is, however old it is.
     pub fn judge(&self, subject: &str, header: Option<&str>, payload: &[u8]) -> Standing {
-        match self.keys.verify(subject, header, payload) {
+        self.judge_as(SIGNED_RUN, subject, header, payload)
+    }
+
+    pub(super) fn judge_as(
+        &self,
+        kind: &str,
+        subject: &str,
+        header: Option<&str>,
+        payload: &[u8],
+    ) -> Standing {
+        match self.keys.verify_as(kind, subject, header, payload) {
             Ok(_) => Standing::Genuine,
             Err(Refusal::Untrusted(id)) if !self.knows_all => Standing::Unknown(id),
             Err(refusal) => Standing::Forged(refusal),

@@ -8,7 +8,7 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{SCHEME, signed_bytes};
+use super::{SCHEME, SIGNED_RUN, signed_bytes};
 use crate::run::RunId;
 
 /// In front of a public key.
@@ -137,8 +137,12 @@ impl Signer {
 
     /// The value of the header for a message that goes to `subject`.
     pub fn sign(&self, subject: &str, payload: &[u8]) -> String {
+        self.sign_as(SIGNED_RUN, subject, payload)
+    }
+
+    pub(super) fn sign_as(&self, kind: &str, subject: &str, payload: &[u8]) -> String {
         let id = self.public.id();
-        let signature = self.key.sign(&signed_bytes(id, subject, payload));
+        let signature = self.key.sign(&signed_bytes(kind, id, subject, payload));
         format!("{SCHEME} {id} {}", STANDARD.encode(signature.to_bytes()))
     }
 

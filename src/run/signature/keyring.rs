@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::Signature;
 use thiserror::Error;
 
-use super::{KeyError, KeyId, PublicKey, SCHEME, SIGNATURE_HEADER, signed_bytes};
+use super::{KeyError, KeyId, PublicKey, SCHEME, SIGNATURE_HEADER, SIGNED_RUN, signed_bytes};
 use crate::run::RunMessage;
 
 /// How long after it may start a signed run is good for a first start. No longer than records of runs are kept:
@@ -113,12 +113,22 @@ impl Keyring {
         header: Option<&str>,
         payload: &[u8],
     ) -> Result<&KeyId, Refusal> {
+        self.verify_as(SIGNED_RUN, subject, header, payload)
+    }
+
+    pub(super) fn verify_as(
+        &self,
+        kind: &str,
+        subject: &str,
+        header: Option<&str>,
+        payload: &[u8],
+    ) -> Result<&KeyId, Refusal> {
         let header = header.ok_or(Refusal::Unsigned)?;
         let (id, signature) = read(header).ok_or(Refusal::Unreadable)?;
         let Some(trusted) = self.0.get(&id) else {
             return Err(Refusal::Untrusted(id));
         };
-        let bytes = signed_bytes(trusted.id(), subject, payload);
+        let bytes = signed_bytes(kind, trusted.id(), subject, payload);
         match trusted.key.verify_strict(&bytes, &signature) {
             Ok(()) => Ok(trusted.id()),
             Err(_) => Err(Refusal::Altered(id, subject.to_owned())),
