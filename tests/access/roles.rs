@@ -5,8 +5,8 @@ use std::process::Output;
 use serde_json::Value;
 
 use super::{
-    installation::Shipped,
-    support::{Installation, Service, wait_for},
+    installation::{ROLES, Shipped},
+    support::{Installation, PATIENCE, Service, wait_for},
 };
 
 const SCHEDULES: &str = r#"
@@ -201,6 +201,108 @@ async fn a_reply_goes_where_its_user_may_not_publish() {
         dead.as_array()?.first().cloned()
     });
     assert_eq!(letter["queue"], "default", "{letter}");
+}
+
+/// The same for every role, by an answer and by a consumer that pushes to any subject. What beat owns is written over so
+/// by one who may only read, and beat goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_role_has_the_server_write_where_it_may_not() {
+    let shipped = Shipped::start();
+    let running = start(&shipped);
+    let paused = running.as_role(&shipped, "operator", &["pause", "--queue", "high"]);
+    assert!(paused.status.success(), "{paused:?}");
+    let reader = connected(&shipped, "viewer").await;
+    for role in ROLES {
+        let client = connected(&shipped, role).await;
+        let bucket = match role {
+            "operator" => "ORCH_STATE",
+            _ => "ORCH_UNIQUE_DAY",
+        };
+        let target = |how: &str| format!("$KV.{bucket}.{how}.{role}");
+        let answered = target("answer");
+        let ask = "$JS.API.DIRECT.GET.KV_ORCH_STATE.$KV.ORCH_STATE.leader";
+        let asked = client.publish_with_reply(ask, answered.clone(), "".into());
+        asked.await.unwrap();
+        until_written(&reader, bucket, &answered, role).await;
+        // No stream takes what one of its own consumers pushes.
+        let pushed = match role {
+            "operator" => "$KV.ORCH_WORKERS.operator".to_owned(),
+            _ => target("push"),
+        };
+        let filter = "$KV.ORCH_STATE.paused_queue.>";
+        let consumer = serde_json::json!({
+            "stream_name": "KV_ORCH_STATE",
+            "config": {
+                "name": role,
+                "ack_policy": "none",
+                "deliver_policy": "last",
+                "filter_subject": filter,
+                "deliver_subject": pushed,
+            },
+        });
+        let create = format!("$JS.API.CONSUMER.CREATE.KV_ORCH_STATE.{role}.{filter}");
+        let inbox = format!("_INBOX_{role}.made");
+        let made = client.publish_with_reply(create, inbox, consumer.to_string().into());
+        made.await.unwrap();
+        client.flush().await.unwrap();
+        let bucket = pushed.split('.').nth(1).unwrap();
+        until_written(&reader, bucket, &pushed, role).await;
+    }
+    let beat = &running.services[0].1;
+    for key in ["leader", "watermark"] {
+        let ask = "$JS.API.DIRECT.GET.KV_ORCH_STATE.$KV.ORCH_STATE.def.tick";
+        let target = format!("$KV.ORCH_STATE.{key}");
+        let asked = reader.publish_with_reply(ask, target, "".into());
+        asked.await.unwrap();
+        reader.flush().await.unwrap();
+        let told = format!("\"key\":\"{key}\"");
+        wait_for("beat to notice it", || {
+            beat.log().contains(&told).then_some(())
+        });
+    }
+    let ticks = || running.installation.runs("tick").len();
+    let before = ticks();
+    wait_for("beat to go on", || (ticks() > before + 2).then_some(()));
+    // A definition that a worker made up, and had stored as an answer, is none: nobody signs it.
+    let worker = connected(&shipped, "worker_high").await;
+    let made_up = "$KV.ORCH_RUNS.evil.1";
+    let operator = connected(&shipped, "operator").await;
+    let ask = "$JS.API.DIRECT.GET.KV_ORCH_STATE.$KV.ORCH_STATE.def.high";
+    let definition = operator.request(ask, "".into()).await.unwrap().payload;
+    assert!(serde_json::from_slice::<Value>(&definition).is_ok());
+    worker.request(made_up, definition).await.unwrap();
+    let ask = format!("$JS.API.DIRECT.GET.KV_ORCH_RUNS.{made_up}");
+    let asked = worker.publish_with_reply(ask, "$KV.ORCH_STATE.def.high", "".into());
+    asked.await.unwrap();
+    worker.flush().await.unwrap();
+    wait_for("the definition to be spoilt", || {
+        let sent = running
+            .installation
+            .run(&["run", "high", "--arg", "word=x"]);
+        sent.stderr.contains("is not understood").then_some(())
+    });
+}
+
+async fn connected(shipped: &Shipped, role: &str) -> async_nats::Client {
+    let seed = std::fs::read_to_string(&shipped.seeds[role]).unwrap();
+    let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
+    let options = options.custom_inbox_prefix(format!("_INBOX_{role}"));
+    options.connect(shipped.server.url()).await.unwrap()
+}
+
+async fn until_written(reader: &async_nats::Client, bucket: &str, subject: &str, role: &str) {
+    let ask = format!("$JS.API.DIRECT.GET.KV_{bucket}.{subject}");
+    let looking = async {
+        loop {
+            let answer = reader.request(ask.clone(), "".into()).await.unwrap();
+            if answer.status != Some(async_nats::StatusCode::NOT_FOUND) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, looking).await;
+    found.unwrap_or_else(|_| panic!("{role} could not have {subject} written"));
 }
 
 /// Whoever signs takes what is forged out of the way, and keeps it for a person.
