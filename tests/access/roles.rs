@@ -177,8 +177,8 @@ fn everything_works_under_the_roles_and_nothing_is_refused() {
 }
 
 /// Permissions do not reach what the server sends to the reply subject that a request names. So whoever can write
-/// what he likes somewhere, and have it read, can have the server publish it: signatures keep that out, not roles.
-/// This test is here to be noticed when it changes.
+/// what he likes somewhere, and have it read, can have the server store it anywhere: it bears the marks of an answer,
+/// and is no run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_goes_where_its_user_may_not_publish() {
     let shipped = Shipped::start();
@@ -188,65 +188,42 @@ async fn a_reply_goes_where_its_user_may_not_publish() {
     let options = options.custom_inbox_prefix("_INBOX_worker_high");
     let client = options.connect(shipped.server.url()).await.unwrap();
     let key = "$KV.ORCH_RUNS.evil.1";
-    client.request(key, "not a run".into()).await.unwrap();
+    let marker = running.installation.path("hostile");
+    let run = serde_json::json!({
+        "version": 1, "run_id": "evil@01936b2e-7c1a-7d54-8a3f-0123456789ab", "queue": "default",
+        "scheduled_for": "2026-11-23T02:30:00Z", "published_at": "2026-11-23T02:30:00Z",
+        "spec": { "execute": { "shell": format!("echo hostile >> {}", marker.display()) } },
+    });
+    let run = run.to_string();
+    client.request(key, run.into()).await.unwrap();
     let ask = format!("$JS.API.DIRECT.GET.KV_ORCH_RUNS.{key}");
     client
         .publish_with_reply(ask, "orch.jobs.default.evil.slot", "".into())
         .await
         .unwrap();
     client.flush().await.unwrap();
-    // The worker of the other queue got it; it is no run, so nothing was executed.
+    // The worker of the other queue got it, and executed nothing.
     let letter = wait_for("the letter", || {
         let dead = running.installation.try_json(&["dead"])?;
         dead.as_array()?.first().cloned()
     });
     assert_eq!(letter["queue"], "default", "{letter}");
+    assert!(!marker.exists(), "{letter}");
 }
 
-/// The same for every role, by an answer and by a consumer that pushes to any subject. What beat owns is written over so
-/// by one who may only read, and beat goes on.
+/// The same for every role, by an answer. What beat owns is written over by one who may only read, and beat goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_has_the_server_write_where_it_may_not() {
     let shipped = Shipped::start();
     let running = start(&shipped);
-    let paused = running.as_role(&shipped, "operator", &["pause", "--queue", "high"]);
-    assert!(paused.status.success(), "{paused:?}");
     let reader = connected(&shipped, "viewer").await;
     for role in ROLES {
         let client = connected(&shipped, role).await;
-        let bucket = match role {
-            "operator" => "ORCH_STATE",
-            _ => "ORCH_UNIQUE_DAY",
-        };
-        let target = |how: &str| format!("$KV.{bucket}.{how}.{role}");
-        let answered = target("answer");
-        let ask = "$JS.API.DIRECT.GET.KV_ORCH_STATE.$KV.ORCH_STATE.leader";
+        let answered = format!("$KV.ORCH_STATE.answer.{role}");
+        let ask = "$JS.API.STREAM.INFO.ORCH_JOBS";
         let asked = client.publish_with_reply(ask, answered.clone(), "".into());
         asked.await.unwrap();
-        until_written(&reader, bucket, &answered, role).await;
-        // No stream takes what one of its own consumers pushes.
-        let pushed = match role {
-            "operator" => "$KV.ORCH_WORKERS.operator".to_owned(),
-            _ => target("push"),
-        };
-        let filter = "$KV.ORCH_STATE.paused_queue.>";
-        let consumer = serde_json::json!({
-            "stream_name": "KV_ORCH_STATE",
-            "config": {
-                "name": role,
-                "ack_policy": "none",
-                "deliver_policy": "last",
-                "filter_subject": filter,
-                "deliver_subject": pushed,
-            },
-        });
-        let create = format!("$JS.API.CONSUMER.CREATE.KV_ORCH_STATE.{role}.{filter}");
-        let inbox = format!("_INBOX_{role}.made");
-        let made = client.publish_with_reply(create, inbox, consumer.to_string().into());
-        made.await.unwrap();
-        client.flush().await.unwrap();
-        let bucket = pushed.split('.').nth(1).unwrap();
-        until_written(&reader, bucket, &pushed, role).await;
+        until_stored(&reader, "KV_ORCH_STATE", &answered, role).await;
     }
     let beat = &running.services[0].1;
     for key in ["leader", "watermark"] {
@@ -290,19 +267,22 @@ async fn connected(shipped: &Shipped, role: &str) -> async_nats::Client {
     options.connect(shipped.server.url()).await.unwrap()
 }
 
-async fn until_written(reader: &async_nats::Client, bucket: &str, subject: &str, role: &str) {
-    let ask = format!("$JS.API.DIRECT.GET.KV_{bucket}.{subject}");
+async fn is_stored(reader: &async_nats::Client, stream: &str, subject: &str) -> bool {
+    let ask = format!("$JS.API.STREAM.MSG.GET.{stream}");
+    let which = serde_json::json!({ "last_by_subj": subject }).to_string();
+    let answer = reader.request(ask, which.into()).await.unwrap().payload;
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    answer.get("message").is_some()
+}
+
+async fn until_stored(reader: &async_nats::Client, stream: &str, subject: &str, role: &str) {
     let looking = async {
-        loop {
-            let answer = reader.request(ask.clone(), "".into()).await.unwrap();
-            if answer.status != Some(async_nats::StatusCode::NOT_FOUND) {
-                return;
-            }
+        while !is_stored(reader, stream, subject).await {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
     let found = tokio::time::timeout(PATIENCE, looking).await;
-    found.unwrap_or_else(|_| panic!("{role} could not have {subject} written"));
+    found.unwrap_or_else(|_| panic!("{role} could not have {subject} stored in {stream}"));
 }
 
 /// Whoever signs takes what is forged out of the way, and keeps it for a person.

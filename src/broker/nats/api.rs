@@ -6,6 +6,7 @@ use async_nats::{Message, StatusCode, connection::State};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::{NatsBroker, setup::answers_direct};
 use crate::broker::{BrokerError, Receipt};
@@ -111,6 +112,14 @@ const PLACE_HEADERS: [&str; 4] = [
 /// Whether what is stored was handed out by a server before: somebody had its answer sent where it is now.
 pub(super) fn is_an_answer(mut header: impl FnMut(&str) -> bool) -> bool {
     PLACE_HEADERS.iter().any(|name| header(name))
+}
+
+/// What stands for a message that the server itself stored, on behalf of somebody who may not write there: whoever
+/// reads it finds nothing that it understands.
+pub(super) fn passed_over(subject: &str) -> Vec<u8> {
+    warn!(target: "orchestrator::broker", subject,
+        "a message was written by the answer to a request, as somebody does who may not write it: it is passed over");
+    Vec::new()
 }
 
 impl StoredMessage {

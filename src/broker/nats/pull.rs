@@ -17,7 +17,12 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{NatsBroker, settings::nanoseconds, violations::Listening};
+use super::{
+    NatsBroker,
+    api::{is_an_answer, passed_over},
+    settings::nanoseconds,
+    violations::Listening,
+};
 use crate::{
     broker::{BrokerError, Delivery, PullRequest, Receipt},
     clock,
@@ -355,6 +360,7 @@ impl Pulling<'_> {
         };
         let queue = self.nats.names.queue_of(&message.subject)?;
         let number = |at: usize| tokens.get(at)?.parse::<u64>().ok();
+        let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.to_string());
         let delivery = Delivery {
             receipt: Receipt(reply.to_owned()),
             deliveries: number(first)?,
@@ -362,12 +368,12 @@ impl Pulling<'_> {
             lease: *self.leases.get(&queue)?,
             held_for: Duration::ZERO,
             queue,
-            payload: message.payload.to_vec(),
+            payload: match is_an_answer(|name| header(name).is_some()) {
+                true => passed_over(&message.subject),
+                false => message.payload.to_vec(),
+            },
             subject: message.subject.to_string(),
-            signature: message
-                .headers
-                .as_ref()
-                .and_then(|headers| Some(headers.get(SIGNATURE_HEADER)?.to_string())),
+            signature: header(SIGNATURE_HEADER),
         };
         Some((delivery, number(first + 4)?))
     }

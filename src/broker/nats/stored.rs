@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{
     NatsBroker,
-    api::{StoredMessage, code},
+    api::{StoredMessage, code, is_an_answer},
     publish::MESSAGE_ID,
     setup::Stream,
     streams,
@@ -44,7 +44,11 @@ fn as_pending(nats: &NatsBroker, message: &StoredMessage) -> Option<Pending> {
     Some(Pending {
         sequence: message.seq,
         queue: nats.names.queue_of(&message.subject)?,
-        payload: message.payload(),
+        payload: match is_an_answer(|name| message.header(name).is_some()) {
+            // Whoever takes it tells of it.
+            true => Vec::new(),
+            false => message.payload(),
+        },
         subject: message.subject.clone(),
         signature: message.header(SIGNATURE_HEADER),
     })

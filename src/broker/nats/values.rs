@@ -7,11 +7,10 @@ use async_nats::{
 };
 use futures::{StreamExt, stream};
 use serde_json::json;
-use tracing::warn;
 
 use super::{
     NatsBroker,
-    api::{CallError, StoredMessage, code, is_an_answer},
+    api::{CallError, StoredMessage, code, is_an_answer, passed_over},
     publish::Stored,
     setup::Stream,
 };
@@ -69,7 +68,7 @@ fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Optio
         .subject
         .strip_prefix(&nats.names.key_prefix(bucket))?;
     let value = match is_an_answer(|name| message.header(name).is_some()) {
-        true => passed_over(key),
+        true => passed_over(&message.subject),
         false => message.payload(),
     };
     Some(Entry {
@@ -77,14 +76,6 @@ fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Optio
         revision: Revision(message.seq),
         value,
     })
-}
-
-/// What stands for a value that the server itself stored, on behalf of somebody who may not write there: whoever reads
-/// it finds nothing that it understands.
-fn passed_over(key: &str) -> Vec<u8> {
-    warn!(target: "orchestrator::broker", key,
-        "a value was written by the answer to a request, as somebody does who may not write it: it is passed over");
-    Vec::new()
 }
 
 pub(super) async fn put(
@@ -286,7 +277,7 @@ fn understand(
         false => Some(Ok(Change::Put(Entry {
             revision: Revision(info.stream_sequence),
             value: match is_an_answer(has) {
-                true => passed_over(&key),
+                true => passed_over(&message.subject),
                 false => message.payload.to_vec(),
             },
             key,
