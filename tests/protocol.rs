@@ -9,7 +9,7 @@
 
 use orchestrator::{
     broker::{DeadLetter, LogChunk},
-    run::{Keyring, RunMessage, RunRecord, Signer},
+    run::{Authority, Keyring, RunMessage, RunRecord, Signer},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -47,6 +47,17 @@ fn the_signature_is_what_others_make() {
     assert_eq!(verified.unwrap().to_string(), text("key_id"));
     let run_id = RunMessage::decode(payload).unwrap().run_id;
     assert_eq!(signer.message_id(&run_id), text("message_id"));
+}
+
+#[test]
+fn a_signed_value_is_what_others_make() {
+    let example = example("signed-value");
+    let text = |name: &str| example[name].as_str().unwrap();
+    let authority = Authority::new(text("private_key").parse().unwrap(), None);
+    let sealed = authority.sealed(text("address"), text("value").into());
+    assert_eq!(String::from_utf8(sealed).unwrap(), text("stored"));
+    let opened = authority.opened(text("address"), text("stored").as_bytes());
+    assert_eq!(opened.unwrap(), text("value").as_bytes());
 }
 
 #[test]

@@ -34,6 +34,11 @@ pub(super) struct PolicyArgs {
 }
 
 impl GateArgs {
+    /// What jobs are told of it.
+    pub(super) fn variable(&self) -> Option<(String, String)> {
+        self.trust.variable()
+    }
+
     /// Reads the files that the options name.
     pub(super) fn load(&self, url: &str) -> Result<Gate, CliError> {
         Ok(Gate {

@@ -17,6 +17,8 @@ use crate::{
 
 /// What a systemd unit calls the key in its `LoadCredential=`.
 const CREDENTIAL: &str = "orchestrator-signing-key";
+/// Names the keys of publishers, to publishers and to workers.
+const TRUSTED_KEYS: &str = "ORCHESTRATOR_TRUSTED_KEYS";
 /// The files of a directory that are read.
 const EXTENSION: &str = "pub";
 /// The largest file of keys.
@@ -29,9 +31,9 @@ pub(super) struct Signing {
     #[arg(long, env = "ORCHESTRATOR_SIGNING_KEY", value_name = "FILE")]
     signing_key: Option<PathBuf>,
 
-    /// The public keys of everybody who may publish, a file or a directory of *.pub: what others put in the way of
-    /// their runs is removed
-    #[arg(long, env = "ORCHESTRATOR_TRUSTED_KEYS", value_name = "FILE|DIR")]
+    /// The public keys of everybody who may publish, a file or a directory of *.pub: whose definitions of jobs are
+    /// signed with a run of them. What others put in the way of a run is removed
+    #[arg(long, env = TRUSTED_KEYS, value_name = "FILE|DIR")]
     trusted_keys: Option<PathBuf>,
 }
 
@@ -57,8 +59,8 @@ fn of_the_unit() -> Option<PathBuf> {
 pub(super) struct Trust {
     /// Execute only runs that are signed by one of these public keys: a file, or a directory of *.pub. Read again on
     /// SIGHUP
-    #[arg(long, env = "ORCHESTRATOR_TRUSTED_KEYS", value_name = "FILE|DIR")]
-    pub(super) trusted_keys: Option<PathBuf>,
+    #[arg(long, env = TRUSTED_KEYS, value_name = "FILE|DIR")]
+    trusted_keys: Option<PathBuf>,
 
     /// Do not start without --trusted-keys [default where NATS is not on loopback]
     #[arg(long, env = "ORCHESTRATOR_REQUIRE_SIGNED")]
@@ -74,6 +76,12 @@ pub(super) struct Trust {
 }
 
 impl Trust {
+    /// What a job's own `orchestrator` commands need to know whom to trust: the keys are public.
+    pub(super) fn variable(&self) -> Option<(String, String)> {
+        let path = std::path::absolute(self.trusted_keys.as_deref()?).ok()?;
+        Some((TRUSTED_KEYS.to_owned(), path.to_string_lossy().into_owned()))
+    }
+
     /// The keys that are trusted; `None`: everybody is, because that was asked for, or because nobody else is there.
     pub(super) fn keys(&self, url: &str) -> Result<Option<Keyring>, CliError> {
         if let Some(path) = &self.trusted_keys {

@@ -128,12 +128,14 @@ pub(super) async fn run(args: WorkerArgs, globals: &Globals) -> Result<(), CliEr
         return Ok(());
     }
     let [pulse] = args.listen.start(["worker"], &stop).await?;
+    let mut hand_on = hand_on(globals);
+    hand_on.extend(args.gate.variable());
     let (gate, following) = args.gate.follow(url, gate, (reload, pulse.clone()));
     let broker = connect::service_broker(globals, args.limits.lease.0, None).await?;
     let options = WorkerOptions {
         concurrency: args.limits.concurrency as usize,
         drain_timeout: args.limits.drain_timeout.map_or(DRAIN, Seconds::get),
-        hand_on: hand_on(globals),
+        hand_on,
         guardian: Some(guardian::EXECUTABLE.into()),
         cgroup: args.limits.cgroup,
         pulse,

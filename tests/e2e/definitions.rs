@@ -16,10 +16,15 @@ fn a_definition_that_nobody_vouches_for_is_not_signed_with_a_run() {
     let here = Installation::on_nats(&nats.url());
     let fail = "[job.fail]\ncommand = [\"sh\", \"-c\", \"echo $1 >> said; exit 1\", \"-\", \"{arg.who}\"]\n\
                 working_dir = \"..\"\nargs = { who = \"me\" }\nretry = { attempts = 2, initial = \"10ms\" }\n";
-    here.schedule("a.toml", &format!("{JOBS}{fail}"));
+    let program = env!("CARGO_BIN_EXE_orchestrator");
+    let fan = format!(
+        "[job.fan]\ncommand = [\"{program}\", \"run\", \"note\", \"--signing-key\", \"operator.key\"]\n\
+         working_dir = \"..\"\n"
+    );
+    here.schedule("a.toml", &format!("{JOBS}{fail}{fan}"));
     let (key, public) = new_key(&here, "beat.key");
-    let (operator, _) = new_key(&here, "operator.key");
-    fs::write(here.path("trusted"), public).unwrap();
+    let (operator, operator_public) = new_key(&here, "operator.key");
+    fs::write(here.path("trusted"), public + &operator_public).unwrap();
     let trusted = here.path("trusted").display().to_string();
     let beat = here.start("beat", &["beat", "--signing-key", &key]);
     ready(&here);
@@ -88,7 +93,14 @@ fn a_definition_that_nobody_vouches_for_is_not_signed_with_a_run() {
     });
     assert_eq!(here.lines("said"), ["me"; 4]);
     let keys = ["--signing-key", &operator, "--trusted-keys", &trusted];
-    let asked = here.run(&[["run", "note"].as_slice(), &keys].concat());
+    let asked = here.run(&[["run", "note", "--wait"].as_slice(), &keys].concat());
     assert_eq!(asked.code, 0, "{}", asked.stderr);
+    // A job that makes others run is told whom its worker trusts.
+    let notes = here.lines("notes").len();
+    let asked = here.run(&[["run", "fan", "--wait"].as_slice(), &keys].concat());
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    wait_for("what the job asked for", || {
+        (here.lines("notes").len() == notes + 1).then_some(())
+    });
     assert!(!here.path("hostile").exists());
 }
