@@ -1,13 +1,14 @@
 //! `orchestrator run JOB --batch`
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, BufRead, BufReader},
     path::PathBuf,
     time::Duration,
 };
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -77,12 +78,21 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     let submitter = Submitter::prepare(broker, job).await?;
     submitter.check_many()?;
-    let submitted = lines(source)?.map(|(number, line)| {
+    // Set as soon as the broker takes no more: what is on its way is waited for, and nothing else is begun.
+    let (refused, left) = (Cell::new(false), Cell::new(None));
+    let begun = lines(source)?.take_while(|(number, _)| {
+        if refused.get() {
+            left.set(Some(*number));
+        }
+        future::ready(!refused.get())
+    });
+    let submitted = begun.map(|(number, line)| {
         let submitter = &submitter;
         async move { (number, submit(submitter, line, wish).await) }
     });
     let mut submitted = std::pin::pin!(submitted.buffered(AT_ONCE));
     let mut count = Count::default();
+    let mut ended_by = None;
     while let Some((number, done)) = submitted.next().await {
         match done {
             Ok(run) => {
@@ -98,14 +108,23 @@ pub(super) async fn run(
                     output::to_stderr(&format!("line {number}: {error}"));
                 }
                 if let Failure::Refused(OpsError::Broker(error)) = error {
-                    // What follows would fare no better. What was accepted is accepted.
-                    count.tell(globals);
-                    return Err(error.into());
+                    // What follows would fare no better.
+                    refused.set(true);
+                    ended_by.get_or_insert(error);
                 }
             }
         }
     }
     count.tell(globals);
+    if let Some(error) = ended_by {
+        if let Some(number) = left.get() {
+            output::to_stderr(&format!("line {number} and all after it were not tried"));
+        }
+        return Err(CliError::from(error).with_help(
+            "the runs that are listed were accepted: send the other lines once more when `orchestrator doctor` has nothing to \
+             mend. `unique` in the job keeps a line from becoming two runs whose answer alone was lost",
+        ));
+    }
     match count.failed {
         0 => Ok(()),
         failed => {

@@ -196,9 +196,10 @@ fn what_waits_leaves_room_for_those_who_execute_it() {
     wait_for("the jobs", || here.try_json(&["jobs"])?.get(1).cloned());
     assert!(beat.stop().success());
     let text = "x".repeat(90_000);
-    let lines: Vec<_> = (0..400)
-        .map(|n| json!({ "n": n, "text": text }).to_string())
-        .collect();
+    // Behind those that do not fit come some that do.
+    let long = (0..390).map(|n| json!({ "n": n, "text": text }).to_string());
+    let short = (390..400).map(|n| json!({ "n": n }).to_string());
+    let lines: Vec<_> = long.chain(short).collect();
     let file = here.path("lines");
     std::fs::write(&file, lines.join("\n")).unwrap();
     let file = file.display().to_string();
@@ -206,8 +207,12 @@ fn what_waits_leaves_room_for_those_who_execute_it() {
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert!(refused.stderr.contains("has no room"), "{}", refused.stderr);
     let mut accepted: BTreeSet<_> = refused.stdout.lines().map(str::to_owned).collect();
-    // Of those that were on their way beside the first one that was refused some were accepted, too.
+    // Also those that were on their way beside the first one that was refused are told: as many as are there.
     assert!(!accepted.is_empty(), "{}", refused.stderr);
+    let queues = here.json(&["queues"]);
+    let mut queues = queues.as_array().unwrap().iter();
+    let pages = queues.find(|queue| queue["queue"] == "pages").unwrap();
+    assert_eq!(pages["waiting"], accepted.len(), "{}", refused.stderr);
     let cancelled = accepted.pop_last().unwrap();
     let cancelling = here.run(&["cancel", &cancelled]);
     assert_eq!(cancelling.code, 0, "{}", cancelling.stderr);
