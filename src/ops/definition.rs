@@ -1,8 +1,8 @@
-//! The shared definition of a job: to be looked at, or to be run.
+//! The shared definitions of jobs: to be looked at, to be run, and whether they are as beat wrote them.
 
-use super::{OpsError, jobs::values};
+use super::{Finding, OpsError, jobs::values};
 use crate::{
-    broker::{self, Broker, Bucket, Entry},
+    broker::{self, Broker, BrokerError, Bucket, Entry},
     job::{Job, JobName},
     plan::DEFINITION_PREFIX,
     run::{Refusal, Standing},
@@ -25,6 +25,36 @@ pub(super) async fn find_job_to_run(broker: &dyn Broker, name: &JobName) -> Resu
             reason: why_not(standing),
         }),
     }
+}
+
+/// Definitions that beat did not write as they are.
+pub(super) async fn definitions(broker: &dyn Broker) -> Result<Vec<Finding>, BrokerError> {
+    const HELP: &str = "somebody wrote over what beat shared: `systemctl reload orchestrator-beat` (SIGHUP) has it written anew";
+    let entries = broker::list(broker, Bucket::State, DEFINITION_PREFIX).await?;
+    let is_signed = |entry: &Entry| {
+        let value = serde_json::from_slice::<serde_json::Value>(&entry.value);
+        value.is_ok_and(|value| value.get("signature").is_some())
+    };
+    let any_is_signed = entries.iter().any(is_signed);
+    let what_is_wrong = |entry: &Entry| match serde_json::from_slice::<Job>(&entry.value) {
+        Err(error) => Some(format!("is not understood: {error}")),
+        Ok(job) if entry.key != format!("{DEFINITION_PREFIX}{}", job.name) => {
+            Some(format!("is that of `{}`", job.name))
+        }
+        Ok(_) if any_is_signed && !is_signed(entry) => {
+            Some("is not signed, and others are".to_owned())
+        }
+        Ok(_) => None,
+    };
+    let findings = entries.iter().filter_map(|entry| {
+        let name = entry.key.strip_prefix(DEFINITION_PREFIX)?;
+        let message = format!(
+            "the shared definition of `{name}` {}",
+            what_is_wrong(entry)?
+        );
+        Some(Finding::failed("definitions", message).with_help(HELP))
+    });
+    Ok(findings.collect())
 }
 
 fn why_not(standing: Standing) -> String {

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{JobView, JobsView, OpsError, QueueView, jobs, queues, workers};
+use super::{
+    JobView, JobsView, OpsError, QueueView, definition::definitions, jobs, queues, workers,
+};
 use crate::{
     broker::{Broker, BrokerError, Bucket, Remark, RemarkKind},
     job::QueueName,
@@ -98,6 +100,8 @@ pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Findi
         if let (Some(queues), Some(workers)) = (&queues, &workers) {
             findings.extend(serving(jobs, queues, workers));
         }
+        let definitions = permitted(definitions(broker).await, &mut findings)?;
+        findings.extend(definitions.into_iter().flatten());
         findings.extend(fates(&jobs.jobs));
     }
     let dead = permitted(dead(broker).await, &mut findings)?;

@@ -73,6 +73,16 @@ fn a_definition_that_nobody_vouches_for_is_not_signed_with_a_run() {
             assert!(asked.stderr.contains(why), "{why}: {}", asked.stderr);
         }
     }
+    // The last one was that of another job.
+    let told = || here.run(&["doctor"]).stdout;
+    assert!(told().contains("`note` is that of `tick`"), "{}", told());
+    for (value, what) in [
+        (format!("{unsigned}}}"), "`note` is not signed"),
+        ("{}".to_owned(), "`note` is not understood"),
+    ] {
+        hostile.write("$KV.ORCH_STATE.def.note", &value);
+        assert!(told().contains(what), "{}", told());
+    }
 
     // Beat says again what its files say; who trusts its key can run that. And what a record says was given to a run
     // is not taken for what was signed.
@@ -80,6 +90,7 @@ fn a_definition_that_nobody_vouches_for_is_not_signed_with_a_run() {
     wait_for("the definitions of beat", || {
         (hostile.definition("note") == genuine).then_some(())
     });
+    assert!(!told().contains("shared definition"), "{}", told());
     let run = letter["run_id"].as_str().unwrap().replace('@', ".");
     let record = format!("$KV.ORCH_RUNS.{run}");
     let value = hostile.value("KV_ORCH_RUNS", &record);
