@@ -48,7 +48,10 @@ async fn listen(shared: &Shared) -> Result<(), BrokerError> {
         let Ok(run_id) = RunId::from_key(key) else {
             continue;
         };
-        shared.cancel(&run_id);
+        // The key only makes it quick; the record says whether somebody who may has asked for it.
+        if shared.registry.running().contains(&run_id) {
+            shared.look_for_cancel(&run_id).await?;
+        }
     }
     Ok(())
 }

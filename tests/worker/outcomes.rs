@@ -6,7 +6,7 @@ use orchestrator::{
     broker::{Broker, Bucket},
     job::Seconds,
     ops,
-    run::{AttemptEnd, Exit, LastRun, RunMessage, RunState},
+    run::{AttemptEnd, CANCEL_PREFIX, Exit, LastRun, RunMessage, RunState},
 };
 use serde_json::json;
 
@@ -16,6 +16,7 @@ use super::{
 };
 
 const BY_HAND: &str = "page@01936b2e-7c1a-7d54-8a3f-0123456789ab";
+const BY_HAND_TOO: &str = "page@01936b2e-7c1a-7d54-8a3f-0123456789ac";
 const TICK: &str = "crawl@20261123T023000Z";
 
 #[tokio::test]
@@ -135,6 +136,35 @@ async fn a_second_cancel_tells_the_worker_again() {
     let record = ops::cancel(bench.broker.as_ref(), &run.run_id).await;
     assert_eq!(record.unwrap().state, RunState::Running);
     assert_eq!(bench.ended(&run).await.state, RunState::Cancelled);
+}
+
+/// The key that tells a worker can be written by more than may cancel: the record decides.
+#[tokio::test]
+async fn a_worker_that_is_told_of_a_cancel_looks_into_the_record() {
+    let bench = Bench::new(LONG);
+    let _working = bench.work("w1");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("told");
+    let waits = format!("until test -e {}; do sleep 0.02; done", file.display());
+    let run = message(BY_HAND, "default", shell(&waits));
+    bench.publish(&run).await;
+    let other = message(BY_HAND_TOO, "default", shell("exec sleep 60"));
+    bench.publish(&other).await;
+    for run in [&run, &other] {
+        bench
+            .recorded(run, "a start", |r| r.state == RunState::Running)
+            .await;
+    }
+    let key = format!("{CANCEL_PREFIX}{}", run.run_id.key());
+    let told = bench.broker.put(Bucket::Workers, &key, Vec::new()).await;
+    told.unwrap();
+    // Told behind it.
+    ops::cancel(bench.broker.as_ref(), &other.run_id)
+        .await
+        .unwrap();
+    assert_eq!(bench.ended(&other).await.state, RunState::Cancelled);
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(bench.ended(&run).await.state, RunState::Succeeded);
 }
 
 #[tokio::test]
