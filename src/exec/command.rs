@@ -107,7 +107,7 @@ pub enum Streams {
     /// Its output is carried away, its input is prepared.
     #[default]
     Captured,
-    /// Those of this process. A terminal is not read from: the program is not in its foreground.
+    /// Those of this process, and its session. A terminal is not read from: the program is not in its foreground.
     Inherited,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Prepared {
     pub(super) identity: Option<Identity>,
     /// The mask of modes, if it is another one.
     pub(super) umask: Option<u32>,
-    /// Whether it is given its three streams and no other descriptor.
+    /// Whether it is given its three streams, no other descriptor, and no terminal.
     pub(super) streams_only: bool,
 }
 

@@ -2,7 +2,13 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::retry_on_intr,
+};
+
+/// What a child tells that leads its group, before anything else.
+pub(super) const LEADS: u64 = 0;
 
 /// A step of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +72,16 @@ impl Failure {
     }
 }
 
-/// Waits until a child executes its program, or has told why it does not.
+/// Waits for the first word of a child: that it leads its group, or why not. Nothing comes from one that was killed before.
+pub(super) fn first(told: &OwnedFd) -> u64 {
+    let mut word = LEADS.to_ne_bytes();
+    match retry_on_intr(|| rustix::io::read(told, &mut word)) {
+        Ok(_) => u64::from_ne_bytes(word),
+        Err(error) => Step::Preparation.failed(error.raw_os_error()),
+    }
+}
+
+/// Waits until a child that leads its group executes its program, or has told why it does not.
 pub(in crate::exec) async fn heard(told: OwnedFd) -> Result<(), Failure> {
     let flags = fcntl_getfl(&told).map_err(io::Error::from)?;
     fcntl_setfl(&told, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
