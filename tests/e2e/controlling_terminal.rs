@@ -31,8 +31,8 @@ fn up_at_a_terminal(here: &Installation, args: &[&str]) -> Service {
 /// The terminal of a process, by its number; 0 for none.
 fn terminal(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
-    fields.skip(4).next().unwrap().parse().unwrap()
+    let mut fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+    fields.nth(4).unwrap().parse().unwrap()
 }
 
 #[test]
