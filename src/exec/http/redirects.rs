@@ -59,7 +59,9 @@ pub(in crate::exec) async fn send(
             return Ok(answer);
         };
         if followed == redirects.most {
-            return Err("redirected: too many redirects".to_owned());
+            return Err(format!(
+                "redirected more than {followed} times: name the last URL, or raise `redirects`"
+            ));
         }
         followed += 1;
         request = redirects.next(again, answer.status(), to)?;

@@ -102,6 +102,8 @@ pub(in crate::exec) async fn heard(told: OwnedFd) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -119,10 +121,23 @@ mod tests {
         assert!(Failure::told(0).is_none());
     }
 
+    #[test]
+    fn the_first_word_is_waited_for_and_no_more() {
+        let (told, mut tell) = io::pipe().unwrap();
+        let told = OwnedFd::from(told);
+        let failed = Step::Preparation.failed(libc::EPERM);
+        for word in [LEADS, failed] {
+            tell.write_all(&word.to_ne_bytes()).unwrap();
+        }
+        assert_eq!(first(&told), LEADS);
+        assert_eq!(first(&told), failed);
+        drop(tell);
+        let killed = first(&told);
+        assert!(Failure::told(killed).is_none(), "its end tells of that");
+    }
+
     #[tokio::test]
     async fn a_child_is_heard() {
-        use std::io::Write;
-
         let (told, mut tell) = io::pipe().unwrap();
         let word = Step::User.failed(libc::EPERM).to_ne_bytes();
         tell.write_all(&word).unwrap();
