@@ -21,6 +21,8 @@ mod bench;
 mod blackout;
 #[path = "e2e/commands.rs"]
 mod commands;
+#[path = "e2e/controlling_terminal.rs"]
+mod controlling_terminal;
 #[path = "e2e/crawler.rs"]
 mod crawler;
 #[path = "e2e/damage.rs"]

@@ -20,6 +20,7 @@ mod nats {
     mod pulling;
     #[path = "../support/nats.rs"]
     mod server;
+    mod settings;
     mod signed;
     mod working;
 }

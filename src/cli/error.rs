@@ -97,113 +97,116 @@ impl fmt::Display for CliError {
 
 impl From<BrokerError> for CliError {
     fn from(error: BrokerError) -> Self {
-        let exit = match error {
-            BrokerError::Unreachable { .. } => Exit::Unreachable,
-            BrokerError::NotPermitted { .. } => Exit::NotPermitted,
-            BrokerError::Full { .. } | BrokerError::Failed { .. } => Exit::Failed,
-        };
-        let told = Self::new(exit, &error);
-        match (&error, error.help()) {
+        let help = match (&error, error.help()) {
             (BrokerError::Full { .. }, Some(help)) => {
-                told.with_help(format!("nothing was stored: try again later, or {help}"))
+                Some(format!("nothing was stored: try again later, or {help}"))
             }
-            (_, Some(help)) => told.with_help(help),
-            (_, None) => told,
+            (_, help) => help.map(|help| help.to_string()),
+        };
+        Self {
+            help,
+            ..Self::new(exit_of_a_broker(&error), &error)
         }
+    }
+}
+
+fn exit_of_a_broker(error: &BrokerError) -> Exit {
+    match error {
+        BrokerError::Unreachable { .. } => Exit::Unreachable,
+        BrokerError::NotPermitted { .. } => Exit::NotPermitted,
+        BrokerError::Full { .. } | BrokerError::Failed { .. } => Exit::Failed,
     }
 }
 
 impl From<OpsError> for CliError {
     fn from(error: OpsError) -> Self {
-        let message = error.to_string();
-        let (exit, help) = match error {
+        let error = match error {
             OpsError::Broker(error) => return error.into(),
-            OpsError::UnknownJob { nearest, .. } => (
-                Exit::NotFound,
-                Some(match nearest {
-                    Some(nearest) => format!("is `{nearest}` meant?"),
-                    None => "`orchestrator jobs` lists what a beat has shared".to_owned(),
-                }),
-            ),
-            OpsError::UnknownRun(_) => (
-                Exit::NotFound,
-                Some("`orchestrator runs` lists them; records are kept for seven days".to_owned()),
-            ),
-            OpsError::Refused { .. } => (
-                Exit::NotPermitted,
-                Some("it is a dead letter: `orchestrator dead list` has it".to_owned()),
-            ),
-            OpsError::Overlap { .. } => (
-                Exit::Conflict,
-                Some(
-                    "its runs may not overlap; wait for it, cancel it, or set overlap = \"allow\""
-                        .to_owned(),
-                ),
-            ),
-            OpsError::OneAtATime(_) => (
-                Exit::Conflict,
-                Some("set overlap = \"allow\" in the job".to_owned()),
-            ),
-            OpsError::NoTick { next, .. } => (
-                Exit::NotFound,
-                next.map(|next| {
-                    let next = next.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-                    format!("the next one after it is {next}")
-                }),
-            ),
-            OpsError::NotEmpty { .. } => (
-                Exit::Conflict,
-                Some("use another --namespace, or --replace to replace its values".to_owned()),
-            ),
-            OpsError::BeatAtWork { .. } => (
-                Exit::Conflict,
-                Some(
-                    "stop all beats, or `up`, first; a beat that was killed counts as gone when its --leader-lease is over"
-                        .to_owned(),
-                ),
-            ),
-            OpsError::NotHeld(_) => (
-                Exit::NotFound,
-                Some("`orchestrator locks` shows what is held".to_owned()),
-            ),
-            OpsError::NotPaused(_) => (
-                Exit::Conflict,
-                Some("`orchestrator jobs` and `queues` show what is".to_owned()),
-            ),
-            OpsError::Ended { .. } | OpsError::Contended(_) => (Exit::Conflict, None),
-            OpsError::StillLive { .. } => (
-                Exit::Conflict,
-                Some("cancel it first, or wait for its end".to_owned()),
-            ),
-            OpsError::NeedsSignature(_) | OpsError::NotVouchedFor(_) | OpsError::Copy(_) => {
-                (Exit::NotPermitted, None)
-            }
-            OpsError::DefinitionNotVouchedFor { .. } => (
-                Exit::NotPermitted,
-                Some(
-                    "let beat sign (`beat --signing-key`) and name its public key with --trusted-keys; if both is so, somebody \
-                     else wrote the definition: `orchestrator diff` shows what, and beat writes it anew when it starts or reloads"
-                        .to_owned(),
-                ),
-            ),
-            OpsError::MissingArgument { argument, .. } => (
-                Exit::Usage,
-                Some(format!(
-                    "give it with --arg {argument}=VALUE, or in the job's `args`"
-                )),
-            ),
-            OpsError::Message(_) | OpsError::Foreign { .. } => (Exit::Failed, None),
-            OpsError::TimedOut { .. } => (
-                Exit::TimedOut,
-                Some("it goes on; `orchestrator show` tells how it ends".to_owned()),
-            ),
+            error => error,
         };
-        let error = Self::new(exit, message);
-        match help {
-            Some(help) => error.with_help(help),
-            None => error,
+        Self {
+            help: help(&error),
+            ..Self::new(exit(&error), &error)
         }
     }
+}
+
+fn exit(error: &OpsError) -> Exit {
+    match error {
+        OpsError::Broker(error) => exit_of_a_broker(error),
+        OpsError::UnknownJob { .. }
+        | OpsError::UnknownRun(_)
+        | OpsError::NoTick { .. }
+        | OpsError::NotHeld(_) => Exit::NotFound,
+        OpsError::Refused { .. }
+        | OpsError::NeedsSignature(_)
+        | OpsError::NotVouchedFor(_)
+        | OpsError::DefinitionNotVouchedFor { .. }
+        | OpsError::Copy(_) => Exit::NotPermitted,
+        OpsError::Overlap { .. }
+        | OpsError::OneAtATime(_)
+        | OpsError::NotEmpty { .. }
+        | OpsError::BeatAtWork { .. }
+        | OpsError::NotPaused(_)
+        | OpsError::Ended { .. }
+        | OpsError::Contended(_)
+        | OpsError::StillLive { .. } => Exit::Conflict,
+        OpsError::MissingArgument { .. } => Exit::Usage,
+        OpsError::Message(_) | OpsError::Foreign { .. } => Exit::Failed,
+        OpsError::TimedOut { .. } => Exit::TimedOut,
+    }
+}
+
+/// What is to be done, where the error does not say so itself.
+fn help(error: &OpsError) -> Option<String> {
+    let fixed = match error {
+        OpsError::UnknownJob {
+            nearest: Some(nearest),
+            ..
+        } => return Some(format!("is `{nearest}` meant?")),
+        OpsError::NoTick { next, .. } => {
+            let next = next.as_ref()?;
+            let next = next.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+            return Some(format!("the next one after it is {next}"));
+        }
+        OpsError::MissingArgument { argument, .. } => {
+            return Some(format!(
+                "give it with --arg {argument}=VALUE, or in the job's `args`"
+            ));
+        }
+        OpsError::UnknownJob { nearest: None, .. } => {
+            "`orchestrator jobs` lists what a beat has shared"
+        }
+        OpsError::UnknownRun(_) => {
+            "`orchestrator runs` lists them; records are kept for seven days"
+        }
+        OpsError::Refused { .. } => "it is a dead letter: `orchestrator dead list` has it",
+        OpsError::Overlap { .. } => {
+            "its runs may not overlap; wait for it, cancel it, or set overlap = \"allow\""
+        }
+        OpsError::OneAtATime(_) => "set overlap = \"allow\" in the job",
+        OpsError::DefinitionNotVouchedFor { .. } => {
+            "let beat sign (`beat --signing-key`) and name its public key with --trusted-keys; if both is so, somebody \
+             else wrote the definition: `orchestrator diff` shows what, and beat writes it anew when it starts or reloads"
+        }
+        OpsError::NotEmpty { .. } => "use another --namespace, or --replace to replace its values",
+        OpsError::BeatAtWork { .. } => {
+            "stop all beats, or `up`, first; a beat that was killed counts as gone when its --leader-lease is over"
+        }
+        OpsError::NotHeld(_) => "`orchestrator locks` shows what is held",
+        OpsError::NotPaused(_) => "`orchestrator jobs` and `queues` show what is",
+        OpsError::StillLive { .. } => "cancel it first, or wait for its end",
+        OpsError::TimedOut { .. } => "it goes on; `orchestrator show` tells how it ends",
+        OpsError::Broker(_)
+        | OpsError::Ended { .. }
+        | OpsError::Contended(_)
+        | OpsError::NeedsSignature(_)
+        | OpsError::NotVouchedFor(_)
+        | OpsError::Copy(_)
+        | OpsError::Message(_)
+        | OpsError::Foreign { .. } => return None,
+    };
+    Some(fixed.to_owned())
 }
 
 impl From<std::io::Error> for CliError {

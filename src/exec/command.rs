@@ -107,7 +107,7 @@ pub enum Streams {
     /// Its output is carried away, its input is prepared.
     #[default]
     Captured,
-    /// Those of this process. A terminal is not read from: the program is not in its foreground.
+    /// Those of this process, and its session. A terminal is not read from: the program is not in its foreground.
     Inherited,
 }
 
@@ -133,7 +133,7 @@ pub(super) struct Prepared {
     pub(super) identity: Option<Identity>,
     /// The mask of modes, if it is another one.
     pub(super) umask: Option<u32>,
-    /// Whether it is given its three streams and no other descriptor.
+    /// Whether it is given its three streams, no other descriptor, and no terminal.
     pub(super) streams_only: bool,
 }
 
@@ -170,24 +170,7 @@ impl Program {
         let (stdin, outputs) = self
             .streams()
             .map_err(|error| format!("its standard streams cannot be made: {error}"))?;
-        let mut variables: BTreeMap<&OsStr, Cow<'_, OsStr>> = BTreeMap::new();
-        // What the job itself asks for wins.
-        for (name, value) in user.iter().flat_map(|user| user.variables()) {
-            variables.insert(name, value.into());
-        }
-        if let Some(directory) = &self.working_dir
-            && let Ok(absolute) = std::path::absolute(directory)
-        {
-            // A shell believes it.
-            variables.insert(OsStr::new("PWD"), OsString::from(absolute).into());
-        }
-        for (name, value) in &self.variables {
-            variables.insert(OsStr::new(name), OsStr::new(value).into());
-        }
-        variables.insert(OsStr::new("ORCHESTRATOR_RESULT"), result.as_os_str().into());
-        if let Some(binary) = &*OWN_BINARY {
-            variables.insert(OsStr::new("ORCHESTRATOR_BIN"), binary.as_os_str().into());
-        }
+        let variables = self.own_variables(result, user);
         let path = OsStr::new("PATH");
         let search = match variables.get(path) {
             Some(own) => Some(own.clone().into_owned()),
@@ -237,6 +220,33 @@ impl Program {
             umask: self.confinement.umask,
             streams_only: self.streams == Streams::Captured,
         })
+    }
+
+    /// The variables that it is given beside those of this process, whichever those are.
+    fn own_variables<'a>(
+        &'a self,
+        result: &'a Path,
+        user: Option<&'a RunAs>,
+    ) -> BTreeMap<&'a OsStr, Cow<'a, OsStr>> {
+        let mut variables: BTreeMap<&OsStr, Cow<'_, OsStr>> = BTreeMap::new();
+        // What the job itself asks for wins.
+        for (name, value) in user.iter().flat_map(|user| user.variables()) {
+            variables.insert(name, value.into());
+        }
+        if let Some(directory) = &self.working_dir
+            && let Ok(absolute) = std::path::absolute(directory)
+        {
+            // A shell believes it.
+            variables.insert(OsStr::new("PWD"), OsString::from(absolute).into());
+        }
+        for (name, value) in &self.variables {
+            variables.insert(OsStr::new(name), OsStr::new(value).into());
+        }
+        variables.insert(OsStr::new("ORCHESTRATOR_RESULT"), result.as_os_str().into());
+        if let Some(binary) = &*OWN_BINARY {
+            variables.insert(OsStr::new("ORCHESTRATOR_BIN"), binary.as_os_str().into());
+        }
+        variables
     }
 
     fn streams(&self) -> io::Result<(File, Option<[File; 2]>)> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::http::{Clients, Leaving, causes};
+use super::http::{Clients, causes};
 
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -14,7 +14,7 @@ const LIMIT: usize = 1 << 20;
 /// # Errors
 /// Nobody answers in time, the answer is not a success, or it is too long.
 pub async fn fetch(url: &str) -> Result<Vec<u8>, String> {
-    let client = Clients::default().get(0, Leaving::Refuse)?;
+    let client = Clients::default().get()?;
     let mut answer = client
         .get(url)
         .timeout(PATIENCE)

@@ -1,5 +1,7 @@
 //! Executes one attempt as a request over HTTP: time-outs, TLS, bounded redirects and sizes.
 
+mod redirects;
+
 use std::{
     error::Error as _,
     sync::{LazyLock, Mutex, PoisonError},
@@ -14,6 +16,8 @@ use reqwest::{
     redirect::Policy,
 };
 use serde_json::{Value, json};
+
+pub(super) use redirects::{Leaving, Redirects, send};
 
 use super::{Ended, Execution, Limits, Output, RunContext, Stop};
 use crate::{
@@ -45,18 +49,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
 #[derive(Debug)]
 pub struct Prepared {
     request: Request,
-    redirects: u8,
-    leaving: Leaving,
+    redirects: Redirects,
     expected: Expected,
-}
-
-/// What becomes of a redirect to another scheme, host or port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leaving {
-    /// It is followed.
-    Follow,
-    /// The request fails: it carries a credential, which is meant for the first one alone.
-    Refuse,
 }
 
 #[derive(Debug)]
@@ -125,10 +119,12 @@ impl Prepared {
         add(request.headers_mut(), "traceparent", &traced)?;
         Ok(Self {
             request,
-            redirects: http.redirects,
-            leaving: match context.message.spec.credentials.is_empty() {
-                true => Leaving::Follow,
-                false => Leaving::Refuse,
+            redirects: Redirects {
+                most: http.redirects,
+                leaving: match context.message.spec.credentials.is_empty() {
+                    true => Leaving::Follow,
+                    false => Leaving::Refuse,
+                },
             },
             expected: Expected {
                 body: http.expect_body.clone(),
@@ -149,52 +145,30 @@ fn add(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// One client for each way to take redirects: it keeps connections.
+/// One client for all: it keeps connections, and follows no redirect by itself.
 #[derive(Debug, Default)]
-pub(super) struct Clients(Mutex<Vec<((u8, Leaving), Client)>>);
+pub(super) struct Clients(Mutex<Option<Client>>);
 
 impl Clients {
-    pub(super) fn get(&self, redirects: u8, leaving: Leaving) -> Result<Client, String> {
+    pub(super) fn get(&self) -> Result<Client, String> {
         /// Chosen once for the process: two libraries with different ones are linked.
         static PROVIDER: LazyLock<()> = LazyLock::new(|| {
             // Somebody else has chosen: that one is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
         LazyLock::force(&PROVIDER);
-        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = clients.iter().find(|(way, _)| *way == (redirects, leaving)) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*kept {
             return Ok(client.clone());
         }
-        let policy = match redirects {
-            0 => Policy::none(),
-            limit => following(limit, leaving),
-        };
         let client = Client::builder()
-            .redirect(policy)
-            // Its URL may carry a secret.
-            .referer(false)
+            .redirect(Policy::none())
             .connect_timeout(CONNECT)
             .user_agent(USER_AGENT)
             .build()
             .map_err(|error| format!("no HTTP client can be made: {}", causes(&error)))?;
-        clients.push(((redirects, leaving), client.clone()));
+        *kept = Some(client.clone());
         Ok(client)
-    }
-}
-
-fn following(limit: u8, leaving: Leaving) -> Policy {
-    let limited = Policy::limited(limit.into());
-    match leaving {
-        Leaving::Follow => limited,
-        Leaving::Refuse => Policy::custom(move |attempt| {
-            let first = attempt.previous().first().map(Url::origin);
-            match first == Some(attempt.url().origin()) {
-                true => limited.redirect(attempt),
-                false => attempt.error(
-                    "to another scheme, host or port, which must not be sent the job's credential; name the last URL in the job",
-                ),
-            }
-        }),
     }
 }
 
@@ -239,14 +213,9 @@ async fn ask(
     let Prepared {
         request,
         redirects,
-        leaving,
         expected,
     } = prepared;
-    let client = clients.get(redirects, leaving)?;
-    let answer = client
-        .execute(request)
-        .await
-        .map_err(|error| causes(&error))?;
+    let answer = send(&clients.get()?, request, redirects).await?;
     let status = answer.status().as_u16();
     let wait = answer.headers().get(RETRY_AFTER).and_then(retry_after);
     let content = answer.headers().get(CONTENT_TYPE).cloned();
@@ -315,7 +284,6 @@ pub(super) fn causes(error: &reqwest::Error) -> String {
     let kind = match error {
         error if error.is_timeout() => "timed out",
         error if error.is_connect() => "cannot connect",
-        error if error.is_redirect() => "redirected",
         error if error.is_body() || error.is_decode() => "the answer broke off",
         _ => "the request failed",
     };
@@ -335,53 +303,6 @@ mod tests {
     #[test]
     fn what_is_filled_in_is_encoded() {
         assert_eq!(encode("a b/c?d=e&f~g.h"), "a%20b%2Fc%3Fd%3De%26f~g.h");
-    }
-
-    /// Answers one request as is said, and tells it.
-    fn answering(answer: String) -> (std::net::SocketAddr, std::sync::mpsc::Receiver<String>) {
-        use std::io::{Read, Write};
-
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        let (tell, told) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = Vec::new();
-            let mut byte = [0];
-            while !asked.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
-                asked.push(byte[0]);
-            }
-            tell.send(String::from_utf8(asked).unwrap()).unwrap();
-            stream.write_all(answer.as_bytes()).unwrap();
-        });
-        (at, told)
-    }
-
-    #[tokio::test]
-    async fn credentials_stay_with_who_they_are_for() {
-        for leaving in [Leaving::Follow, Leaving::Refuse] {
-            let done = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            let (second, asked) = answering(done.to_owned());
-            let (first, _asked_first) = answering(format!(
-                "HTTP/1.1 302 Found\r\nlocation: http://{second}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            ));
-            let client = Clients::default().get(5, leaving).unwrap();
-            let request = client.get(format!("http://{first}/?key=hunter2"));
-            let answer = request.header("x-api-key", "hunter2").send().await;
-            match leaving {
-                Leaving::Follow => {
-                    assert_eq!(answer.unwrap().status(), 200);
-                    let asked = asked.recv().unwrap().to_lowercase();
-                    assert!(!asked.contains("referer"), "{asked}");
-                }
-                Leaving::Refuse => {
-                    let reason = causes(&answer.unwrap_err());
-                    assert!(reason.contains("credential"), "{reason}");
-                    assert!(!reason.contains("hunter2"), "{reason}");
-                    assert!(asked.try_recv().is_err(), "it was not asked");
-                }
-            }
-        }
     }
 
     #[test]

@@ -9,12 +9,16 @@ use std::{
 
 use reqwest::Url;
 use sha2::{Digest, Sha256};
-use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::http::{Clients, Leaving, causes};
+use super::http::{Clients, Leaving, Redirects, causes, send};
 
 /// How many are on their way at once; what is beyond that is not sent.
 const AT_ONCE: usize = 64;
@@ -134,7 +138,7 @@ impl Pings {
     pub async fn finish(&self, patience: Duration) {
         let mut sending = std::mem::take(&mut *lock(&self.sending));
         let all = async { while sending.join_next().await.is_some() {} };
-        if tokio::time::timeout(patience, all).await.is_err() {
+        if timeout(patience, all).await.is_err() {
             debug!(target: "orchestrator::ping", "pings are given up");
         }
     }
@@ -146,10 +150,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 async fn post(clients: &Clients, url: Url, body: String) -> Result<(), String> {
     /// Services move.
-    const REDIRECTS: u8 = 3;
-    let client = clients.get(REDIRECTS, Leaving::Follow)?;
-    let answer = client.post(url).timeout(TIMEOUT).body(body).send().await;
-    let answer = answer.map_err(|error| causes(&error))?;
+    const REDIRECTS: Redirects = Redirects {
+        most: 3,
+        leaving: Leaving::Follow,
+    };
+    let client = clients.get()?;
+    let request = client.post(url).body(body).build();
+    let request = request.map_err(|error| causes(&error))?;
+    let sent = timeout(TIMEOUT, send(&client, request, REDIRECTS)).await;
+    let answer = sent.map_err(|_| format!("no answer within {TIMEOUT:?}"))??;
     match answer.status() {
         status if status.is_success() => Ok(()),
         status => Err(format!("status {}", status.as_u16())),

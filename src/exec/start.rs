@@ -7,7 +7,8 @@
 //! cannot do, and the reason to do it here, is the parent-death signal.
 //!
 //! A child that becomes another user's gets a copy of the memory after all: nobody else's process may share ours, nor hold
-//! a thread of ours by stopping itself. It tells through a pipe what it tells otherwise in the memory that is shared.
+//! a thread of ours by stopping itself. It tells through a pipe what it tells otherwise in the memory that is shared; the
+//! thread waits for its first word alone, which comes before it is another user's.
 
 mod account;
 mod child;
@@ -30,7 +31,7 @@ use std::{
 
 use rustix::{
     fs::{Gid, Mode, Uid, fchmod, fchown},
-    process::{Pid, WaitOptions, setpgid, waitpid},
+    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -67,7 +68,7 @@ pub(super) struct Spawned {
 }
 
 impl Spawned {
-    /// Its id, and that of its process group.
+    /// Its id, and that of its process group, which it leads already.
     pub(super) fn pid(&self) -> Pid {
         self.pid
     }
@@ -91,9 +92,9 @@ impl Spawned {
     }
 }
 
-/// Starts the program as the leader of a process group of its own, which the kernel kills when the
-/// calling thread ends, in `group` if there is one. Blocks until the program is being executed, unless the child is another
-/// user's: then [`heard`] has what becomes of it.
+/// Starts the program as the leader of a process group of its own, and of a session without a terminal unless it has our
+/// streams. The kernel kills it when the calling thread ends. In `group` if there is one. Blocks until the program is being
+/// executed, unless the child is another user's: then until it leads its group, and [`heard`] has what becomes of it.
 pub(super) fn start(
     prepared: &Prepared,
     tag: Tag,
@@ -147,15 +148,15 @@ pub(super) fn start(
         ended: None,
     };
     drop(tell);
-    if child.told.is_some() {
-        // It may not have come to that yet, and is known by its group. Refused once it executes its program: then it has.
-        let _ = setpgid(Some(pid), Some(pid));
-        return Ok(child);
-    }
-    match Failure::told(plan.failure.load(Ordering::Acquire)) {
+    let told = match &child.told {
+        None => plan.failure.load(Ordering::Acquire),
+        Some(told) => failure::first(told),
+    };
+    match Failure::told(told) {
         None => Ok(child),
         Some(failure) => {
-            // It has ended already: only its entry in the process table is left.
+            // It has ended already, if it was the child that told: only its entry in the process table is left.
+            let _ = kill_process(pid, Signal::KILL);
             child.wait()?;
             Err(failure)
         }

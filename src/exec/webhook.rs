@@ -11,7 +11,7 @@ use sha2::Sha256;
 use thiserror::Error;
 
 use super::{
-    http::{Clients, Leaving, causes},
+    http::{Clients, causes},
     secrets::credential,
 };
 use crate::job::{CredentialName, Values, Webhook};
@@ -84,10 +84,7 @@ impl WebhookSender {
         }
         let url = webhook.url.render(&Credentials(directory));
         let url = url.map_err(|error| WebhookError::Refused(error.to_string()))?;
-        let client = self
-            .clients
-            .get(0, Leaving::Refuse)
-            .map_err(WebhookError::NotNow)?;
+        let client = self.clients.get().map_err(WebhookError::NotNow)?;
         let timestamp = now.timestamp();
         let mut request = client
             .post(url)

@@ -41,6 +41,9 @@ pub struct WorkerStatus {
     /// How many messages it refused since it started, because they are no runs.
     #[serde(default)]
     pub refused: u64,
+    /// The lease that it was told; the queue may have another one.
+    #[serde(default)]
+    pub lease: Option<Seconds>,
 }
 
 /// What a worker knows of beat.

@@ -10,11 +10,12 @@ use super::{
     Shared,
     gate::NotTaken,
     permits::{Permission, Permits},
+    record::Foreign,
     registry::{Cause, Held},
     settle::Settling,
 };
 use crate::{
-    broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
+    broker::{BrokerError, Cas, Delivery, Durability, Revision},
     clock,
     run::{
         ClaimRefused, Claimant, DeliveryMark, Refusal, RunMessage, RunRecord, RunState, Waiting,
@@ -43,10 +44,6 @@ enum NotNow {
     /// Its record has changed meanwhile.
     Again,
 }
-
-/// A record that this build does not understand, and why.
-#[derive(Debug)]
-struct Foreign(String);
 
 /// A run that is ours.
 #[derive(Debug)]
@@ -260,32 +257,6 @@ impl Shared {
         }
     }
 
-    pub(super) async fn record(
-        &self,
-        message: &RunMessage,
-    ) -> Result<Option<(RunRecord, Revision)>, BrokerError> {
-        let read = self.read_record(message).await?;
-        read.map_err(|Foreign(reason)| BrokerError::Failed {
-            broker: self.broker.describe(),
-            operation: format!("read the record of {}", message.run_id),
-            reason,
-        })
-    }
-
-    async fn read_record(
-        &self,
-        message: &RunMessage,
-    ) -> Result<Result<Option<(RunRecord, Revision)>, Foreign>, BrokerError> {
-        let entry = self.broker.get(Bucket::Runs, &message.run_id.key()).await?;
-        let Some(entry) = entry else {
-            return Ok(Ok(None));
-        };
-        let record = serde_json::from_slice(&entry.value);
-        Ok(record
-            .map(|record| Some((record, entry.revision)))
-            .map_err(|error| Foreign(format!("its record is not understood: {error}"))))
-    }
-
     /// Takes a run whose record says nothing to the dead letters: it cannot be told whether it ran.
     async fn give_up(
         &self,
@@ -299,27 +270,6 @@ impl Shared {
             .await?;
         self.broker.ack(&delivery.receipt).await?;
         Ok(Step::Done)
-    }
-
-    pub(super) async fn write(
-        &self,
-        record: &RunRecord,
-        revision: Option<Revision>,
-        durability: Durability,
-    ) -> Result<Cas, BrokerError> {
-        let value = serde_json::to_vec(record).map_err(|error| BrokerError::Failed {
-            broker: self.broker.describe(),
-            operation: format!("write the record of {}", record.run_id),
-            reason: error.to_string(),
-        })?;
-        let key = record.run_id.key();
-        if revision.is_none() && self.has_keys() {
-            let created = self.broker.create(Bucket::Runs, &key, value, durability);
-            return created.await;
-        }
-        self.broker
-            .compare_and_set(Bucket::Runs, &key, revision, value, durability)
-            .await
     }
 
     /// A run that has ended without another execution: cancelled, expired, or too many crashes.

@@ -9,6 +9,7 @@ use super::Shared;
 use crate::{
     broker::{BrokerError, Bucket},
     clock,
+    job::Seconds,
     run::WorkerStatus,
 };
 
@@ -37,6 +38,7 @@ pub(super) async fn beat(shared: Arc<Shared>, drain: CancellationToken, stop: Ca
             draining: drain.is_cancelled(),
             beat: shared.watchman.seen(),
             refused: shared.refused.count(),
+            lease: Some(Seconds::new(shared.broker.lease())),
         };
         status.name_running(shared.registry.running().into_iter());
         if let Err(error) = tell(&shared, &status).await {

@@ -20,6 +20,7 @@ mod outage;
 mod pauses;
 mod permits;
 mod pulse;
+mod record;
 mod refused;
 mod registry;
 mod settle;

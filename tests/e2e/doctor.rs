@@ -256,6 +256,10 @@ fn the_doctor_sees_streams_that_were_changed() {
             "streams and buckets are as they should be",
         )
     });
+    // What its queue's consumer is compared with.
+    assert_eq!(here.json(&["workers"])[0]["lease"], 15.0);
+    let lease = finding(&here, OFF, "streams", "the lease of the queue");
+    assert_eq!(lease, None);
     let changed = finding(&here, OFF, "streams", "max_age is 0").unwrap();
     assert_eq!(changed["state"], "failed");
     let help = changed["help"].as_str().unwrap();

@@ -1,6 +1,7 @@
 //! Jobs that are requests.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
 };
@@ -31,7 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/echo":
             told = {"method": self.command, "path": self.path, "body": sent,
                     "type": self.headers.get("Content-Type"), "token": self.headers.get("X-Token"),
-                    "traced": bool(self.headers.get("traceparent"))}
+                    "traced": bool(self.headers.get("traceparent")),
+                    "headers": {name.lower(): value for name, value in self.headers.items()}}
             self.answer(200, json.dumps(told).encode(), Content_Type="application/json")
         elif path == "/busy" and seen[path] == 1:
             self.answer(503, b"later", Retry_After="3600")
@@ -43,6 +45,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, b"", Location="/loop")
         elif path == "/moved":
             self.answer(302, b"", Location="/echo")
+        elif path.startswith("/away"):
+            _, _, status, port = path.split("/")
+            self.answer(int(status), b"", Location=f"http://127.0.0.1:{port}/echo")
         elif path == "/big":
             self.answer(200, b"x" * 3_000_000)
         elif path == "/slow":
@@ -224,6 +229,74 @@ fn requests_are_jobs() {
     });
     let cancelled = here.run(&["cancel", &slow, "--wait"]);
     assert!([0, 7].contains(&cancelled.code), "{}", cancelled.stderr);
+}
+
+#[test]
+fn what_a_job_sends_stays_with_who_it_is_for() {
+    let (first, second) = (Server::start(&[]), Server::start(&[]));
+    let here = Installation::new();
+    fs::create_dir(here.path("credentials")).unwrap();
+    fs::write(here.path("credentials/site"), "hunter2").unwrap();
+    let job = |name: &str, path: &str, more: &str| {
+        format!(
+            "[job.{name}]\nretry = {{ attempts = 1 }}\n{more}http = {{ url = \"http://127.0.0.1:{}/{path}\", \
+             method = \"POST\", body = {{ n = 1 }}, headers = {{ X-Api-Key = \"key-of-first\", Authorization = \"Basic abc\", \
+             Accept = \"application/json\", User-Agent = \"crawler\" }} }}\n",
+            first.port
+        )
+    };
+    let to = second.port;
+    let secret = "credential = \"site\"\n";
+    let jobs = [
+        job("near", "moved", ""),
+        job("away", &format!("away/302/{to}"), ""),
+        job("kept", &format!("away/307/{to}"), ""),
+        job("secret", &format!("away/302/{to}"), secret),
+        job("stays", "moved", secret),
+    ];
+    here.schedule("a.toml", &jobs.concat());
+    let _up = here.up(&["--credentials-dir", "credentials"]);
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(4).cloned());
+
+    let told = |job: &str| {
+        let mut run = ended(&here, &[job]);
+        assert_eq!(run["state"], "succeeded", "{run}");
+        run["result"]["body"].take()
+    };
+    for job in ["near", "stays"] {
+        let near = told(job);
+        assert_eq!(near["headers"]["x-api-key"], "key-of-first", "{near}");
+        assert_eq!(near["headers"]["authorization"], "Basic abc");
+        assert_eq!(near["method"], "GET");
+    }
+    for (job, method, body, content) in [
+        ("away", "GET", "", Value::Null),
+        ("kept", "POST", "{\"n\":1}", "application/json".into()),
+    ] {
+        let away = told(job);
+        assert_eq!(
+            (&away["method"], &away["body"]),
+            (&method.into(), &body.into())
+        );
+        for (name, value) in [
+            ("x-api-key", Value::Null),
+            ("referer", Value::Null),
+            ("authorization", Value::Null),
+            ("content-type", content),
+            ("accept", "application/json".into()),
+            ("user-agent", "crawler".into()),
+        ] {
+            assert_eq!(away["headers"][name], value, "{job}, {name}: {away}");
+        }
+        assert_eq!(away["traced"], true);
+    }
+    let refused = ended(&here, &["secret"]);
+    assert_eq!(refused["state"], "failed", "{refused}");
+    let reason = refused["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("to another scheme, host or port"),
+        "{reason}"
+    );
 }
 
 /// The certificate is for 127.0.0.1, by an authority that is in no list. Its key is no secret: it is good for

@@ -11,6 +11,9 @@ use serde_json::json;
 
 use crate::support::{Installation, Service, commands::behind, nats::NatsServer, wait_for};
 
+/// What the log of a worker without a policy says.
+pub const NO_POLICY: &str = "no policy is in force: ORCHESTRATOR_POLICY or --policy names one";
+
 fn worker(here: &Installation, more: &[&str]) -> Service {
     let worker = here.start(
         "worker",
@@ -167,7 +170,13 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     // What was refused can be run again once it is allowed.
     let again = here.run(&["dead", "retry", "--job", "ok-shell"]);
     assert_eq!(again.code, 0, "{}", again.stderr);
+    assert!(!worker.log().contains(NO_POLICY), "{}", worker.log());
     assert!(worker.stop().success());
+    let without = self::worker(&here, &[]);
+    wait_for("the word on its policy", || {
+        without.log().contains(NO_POLICY).then_some(())
+    });
+    assert!(without.stop().success());
 
     policy("shel = true\n");
     let broken = here.run(&["worker", "--queue", "default", "--policy", "worker.toml"]);

@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{
+    policy::NO_POLICY,
     policy_users::{refused, reloaded},
     support::{Installation, wait_for},
 };
@@ -38,7 +39,13 @@ fn up_has_a_policy_too_and_reads_it_again() {
     assert_eq!(here.run_to_its_end("script")["state"], "succeeded");
     assert_eq!(here.lines("ran"), ["ran"]);
     assert!(!up.log().contains("keys"), "it has none to trust");
+    assert!(!up.log().contains(NO_POLICY), "{}", up.log());
     assert!(up.stop().success());
+    let without = here.up(&[]);
+    wait_for("the word on its policy", || {
+        without.log().contains(NO_POLICY).then_some(())
+    });
+    assert!(without.stop().success());
 
     policy("shel = true\n");
     let broken = here.run(&["up", "--policy", "worker.toml"]);

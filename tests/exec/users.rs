@@ -243,6 +243,31 @@ async fn what_a_user_may_not_names_user_place_and_mend() {
     }
 }
 
+/// It is signalled by its group, whose leader it has to be as soon as it was started, however many are.
+#[tokio::test]
+async fn each_leads_a_session_and_a_group_of_its_own() {
+    let own = says("id", &["-un"]);
+    let mut users = vec![None, Some(own.as_str())];
+    if is_root() {
+        users.push(Some(USER));
+    }
+    let executor = Executor::start(None, &Cgroup::Off).unwrap();
+    let script = "set -- $(ps -o sid=,pgid=,tty= -p $$); echo $(($1 - $$)) $(($2 - $$)) $3";
+    let runs = (0..16).flat_map(|_| &users).map(|user| {
+        let mut program = shell(script);
+        program.run_as = user.map(|user| user.parse().unwrap());
+        program.working_dir = Some("/".into());
+        let executor = executor.clone();
+        async move {
+            let (output, stop) = (Output::new(1), Stop::default());
+            let execution = executor.execute(program, Limits::default(), &output, &stop);
+            assert_eq!(execution.await.exit, Exit::Code(0));
+            assert_eq!(text(&output, LogStream::Stdout), "0 0 ?\n", "{user:?}");
+        }
+    });
+    futures::future::join_all(runs).await;
+}
+
 #[tokio::test]
 async fn its_own_user_needs_no_privilege() {
     let own = says("id", &["-un"]);

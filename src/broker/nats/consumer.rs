@@ -13,13 +13,10 @@ use tracing::{info, warn};
 use super::{
     NatsBroker,
     api::code,
-    settings::nanoseconds,
     setup::{Stream, Turn},
 };
 use crate::{broker::BrokerError, clock, job::QueueName};
 
-/// How many pulls may wait on one queue.
-const MAX_WAITING: u64 = 4096;
 /// How long a lease that was read is believed before it is read again.
 const BELIEVED: Duration = Duration::from_secs(5);
 /// How often a consumer that others change at the same time is looked at.
@@ -127,21 +124,7 @@ impl NatsBroker {
         // The server holds the filter against this subject: who may make this consumer gets no other runs.
         let filter = self.names.queue(queue);
         let subject = format!("CONSUMER.CREATE.{stream}.{queue}.{filter}");
-        let config = json!({
-            "stream_name": stream,
-            "config": {
-                "name": queue,
-                "durable_name": queue,
-                "filter_subject": filter,
-                "deliver_policy": "all",
-                "replay_policy": "instant",
-                "ack_policy": "explicit",
-                "ack_wait": nanoseconds(self.lease),
-                "max_deliver": -1,
-                "max_ack_pending": -1,
-                "max_waiting": MAX_WAITING,
-            }
-        });
+        let config = json!({ "stream_name": stream, "config": self.consumer_config(queue) });
         match self.api::<Value>(&operation, &subject, &config).await {
             Ok(_) => Ok(true),
             Err(error) if error.is(code::CONSUMER_EXISTS) => Ok(false),

@@ -1,6 +1,9 @@
 //! What there is to say about a server: its version, its room, and the settings of our streams.
 
+mod consumers;
+mod rules;
 mod streams;
+mod version;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -15,13 +18,6 @@ use crate::{
     broker::{BrokerError, Remark, RemarkKind},
     clock,
 };
-
-/// Versions of these series are without known advisories from here on; later series are.
-const FLOORS: [(u32, u32, u32); 2] = [(2, 11, 16), (2, 12, 7)];
-/// The first series that is whole.
-const SOUND: (u32, u32, u32) = (2, 14, 0);
-/// Servers before this one are supported as far as they go.
-const SUPPORTED: (u32, u32, u32) = (2, 10, 0);
 
 #[derive(Deserialize)]
 struct Account {
@@ -59,7 +55,10 @@ struct StreamState {
 
 pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerError> {
     let server = broker.client.server_info();
-    let mut remarks = vec![version(&server.version), largest(server.max_payload)];
+    let mut remarks = vec![
+        version::remark(&server.version),
+        largest(server.max_payload),
+    ];
     let operation = "ask for the account";
     let account = broker.api::<Account>(operation, "INFO", &Value::Null).await;
     match account {
@@ -94,9 +93,17 @@ pub(super) async fn remarks(broker: &NatsBroker) -> Result<Vec<Remark>, BrokerEr
             remarks.push(batches(&server.version, &found.config));
         }
         let wanted = broker.stream_config(stream, &name);
-        match streams::remark(stream, &name, &wanted, &found.config) {
-            Some(remark) => remarks.push(remark),
-            None => well.push(name.clone()),
+        let wrong = streams::remarks(stream, &name, &wanted, &found.config);
+        if wrong.is_empty() {
+            well.push(name);
+        }
+        remarks.extend(wrong);
+    }
+    let jobs = broker.stream_name(Stream::Jobs);
+    if !missing.contains(&jobs) {
+        match consumers::remarks(broker).await {
+            Ok(found) => remarks.extend(found),
+            Err(error) => remarks.push(refused(broker.error("look at consumers", error))?),
         }
     }
     remarks.extend(clock_seen);
@@ -196,47 +203,6 @@ fn remark(check: &'static str, kind: RemarkKind, message: String, help: Option<&
     }
 }
 
-fn version(text: &str) -> Remark {
-    let mut numbers = text.split(['.', '-']).map_while(|part| part.parse().ok());
-    let found = (numbers.next(), numbers.next(), numbers.next());
-    let (Some(major), Some(minor), Some(patch)) = found else {
-        let message = format!("nats-server calls itself `{text}`: its version is not understood");
-        let help = "use a release: 2.11.16, 2.12.7, 2.14 or later";
-        return remark("version", RemarkKind::Warning, message, Some(help));
-    };
-    let found = (major, minor, patch);
-    if found < SUPPORTED {
-        let message = format!(
-            "nats-server {text}: when it is killed, acknowledged messages may come back or stay; beat sweeps them away"
-        );
-        return remark(
-            "version",
-            RemarkKind::Warning,
-            message,
-            Some("use 2.11.16, 2.12.7, 2.14 or later"),
-        );
-    }
-    let of_a_series =
-        |floor: &(u32, u32, u32)| (floor.0, floor.1) == (major, minor) && found >= *floor;
-    match found >= SOUND || FLOORS.iter().any(of_a_series) {
-        true => remark(
-            "version",
-            RemarkKind::Ok,
-            format!("nats-server {text}"),
-            None,
-        ),
-        false => {
-            let message = format!("nats-server {text} has known vulnerabilities");
-            remark(
-                "version",
-                RemarkKind::Warning,
-                message,
-                Some("use 2.11.16, 2.12.7, 2.14 or later"),
-            )
-        }
-    }
-}
-
 fn room(account: &Account) -> Remark {
     const MB: i64 = 1 << 20;
     let (used, limit) = (account.storage / MB, account.limits.max_storage / MB);
@@ -305,24 +271,6 @@ fn batches(server: &str, config: &Value) -> Remark {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_with_advisories_are_named() {
-        for good in [
-            "2.11.16",
-            "2.12.7",
-            "2.14.0",
-            "2.15.1",
-            "3.0.0",
-            "2.12.8-beta.1",
-        ] {
-            assert_eq!(version(good).kind, RemarkKind::Ok, "{good}");
-        }
-        for bad in ["2.9.10", "2.10.26", "2.11.15", "2.12.6", "2.13.0", "devel"] {
-            assert_eq!(version(bad).kind, RemarkKind::Warning, "{bad}");
-        }
-        assert!(version("2.9.10").message.contains("may come back"));
-    }
 
     #[test]
     fn a_stream_with_a_limit_tells_how_full_it_is() {

@@ -1,10 +1,11 @@
-//! The settings that streams and buckets are made with.
+//! The settings that streams, buckets and the consumers of queues are made with.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{NatsBroker, room::WANTED, setup::Stream};
+use crate::job::QueueName;
 
 /// How long a message id is remembered.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -12,6 +13,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const LOGS_MAX_AGE: Duration = Duration::from_secs(7 * 86_400);
 /// What is kept of the dead letters.
 const DEAD_MAX_MESSAGES: i64 = 10_000;
+/// How many pulls may wait on one queue.
+const MAX_WAITING: u64 = 4096;
 
 impl NatsBroker {
     /// What a stream is made with.
@@ -72,6 +75,22 @@ impl NatsBroker {
             config["allow_atomic"] = true.into();
         }
         config
+    }
+
+    /// What the consumer of a queue is made with.
+    pub(super) fn consumer_config(&self, queue: &QueueName) -> Value {
+        json!({
+            "name": queue,
+            "durable_name": queue,
+            "filter_subject": self.names.queue(queue),
+            "deliver_policy": "all",
+            "replay_policy": "instant",
+            "ack_policy": "explicit",
+            "ack_wait": nanoseconds(self.lease),
+            "max_deliver": -1,
+            "max_ack_pending": -1,
+            "max_waiting": MAX_WAITING,
+        })
     }
 }
 

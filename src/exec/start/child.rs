@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    failure::Step,
+    failure::{LEADS, Step},
     identity::{self, Identity},
 };
 use crate::exec::tree::Tag;
@@ -26,7 +26,7 @@ pub(super) struct Plan<'a> {
     pub(super) working_dir: Option<&'a CStr>,
     /// Whose it becomes.
     pub(super) identity: Option<&'a Identity>,
-    /// Where it tells what goes wrong, if it shares no memory.
+    /// Where it tells that it leads its group and what goes wrong, if it shares no memory.
     pub(super) report: Option<RawFd>,
     pub(super) umask: Option<libc::mode_t>,
     pub(super) streams_only: bool,
@@ -73,8 +73,8 @@ pub(super) extern "C" fn execute(plan: *mut c_void) -> c_int {
     }
 }
 
-/// Process group, parent-death signal, streams, mark, user, directory, other descriptors, mask of modes, signals. False:
-/// it was told why.
+/// Session or process group, parent-death signal, streams, mark, user, directory, other descriptors, mask of modes,
+/// signals. False: it was told why.
 ///
 /// # Safety
 ///
@@ -83,8 +83,16 @@ pub(super) extern "C" fn execute(plan: *mut c_void) -> c_int {
 unsafe fn prepare(plan: &Plan<'_>) -> bool {
     // SAFETY: the caller keeps to the contract; every argument is a value or lives in the plan.
     unsafe {
-        let done = libc::setpgid(0, 0) == 0
-            && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+        let leads = match plan.streams_only {
+            // A terminal that this process was started at stays behind.
+            true => libc::setsid() != -1,
+            false => libc::setpgid(0, 0) == 0,
+        };
+        if !leads {
+            return tell(plan, Step::Preparation, errno());
+        }
+        report(plan, LEADS);
+        let done = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
             && plan
                 .streams
                 .iter()
@@ -164,14 +172,25 @@ unsafe fn close_others(plan: &Plan<'_>) {
 unsafe fn tell(plan: &Plan<'_>, step: Step, error: c_int) -> bool {
     let failure = step.failed(error);
     plan.failure.store(failure, Ordering::Release);
+    // SAFETY: the caller keeps to the contract.
+    unsafe { report(plan, failure) };
+    false
+}
+
+/// Writes a word into the pipe, if there is one.
+///
+/// # Safety
+///
+/// Only for a child of [`super::clone`].
+#[allow(unsafe_code, reason = "a system call on plain values")]
+unsafe fn report(plan: &Plan<'_>, word: u64) {
     if let Some(report) = plan.report {
-        let word = failure.to_ne_bytes();
+        let word = word.to_ne_bytes();
         // SAFETY: `word` is as long as is said; the descriptor is open until the execution.
         unsafe {
             libc::write(report, word.as_ptr().cast(), word.len());
         }
     }
-    false
 }
 
 /// Marks the child and what comes of it; see [`Tag`]. A limit that is lower already stays: then daemons

@@ -2,7 +2,13 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::retry_on_intr,
+};
+
+/// What a child tells that leads its group, before anything else.
+pub(super) const LEADS: u64 = 0;
 
 /// A step of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +72,16 @@ impl Failure {
     }
 }
 
-/// Waits until a child executes its program, or has told why it does not.
+/// Waits for the first word of a child: that it leads its group, or why not. Nothing comes from one that was killed before.
+pub(super) fn first(told: &OwnedFd) -> u64 {
+    let mut word = LEADS.to_ne_bytes();
+    match retry_on_intr(|| rustix::io::read(told, &mut word)) {
+        Ok(_) => u64::from_ne_bytes(word),
+        Err(error) => Step::Preparation.failed(error.raw_os_error()),
+    }
+}
+
+/// Waits until a child that leads its group executes its program, or has told why it does not.
 pub(in crate::exec) async fn heard(told: OwnedFd) -> Result<(), Failure> {
     let flags = fcntl_getfl(&told).map_err(io::Error::from)?;
     fcntl_setfl(&told, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
@@ -87,6 +102,8 @@ pub(in crate::exec) async fn heard(told: OwnedFd) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -104,10 +121,23 @@ mod tests {
         assert!(Failure::told(0).is_none());
     }
 
+    #[test]
+    fn the_first_word_is_waited_for_and_no_more() {
+        let (told, mut tell) = io::pipe().unwrap();
+        let told = OwnedFd::from(told);
+        let failed = Step::Preparation.failed(libc::EPERM);
+        for word in [LEADS, failed] {
+            tell.write_all(&word.to_ne_bytes()).unwrap();
+        }
+        assert_eq!(first(&told), LEADS);
+        assert_eq!(first(&told), failed);
+        drop(tell);
+        let killed = first(&told);
+        assert!(Failure::told(killed).is_none(), "its end tells of that");
+    }
+
     #[tokio::test]
     async fn a_child_is_heard() {
-        use std::io::Write;
-
         let (told, mut tell) = io::pipe().unwrap();
         let word = Step::User.failed(libc::EPERM).to_ne_bytes();
         tell.write_all(&word).unwrap();

@@ -1,49 +1,143 @@
 //! Whether a stream or bucket still has the settings that it needs. Pure.
 //!
-//! How much is kept is an operator's choice: no word of it.
+//! What is wanted is what they are made with. How much is kept is an operator's choice, as long as it is not next to nothing.
 
 use serde_json::Value;
 
-use super::super::setup::Stream;
+use super::{
+    super::setup::Stream,
+    rules::{Rule, failed, shown, told, warned},
+};
 use crate::broker::{Remark, RemarkKind};
 
-/// What must not differ, and what happens if it does.
-fn vital(stream: Stream) -> &'static [(&'static str, &'static str)] {
+/// What must not differ from what it is made with, and what happens if it does.
+fn vital(stream: Stream) -> Vec<Rule> {
     match stream {
-        Stream::Jobs => &[
-            ("retention", "runs stay after they have ended"),
-            ("discard", "runs that wait get lost"),
-            ("discard_new_per_subject", "runs that wait get lost"),
-            ("max_msgs_per_subject", "runs of a job may overlap"),
-            ("max_age", "runs that wait get lost"),
+        Stream::Jobs => vec![
+            failed("subjects", "runs get lost, or others come in"),
+            failed("subject_transform", "runs get lost"),
+            failed("no_ack", "nobody is told whether a run is stored"),
+            failed("retention", "runs stay after they have ended"),
+            failed("discard", "runs that wait get lost"),
+            failed("discard_new_per_subject", "runs that wait get lost"),
+            failed("max_msgs_per_subject", "runs of a job may overlap"),
+            failed("max_age", "runs that wait get lost"),
+            failed("max_consumers", "no more queues than that are served"),
+            failed("deny_delete", "runs that wait cannot be removed"),
+            failed("sealed", "no run can be published"),
         ],
-        Stream::Logs | Stream::Dead => &[
-            ("retention", "what was read is gone"),
-            ("discard", "what is new is refused when it is full"),
+        Stream::Logs => vec![
+            failed("subjects", "output gets lost"),
+            failed("subject_transform", "output gets lost"),
+            failed("no_ack", "nobody is told whether output is stored"),
+            failed("retention", "what was read is gone"),
+            failed("discard", "what is new is refused when it is full"),
+            failed("deny_purge", "output cannot be bounded"),
+            failed("sealed", "no output is kept"),
         ],
-        Stream::Values(_) => &[
-            ("retention", "values that were read are gone"),
-            ("max_age", "values are forgotten too soon, or never"),
+        Stream::Dead => vec![
+            failed("subjects", "dead letters get lost"),
+            failed("subject_transform", "dead letters get lost"),
+            failed("no_ack", "nobody is told whether a letter is stored"),
+            failed("retention", "what was read is gone"),
+            failed("discard", "what is new is refused when it is full"),
+            failed("deny_delete", "letters cannot be discarded"),
+            failed("sealed", "no letter is kept"),
+        ],
+        Stream::Values(_) => vec![
+            failed("subjects", "values get lost"),
+            failed("subject_transform", "values get lost"),
+            failed("no_ack", "nobody is told whether a value is stored"),
+            failed("retention", "values that were read are gone"),
+            failed("discard", "values get lost when it is full"),
+            failed("discard_new_per_subject", "no value can be changed"),
+            failed("max_age", "values are forgotten too soon, or never"),
+            failed("max_consumers", "not everybody can follow the changes"),
+            failed("allow_rollup_hdrs", "no value can be removed"),
+            failed("sealed", "no value can be written"),
+            warned("max_msgs_per_subject", "values that were replaced stay"),
         ],
     }
 }
 
-/// What is wrong with its settings, if anything is.
-pub(super) fn remark(stream: Stream, name: &str, wanted: &Value, found: &Value) -> Option<Remark> {
-    let differs = |key: &str| !same(&wanted[key], &found[key]);
-    let broken = vital(stream).iter().find(|(key, _)| differs(key));
-    if let Some((key, consequence)) = broken {
-        let message = format!(
-            "{name} was changed: {key} is {}, and {consequence}",
-            shown(&found[*key])
-        );
-        let help = format!(
-            "set it to {} with `nats stream edit {name}`; if the server refuses that, remove the stream while \
-             nothing is in it: it is made again",
-            shown(&wanted[*key])
-        );
-        return Some(told(RemarkKind::Failed, message, help));
+/// A run's message has at most 1 MiB, a letter half of one in base64; both have headers beside it.
+const LARGEST: i64 = (1 << 20) + (4 << 10);
+/// What a server with little room is asked for when the stream is made.
+const LITTLE: i64 = 8 << 20;
+const SECOND: i64 = 1_000_000_000;
+const DAY: i64 = 86_400 * SECOND;
+
+/// Limits that may be there, but none smaller than these; none is more than any.
+fn floors(stream: Stream) -> Vec<(Rule, i64)> {
+    let size = (failed("max_msg_size", "what is larger is refused"), LARGEST);
+    let lost = |key, consequence, least| (warned(key, consequence), least);
+    match stream {
+        Stream::Jobs => {
+            let published =
+                "a run that is published again later is given out again, for its record to stop it";
+            vec![size, lost("duplicate_window", published, 120 * SECOND)]
+        }
+        Stream::Values(_) => vec![size],
+        Stream::Logs => {
+            let gone = "output is gone before anybody reads it";
+            vec![
+                size,
+                lost("max_msgs", gone, 1000),
+                lost("max_msgs_per_subject", gone, 100),
+                lost("max_bytes", gone, LITTLE),
+                lost("max_age", gone, DAY),
+            ]
+        }
+        Stream::Dead => {
+            let gone = "letters are gone before anybody reads them";
+            vec![
+                size,
+                lost("max_msgs", gone, 1000),
+                lost("max_msgs_per_subject", gone, 100),
+                lost("max_bytes", gone, LITTLE),
+                lost("max_age", gone, 7 * DAY),
+            ]
+        }
     }
+}
+
+/// What is wrong with its settings.
+pub(super) fn remarks(stream: Stream, name: &str, wanted: &Value, found: &Value) -> Vec<Remark> {
+    let changed = |rule: &Rule, least: Option<i64>| {
+        let key = rule.key;
+        let message = format!(
+            "{name} was changed: {key} is {}, and {}",
+            shown(key, &found[key]),
+            rule.consequence
+        );
+        let or_more = least.map(|least| format!(", or to {} at least,", shown(key, &least.into())));
+        let help = format!(
+            "{}{} with `nats stream edit {name}`; if the server refuses that, remove the stream while nothing is in it: \
+             it is made again",
+            rule.mend(wanted, found),
+            or_more.unwrap_or_default()
+        );
+        told(rule.kind, message, help)
+    };
+    let mut broken = vital(stream);
+    broken.retain(|rule| rule.is_broken(wanted, found));
+    if let Some(sealed) = broken.iter().find(|rule| rule.key == "sealed") {
+        // Other settings come with it, and none can be changed.
+        return vec![changed(sealed, None)];
+    }
+    let mut remarks: Vec<_> = broken.iter().map(|rule| changed(rule, None)).collect();
+    for (rule, least) in floors(stream) {
+        let limit = found[rule.key].as_i64().unwrap_or(-1);
+        if limit > 0 && limit < least {
+            remarks.push(changed(&rule, Some(least)));
+        }
+    }
+    remarks.extend(kept(stream, name, wanted, found));
+    remarks
+}
+
+/// What there is to say of where and how much of it is kept.
+fn kept(stream: Stream, name: &str, wanted: &Value, found: &Value) -> Option<Remark> {
     if found["storage"] != "file" {
         let message = format!("{name} is kept in memory: a restart of the server empties it");
         let help = format!("remove {name} while nothing is in it; it is made again, on the disk");
@@ -108,31 +202,6 @@ pub(super) fn missing(names: &[String], all: usize) -> Option<Remark> {
     ))
 }
 
-fn told(kind: RemarkKind, message: String, help: String) -> Remark {
-    Remark {
-        check: "streams",
-        kind,
-        message,
-        help: Some(help),
-    }
-}
-
-/// What is not said is the same as nothing.
-fn same(wanted: &Value, found: &Value) -> bool {
-    let nothing = |value: &Value| {
-        matches!(value, Value::Null | Value::Bool(false)) || value == 0 || value == -1
-    };
-    wanted == found || (nothing(wanted) && nothing(found))
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "not set".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -152,7 +221,9 @@ mod tests {
         let kind = |key: &str, value: Value| {
             let mut found = jobs();
             found[key] = value;
-            remark(Stream::Jobs, "ORCH_JOBS", &jobs(), &found).map(|remark| remark.kind)
+            let remarks = remarks(Stream::Jobs, "ORCH_JOBS", &jobs(), &found);
+            assert!(remarks.len() < 2, "{remarks:?}");
+            remarks.first().map(|remark| remark.kind)
         };
         assert_eq!(kind("max_msgs", json!(5000)), None, "an operator's choice");
         assert_eq!(kind("num_replicas", json!(5)), None);
@@ -178,11 +249,11 @@ mod tests {
             json!({ "storage": "file", "retention": "limits", "max_age": 60_000_000_000_u64 });
         let mut found = wanted.clone();
         let bucket = Stream::Values(Bucket::Workers);
-        assert_eq!(remark(bucket, "KV_ORCH_WORKERS", &wanted, &found), None);
+        assert_eq!(remarks(bucket, "KV_ORCH_WORKERS", &wanted, &found), []);
         found["max_age"] = json!(0);
-        let remark = remark(bucket, "KV_ORCH_WORKERS", &wanted, &found).unwrap();
+        let remarks = remarks(bucket, "KV_ORCH_WORKERS", &wanted, &found);
         assert_eq!(
-            remark.message,
+            remarks[0].message,
             "KV_ORCH_WORKERS was changed: max_age is 0, and values are forgotten too soon, or never"
         );
     }
