@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::{
     Client, Request, Response, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect::Policy,
 };
 use serde_json::{Value, json};
@@ -98,6 +99,7 @@ impl Prepared {
         }
         let method = http.method.name().parse();
         let mut request = Request::new(method.unwrap_or_default(), parsed);
+        authorize(&mut request)?;
         for (name, value) in &http.headers {
             let value = value.render(context).map_err(missing)?;
             add(request.headers_mut(), name, &value)?;
@@ -132,6 +134,22 @@ impl Prepared {
             },
         })
     }
+}
+
+/// A user in the URL goes into the header that is there for it (RFC 7617), as with every client.
+fn authorize(request: &mut Request) -> Result<(), String> {
+    let url = request.url();
+    let plain = |text: &str| percent_decode_str(text).collect::<Vec<u8>>();
+    let (name, password) = (plain(url.username()), url.password().map(plain));
+    if name.is_empty() && password.is_none() {
+        return Ok(());
+    }
+    let both = [name, b":".to_vec(), password.unwrap_or_default()].concat();
+    // Not refused: a URL of http or https has a host.
+    let _ = request.url_mut().set_username("");
+    let _ = request.url_mut().set_password(None);
+    let value = format!("Basic {}", STANDARD.encode(both));
+    add(request.headers_mut(), AUTHORIZATION.as_str(), &value)
 }
 
 fn add(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), String> {

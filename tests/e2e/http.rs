@@ -183,6 +183,11 @@ fn requests_are_jobs() {
     let url = format!("url=http://127.0.0.1:{}/echo?a=1&b=2", server.port);
     let run = ended(&here, &["any", "--arg", &url]);
     assert_eq!(run["result"]["body"]["path"], "/echo?a=1&b=2", "{run}");
+    // A user in the URL gets in as with every client: `us:er`, `pa ss`.
+    let url = format!("url=http://us%3Aer:pa%20ss@127.0.0.1:{}/echo", server.port);
+    let run = ended(&here, &["any", "--arg", &url]);
+    let sent = &run["result"]["body"]["headers"];
+    assert_eq!(sent["authorization"], "Basic dXM6ZXI6cGEgc3M=", "{run}");
 
     let run = ended(&here, &["flaky"]);
     assert_eq!(
