@@ -32,6 +32,8 @@ use crate::{
 const LOOKS: u32 = 6;
 /// Renewals in the time of a lease.
 const RENEWALS: u32 = 3;
+/// Tries to give the lead away: a renewal whose answer nobody waited for may come between two of them.
+const GIVEN_AWAY: u32 = 3;
 /// A loop that has not come round for this long leads no more.
 const STALLED: Duration = Duration::from_secs(120);
 
@@ -136,6 +138,23 @@ impl Candidate {
         }
     }
 
+    /// Writes that nobody leads, if the key still says that this beat does. Others that are at work write
+    /// themselves down again.
+    async fn give_away(&self, nobody: &Leader) -> Result<(), BeatError> {
+        for _ in 0..GIVEN_AWAY {
+            let entry = self.broker.get(Bucket::State, LEADER_KEY).await?;
+            let is_own = |leader: Leader| leader.beat.as_ref() == Some(&self.beat);
+            let own = entry.filter(|entry| read(entry).is_some_and(is_own));
+            let Some(own) = own else {
+                return Ok(());
+            };
+            if let Cas::Done(_) = self.write(Some(own.revision), nobody).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     async fn write(&self, expected: Option<Revision>, leader: &Leader) -> Result<Cas, BeatError> {
         let value = encode(LEADER_KEY, leader)?;
         let write = self.broker.compare_and_set(
@@ -189,10 +208,19 @@ impl Term {
 
     /// Its work could not be done.
     pub(super) fn is_held_up(&self, error: &BeatError) {
-        lock(&self.shared.held_up).get_or_insert_with(|| HeldUp {
-            since: clock::now(),
-            reason: error.to_string(),
-        });
+        let until = match error {
+            BeatError::ClockBehind { until, .. } => Some(*until),
+            _ => None,
+        };
+        let mut held_up = lock(&self.shared.held_up);
+        if held_up.as_ref().is_none_or(|known| known.until != until) {
+            *held_up = Some(HeldUp {
+                since: clock::now(),
+                until,
+                reason: error.to_string(),
+            });
+            self.shared.ask.notify_one();
+        }
     }
 
     /// Its work was done.
@@ -212,21 +240,26 @@ impl Term {
         self.shared.ask.notify_one();
     }
 
-    /// Gives the lead away, so that another beat need not wait for the end of the lease.
-    pub(super) async fn resign(self) {
+    /// Gives the lead away, so that another beat need not wait for the end of the lease, nor anybody for a heartbeat.
+    pub(super) async fn resign(mut self) {
         self.renewing.abort();
+        // It ended: by this, or because somebody else leads.
+        let _ = (&mut self.renewing).await;
         let shared = &self.shared;
-        if shared.over.is_cancelled() || shared.candidate.is_one_of_many {
+        if shared.over.is_cancelled() {
             return;
         }
         let (_, turned_at) = *lock(&shared.turned);
         let candidate = &shared.candidate;
         let nobody = candidate.leader(None, shared.since, turned_at);
-        let expected = *lock(&shared.revision);
-        let written = timeout(candidate.pause(), candidate.write(expected, &nobody)).await;
-        if let Ok(Err(error)) = written {
-            info!(target: "orchestrator::beat", %error, "the lead ends with its lease");
-        }
+        let patience = candidate.lease / RENEWALS;
+        let given_away = timeout(patience, candidate.give_away(&nobody)).await;
+        let error = match given_away {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the broker does not answer".to_owned(),
+        };
+        info!(target: "orchestrator::beat", error, "the lead ends with its lease");
     }
 }
 

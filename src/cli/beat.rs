@@ -160,7 +160,9 @@ impl From<BeatError> for CliError {
             BeatError::Own(error) => error.into(),
             BeatError::Overtaken => Self::new(Exit::Conflict, error)
                 .with_help("another beat starts at the same moment; start this one again"),
-            BeatError::NotEncoded { .. } => Self::new(Exit::Failed, error),
+            BeatError::NotEncoded { .. } | BeatError::ClockBehind { .. } => {
+                Self::new(Exit::Failed, error)
+            }
         }
     }
 }

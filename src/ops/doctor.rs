@@ -143,8 +143,9 @@ fn beat(jobs: &JobsView, now: DateTime<Utc>) -> Finding {
     let silent = (now - leader.renewed_at).to_std().unwrap_or_default();
     match (leader.stall(silent), &leader.beat, &leader.held_up) {
         (Some(stall), _, _) => Finding::failed("beat", stall.to_string()).with_help(START),
-        (None, Some(_), Some(held_up)) => Finding::failed("beat", held_up.to_string())
-            .with_help("it goes on by itself, without losing a tick, when that is mended"),
+        (None, Some(_), Some(held_up)) => {
+            Finding::failed("beat", held_up.to_string()).with_help(held_up.promise())
+        }
         (None, Some(beat), None) => Finding::ok("beat", format!("{beat} is at work")),
         (None, None, _) => Finding::warning("beat", "it has just been stopped").with_help(START),
     }
@@ -237,10 +238,13 @@ fn serving(jobs: &JobsView, queues: &[QueueView], workers: &[WorkerStatus]) -> V
         let message = format!("{} serve every queue that jobs name", workers.len());
         findings.push(Finding::ok("workers", message));
     }
-    let blind = workers
-        .iter()
-        .filter(|worker| worker.beat.stalled_for.is_some());
-    for worker in blind {
+    // A beat that says itself that it is held up was found already.
+    let is_held_up = jobs
+        .beat
+        .as_ref()
+        .is_some_and(|beat| beat.held_up.is_some());
+    let is_blind = |worker: &&WorkerStatus| worker.beat.stalled_for.is_some() && !is_held_up;
+    for worker in workers.iter().filter(is_blind) {
         let message = format!("{} has not seen beat get on for a while", worker.id);
         let help = "the worker and beat may use different servers or namespaces";
         findings.push(Finding::warning("workers", message).with_help(help));
