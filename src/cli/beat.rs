@@ -84,7 +84,7 @@ pub(super) struct Keeping {
     keep_verdicts: Seconds,
 
     /// A URL that is told once a minute that beat gets on, for a service such as healthchecks.io that
-    /// raises the alarm when nothing comes
+    /// raises the alarm when nothing comes; URL/fail while beat waits for its clock
     #[arg(long, env = "ORCHESTRATOR_BEAT_PING", value_name = "URL", value_parser = ping_url)]
     beat_ping: Option<String>,
 }
