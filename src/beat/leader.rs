@@ -79,7 +79,7 @@ struct TermShared {
     /// Renew now.
     ask: Notify,
     revision: Mutex<Option<Revision>>,
-    turned: Mutex<(Instant, DateTime<Utc>)>,
+    turned: Mutex<Instant>,
     /// Why the lead could not be renewed the last time.
     trouble: Mutex<Option<String>>,
     held_up: Mutex<Option<HeldUp>>,
@@ -105,7 +105,7 @@ impl Candidate {
             return Ok(Found::StandingBy(before));
         }
         let since = clock::now();
-        let leading = self.leader(Some(&self.beat), since, since);
+        let leading = self.leader(Some(&self.beat), since, clock::monotonic());
         match self.write(revision, &leading).await? {
             Cas::Done(revision) => {
                 info!(target: "orchestrator::beat", beat = self.beat, before, "leading");
@@ -125,13 +125,15 @@ impl Candidate {
         Term::begin(self.clone(), clock::now(), None, clock::monotonic())
     }
 
-    fn leader(&self, beat: Option<&str>, since: DateTime<Utc>, turned_at: DateTime<Utc>) -> Leader {
+    fn leader(&self, beat: Option<&str>, since: DateTime<Utc>, turned: Instant) -> Leader {
+        let now = clock::now();
         Leader {
             beat: beat.map(str::to_owned),
             home: self.home.clone(),
             since,
-            renewed_at: clock::now(),
-            turned_at,
+            renewed_at: now,
+            // By the clock as it is now: a step of it since then is no standstill.
+            turned_at: now - clock::monotonic().saturating_duration_since(turned),
             lease: Seconds::new(self.lease),
             held_up: None,
             failing_webhooks: Vec::new(),
@@ -181,7 +183,7 @@ impl Term {
             over: CancellationToken::new(),
             ask: Notify::new(),
             revision: Mutex::new(revision),
-            turned: Mutex::new((now, since)),
+            turned: Mutex::new(now),
             trouble: Mutex::new(None),
             held_up: Mutex::new(None),
             failing: Failing::default(),
@@ -202,8 +204,7 @@ impl Term {
 
     /// The beat's loop came round.
     pub(super) fn turned(&self) {
-        let now = (clock::monotonic(), clock::now());
-        *lock(&self.shared.turned) = now;
+        *lock(&self.shared.turned) = clock::monotonic();
     }
 
     /// Its work could not be done.
@@ -249,9 +250,9 @@ impl Term {
         if shared.over.is_cancelled() {
             return;
         }
-        let (_, turned_at) = *lock(&shared.turned);
+        let turned = *lock(&shared.turned);
         let candidate = &shared.candidate;
-        let nobody = candidate.leader(None, shared.since, turned_at);
+        let nobody = candidate.leader(None, shared.since, turned);
         let patience = candidate.lease / RENEWALS;
         let given_away = timeout(patience, candidate.give_away(&nobody)).await;
         let error = match given_away {
@@ -285,7 +286,7 @@ impl TermShared {
                 () = self.ask.notified() => {}
             }
             pause = lease / RENEWALS;
-            let (turned, turned_at) = *lock(&self.turned);
+            let turned = *lock(&self.turned);
             let now = clock::monotonic();
             // A turn may take long, if very many runs are due at once.
             let silent_for = now
@@ -293,7 +294,7 @@ impl TermShared {
                 .min(self.candidate.pulse.silent_for(now));
             if silent_for > STALLED {
                 if !silent {
-                    warn!(target: "orchestrator::beat", last_turn = %turned_at,
+                    warn!(target: "orchestrator::beat", ?silent_for,
                         "this beat does not get on: another one may take over");
                 }
                 silent = true;
@@ -301,7 +302,7 @@ impl TermShared {
             }
             silent = false;
             // A broker that is away holds up everybody else too; the watermark is safe anyway.
-            let renewed = timeout(lease, self.renew(turned_at)).await;
+            let renewed = timeout(lease, self.renew(turned)).await;
             match renewed {
                 Ok(Ok(None)) => self.is_reached(),
                 Ok(Ok(Some(leader))) => {
@@ -328,9 +329,9 @@ impl TermShared {
     }
 
     /// Writes the key again; the name of the other one if somebody else did.
-    async fn renew(&self, turned_at: DateTime<Utc>) -> Result<Option<String>, BeatError> {
+    async fn renew(&self, turned: Instant) -> Result<Option<String>, BeatError> {
         let candidate = &self.candidate;
-        let mut leader = candidate.leader(Some(&candidate.beat), self.since, turned_at);
+        let mut leader = candidate.leader(Some(&candidate.beat), self.since, turned);
         leader.held_up.clone_from(&lock(&self.held_up));
         leader.failing_webhooks = self.failing.longest();
         if candidate.is_one_of_many {

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde_json::Value;
 
 use crate::support::{
     Installation, Service, checker,
     listener::{Heard, Listener},
+    nats::NatsServer,
     probes::{ask, port},
     wait_for,
 };
@@ -34,7 +35,8 @@ fn set_clock(here: &Installation, offset: &str) {
     fs::rename(here.path("clock.new"), whole).unwrap();
 }
 
-fn started(here: &Installation, args: &[&str]) -> Service {
+/// Starts a service whose clock can be set.
+fn start(here: &Installation, name: &str, args: &[&str]) -> Service {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/libfaketimeMT.so.1");
     assert!(
         library.exists(),
@@ -47,7 +49,11 @@ fn started(here: &Installation, args: &[&str]) -> Service {
         ("FAKETIME_NO_CACHE", "1"),
         ("DONT_FAKE_MONOTONIC", "1"),
     ];
-    let up = here.start_with("up", &[&["up"], args].concat(), &env);
+    here.start_with(name, args, &env)
+}
+
+fn started(here: &Installation, args: &[&str]) -> Service {
+    let up = start(here, "up", &[&["up"], args].concat());
     wait_for("a run", || (!here.lines("ran").is_empty()).then_some(()));
     up
 }
@@ -202,6 +208,29 @@ fn a_step_forward_is_a_gap_and_a_step_back_fires_nothing_twice() {
     let ran = here.lines("ran");
     let distinct: BTreeSet<_> = ran.iter().collect();
     assert_eq!(distinct.len(), ran.len(), "a tick was run twice");
+}
+
+#[test]
+fn a_step_forward_is_no_standstill() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", "[job.by-hand]\nshell = \"true\"\n");
+    set_clock(&here, "+0");
+    let _beat = start(&here, "beat", &["beat", "--leader-lease", "300ms"]);
+    // Asleep for seconds, but for its sign of life.
+    let renewed_at = || -> Option<DateTime<Utc>> {
+        let renewed_at = nats.state("leader")["renewed_at"].clone();
+        renewed_at.as_str()?.parse().ok()
+    };
+    wait_for("the definition", || {
+        here.try_json(&["jobs"])?.get(0).cloned()
+    });
+    set_clock(&here, "+1h");
+    wait_for("a sign of life an hour ahead", || {
+        (renewed_at()? > now() + TimeDelta::minutes(50)).then_some(())
+    });
+    let said = here.run(&["jobs"]).stderr;
+    assert_eq!(said, "", "its loop comes round");
 }
 
 /// The last ten seconds before three o'clock in Berlin, the first time of two in that night.
