@@ -147,8 +147,12 @@ fn everybody_says_that_beat_waits(
         let next: DateTime<Utc> = next.as_str().unwrap().parse().unwrap();
         assert!(next > expected, "{who}: {next}");
     }
-    let missed = job(here, "second")["notes"][0]["last"].clone();
-    let said = here.run(&["explain", "second", "--at", missed.as_str().unwrap()]);
+    // On a busy machine there may be others, of ticks by themselves.
+    let notes = job(here, "second")["notes"].clone();
+    let mut notes = notes.as_array().unwrap().iter();
+    let hour = notes.find(|note| note["count"].as_u64() > Some(3_000));
+    let missed = hour.unwrap()["last"].as_str().unwrap();
+    let said = here.run(&["explain", "second", "--at", missed]);
     assert!(said.stdout.contains("it was ahead"), "{}", said.stdout);
 }
 
