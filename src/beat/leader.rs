@@ -32,6 +32,8 @@ use crate::{
 const LOOKS: u32 = 6;
 /// Renewals in the time of a lease.
 const RENEWALS: u32 = 3;
+/// Tries to give the lead away: a renewal whose answer nobody waited for may come between two of them.
+const GIVEN_AWAY: u32 = 3;
 /// A loop that has not come round for this long leads no more.
 const STALLED: Duration = Duration::from_secs(120);
 
@@ -77,7 +79,7 @@ struct TermShared {
     /// Renew now.
     ask: Notify,
     revision: Mutex<Option<Revision>>,
-    turned: Mutex<(Instant, DateTime<Utc>)>,
+    turned: Mutex<Instant>,
     /// Why the lead could not be renewed the last time.
     trouble: Mutex<Option<String>>,
     held_up: Mutex<Option<HeldUp>>,
@@ -103,7 +105,7 @@ impl Candidate {
             return Ok(Found::StandingBy(before));
         }
         let since = clock::now();
-        let leading = self.leader(Some(&self.beat), since, since);
+        let leading = self.leader(Some(&self.beat), since, clock::monotonic());
         match self.write(revision, &leading).await? {
             Cas::Done(revision) => {
                 info!(target: "orchestrator::beat", beat = self.beat, before, "leading");
@@ -123,17 +125,36 @@ impl Candidate {
         Term::begin(self.clone(), clock::now(), None, clock::monotonic())
     }
 
-    fn leader(&self, beat: Option<&str>, since: DateTime<Utc>, turned_at: DateTime<Utc>) -> Leader {
+    fn leader(&self, beat: Option<&str>, since: DateTime<Utc>, turned: Instant) -> Leader {
+        let now = clock::now();
         Leader {
             beat: beat.map(str::to_owned),
             home: self.home.clone(),
             since,
-            renewed_at: clock::now(),
-            turned_at,
+            renewed_at: now,
+            // By the clock as it is now: a step of it since then is no standstill.
+            turned_at: now - clock::monotonic().saturating_duration_since(turned),
             lease: Seconds::new(self.lease),
             held_up: None,
             failing_webhooks: Vec::new(),
         }
+    }
+
+    /// Writes that nobody leads, if the key still says that this beat does. Others that are at work write
+    /// themselves down again.
+    async fn give_away(&self, nobody: &Leader) -> Result<(), BeatError> {
+        for _ in 0..GIVEN_AWAY {
+            let entry = self.broker.get(Bucket::State, LEADER_KEY).await?;
+            let is_own = |leader: Leader| leader.beat.as_ref() == Some(&self.beat);
+            let own = entry.filter(|entry| read(entry).is_some_and(is_own));
+            let Some(own) = own else {
+                return Ok(());
+            };
+            if let Cas::Done(_) = self.write(Some(own.revision), nobody).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     async fn write(&self, expected: Option<Revision>, leader: &Leader) -> Result<Cas, BeatError> {
@@ -162,7 +183,7 @@ impl Term {
             over: CancellationToken::new(),
             ask: Notify::new(),
             revision: Mutex::new(revision),
-            turned: Mutex::new((now, since)),
+            turned: Mutex::new(now),
             trouble: Mutex::new(None),
             held_up: Mutex::new(None),
             failing: Failing::default(),
@@ -183,16 +204,24 @@ impl Term {
 
     /// The beat's loop came round.
     pub(super) fn turned(&self) {
-        let now = (clock::monotonic(), clock::now());
-        *lock(&self.shared.turned) = now;
+        *lock(&self.shared.turned) = clock::monotonic();
     }
 
     /// Its work could not be done.
     pub(super) fn is_held_up(&self, error: &BeatError) {
-        lock(&self.shared.held_up).get_or_insert_with(|| HeldUp {
-            since: clock::now(),
-            reason: error.to_string(),
-        });
+        let until = match error {
+            BeatError::ClockBehind { until, .. } => Some(*until),
+            _ => None,
+        };
+        let mut held_up = lock(&self.shared.held_up);
+        if held_up.as_ref().is_none_or(|known| known.until != until) {
+            *held_up = Some(HeldUp {
+                since: clock::now(),
+                until,
+                reason: error.to_string(),
+            });
+            self.shared.ask.notify_one();
+        }
     }
 
     /// Its work was done.
@@ -212,21 +241,26 @@ impl Term {
         self.shared.ask.notify_one();
     }
 
-    /// Gives the lead away, so that another beat need not wait for the end of the lease.
-    pub(super) async fn resign(self) {
+    /// Gives the lead away, so that another beat need not wait for the end of the lease, nor anybody for a heartbeat.
+    pub(super) async fn resign(mut self) {
         self.renewing.abort();
+        // It ended: by this, or because somebody else leads.
+        let _ = (&mut self.renewing).await;
         let shared = &self.shared;
-        if shared.over.is_cancelled() || shared.candidate.is_one_of_many {
+        if shared.over.is_cancelled() {
             return;
         }
-        let (_, turned_at) = *lock(&shared.turned);
+        let turned = *lock(&shared.turned);
         let candidate = &shared.candidate;
-        let nobody = candidate.leader(None, shared.since, turned_at);
-        let expected = *lock(&shared.revision);
-        let written = timeout(candidate.pause(), candidate.write(expected, &nobody)).await;
-        if let Ok(Err(error)) = written {
-            info!(target: "orchestrator::beat", %error, "the lead ends with its lease");
-        }
+        let nobody = candidate.leader(None, shared.since, turned);
+        let patience = candidate.lease / RENEWALS;
+        let given_away = timeout(patience, candidate.give_away(&nobody)).await;
+        let error = match given_away {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the broker does not answer".to_owned(),
+        };
+        info!(target: "orchestrator::beat", error, "the lead ends with its lease");
     }
 }
 
@@ -252,7 +286,7 @@ impl TermShared {
                 () = self.ask.notified() => {}
             }
             pause = lease / RENEWALS;
-            let (turned, turned_at) = *lock(&self.turned);
+            let turned = *lock(&self.turned);
             let now = clock::monotonic();
             // A turn may take long, if very many runs are due at once.
             let silent_for = now
@@ -260,7 +294,7 @@ impl TermShared {
                 .min(self.candidate.pulse.silent_for(now));
             if silent_for > STALLED {
                 if !silent {
-                    warn!(target: "orchestrator::beat", last_turn = %turned_at,
+                    warn!(target: "orchestrator::beat", ?silent_for,
                         "this beat does not get on: another one may take over");
                 }
                 silent = true;
@@ -268,7 +302,7 @@ impl TermShared {
             }
             silent = false;
             // A broker that is away holds up everybody else too; the watermark is safe anyway.
-            let renewed = timeout(lease, self.renew(turned_at)).await;
+            let renewed = timeout(lease, self.renew(turned)).await;
             match renewed {
                 Ok(Ok(None)) => self.is_reached(),
                 Ok(Ok(Some(leader))) => {
@@ -295,9 +329,9 @@ impl TermShared {
     }
 
     /// Writes the key again; the name of the other one if somebody else did.
-    async fn renew(&self, turned_at: DateTime<Utc>) -> Result<Option<String>, BeatError> {
+    async fn renew(&self, turned: Instant) -> Result<Option<String>, BeatError> {
         let candidate = &self.candidate;
-        let mut leader = candidate.leader(Some(&candidate.beat), self.since, turned_at);
+        let mut leader = candidate.leader(Some(&candidate.beat), self.since, turned);
         leader.held_up.clone_from(&lock(&self.held_up));
         leader.failing_webhooks = self.failing.longest();
         if candidate.is_one_of_many {

@@ -5,8 +5,10 @@
 //! state; it never executes anything. Killed at any point it repeats the announced step, which is
 //! harmless (see [`crate::plan::Watermark`]).
 
+mod behind;
 mod carry_out;
 mod definitions;
+mod error;
 mod herald;
 mod installation;
 mod leader;
@@ -23,7 +25,6 @@ mod sweep;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use thiserror::Error;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    broker::{BrokerError, SharedBroker},
+    broker::SharedBroker,
     clock,
     exec::{PingEvent, Pings},
     health::Pulse,
@@ -41,6 +42,7 @@ use crate::{
     schedules::JobSet,
 };
 use carry_out::Tried;
+pub use error::BeatError;
 use leader::{Candidate, Term};
 use memory::{Memory, Shared};
 use outage::Outage;
@@ -84,28 +86,6 @@ pub struct BeatOptions {
     pub ping: Option<String>,
 }
 
-/// Why a step could not be finished. The step is repeated.
-#[derive(Debug, Error)]
-pub enum BeatError {
-    /// The broker did not do its part.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-    /// Another beat moved the watermark.
-    #[error("another beat moved the watermark")]
-    Overtaken,
-    /// This beat's own copy cannot be written.
-    #[error(transparent)]
-    Own(#[from] own::OwnError),
-    /// What is to be shared cannot be written as JSON.
-    #[error("the shared key {key} cannot be encoded: {reason}")]
-    NotEncoded {
-        /// The key in the state bucket.
-        key: String,
-        /// Why.
-        reason: String,
-    },
-}
-
 /// A running beat.
 #[derive(Debug)]
 pub struct Beat {
@@ -126,7 +106,8 @@ pub struct Beat {
     /// The sequence at which the next sweep goes on.
     sweep_from: u64,
     pings: Pings,
-    pinged_at: Option<std::time::Instant>,
+    /// What the dead-man switch was told last, and when.
+    pinged: Option<(PingEvent, std::time::Instant)>,
 }
 
 impl Beat {
@@ -158,7 +139,7 @@ impl Beat {
             swept_at: None,
             sweep_from: 0,
             pings: Pings::new(),
-            pinged_at: None,
+            pinged: None,
         };
         beat.bring_into_force().await?;
         for (tick, job) in beat.upcoming(TOLD) {
@@ -191,6 +172,7 @@ impl Beat {
         };
         let term = one_of_many.join();
         self.run_until(&term, reload, stop).await;
+        term.resign().await;
     }
 
     /// The same, as long as this beat leads. Returns the jobs that were read last, and what was read
@@ -221,25 +203,28 @@ impl Beat {
         let over = term.over();
         let herald = self.send_herald(term.failing());
         while !over.is_cancelled() {
-            let pause = match self.turn().await {
+            let (pause, behind) = match self.turn().await {
                 Ok(pause) => {
                     term.succeeded(self.options.own.as_ref());
                     outage.over();
-                    pause
+                    (pause, None)
                 }
                 Err(error) => {
                     match &error {
                         BeatError::Overtaken => term.doubt(),
                         error => term.is_held_up(error),
                     }
-                    self.must_recover = true;
+                    let is_behind = matches!(error, BeatError::ClockBehind { .. });
+                    self.must_recover = !is_behind;
                     self.options.pulse.fails(error.to_string());
-                    outage.goes_on(&error)
+                    (outage.goes_on(&error), is_behind.then_some(error))
                 }
             };
             term.turned();
-            if !outage.goes_on_now() {
-                self.ping();
+            match behind {
+                Some(error) => self.ping(PingEvent::Fail, &error.to_string()),
+                None if !outage.goes_on_now() => self.ping(PingEvent::Success, ""),
+                None => {}
             }
             tokio::select! {
                 biased;
@@ -255,13 +240,13 @@ impl Beat {
         self
     }
 
-    /// Tells that this beat gets on.
-    fn ping(&mut self) {
+    /// Tells that this beat gets on, or that it does not.
+    fn ping(&mut self, event: PingEvent, reason: &str) {
         let now = clock::monotonic();
-        let is_due = self.pinged_at.is_none_or(|at| now - at >= PING_EVERY);
-        if let (Some(url), true) = (&self.options.ping, is_due) {
-            self.pinged_at = Some(now);
-            self.pings.send(url, PingEvent::Success, None, "");
+        let is_told = |(told, at)| told == event && now - at < PING_EVERY;
+        if let (Some(url), false) = (&self.options.ping, self.pinged.is_some_and(is_told)) {
+            self.pinged = Some((event, now));
+            self.pings.send(url, event, None, reason);
         }
     }
 
@@ -279,6 +264,7 @@ impl Beat {
             self.decide_on_what_is_due().await?;
         }
         self.sweep_now_and_then().await?;
+        self.clock_is_not_behind()?;
         let now = clock::now();
         let next = self.timeline.next_due().map_or(LONGEST_SLEEP, |due| {
             (due - now).to_std().unwrap_or_default()
@@ -290,7 +276,7 @@ impl Beat {
         let now = clock::now();
         let at = self.memory.watermark().at;
         match next_move(at, now) {
-            Move::Wait => {}
+            Move::Wait | Move::Behind(_) => {}
             Move::Reset => {
                 warn!(target: "orchestrator::beat", watermark = %at, %now,
                     "the clock stepped back by hours: the schedule goes on from now");

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use super::BeatError;
 use crate::clock;
 
-/// How often it is told that another beat is at work.
+/// How often it is told that another beat is at work, and that the clock is behind.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 
 /// How long beat waits for the next try: there are few of them, and all ticks wait.
@@ -18,12 +18,14 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Outage {
     failures: u32,
     overtaken_told_at: Option<std::time::Instant>,
+    /// As long as the clock is behind the watermark.
+    clock_told_at: Option<std::time::Instant>,
 }
 
 impl Outage {
     /// Whether the last try failed.
     pub(super) fn goes_on_now(&self) -> bool {
-        self.failures > 0
+        self.failures > 0 || self.clock_told_at.is_some()
     }
 
     /// Another try failed; how long to wait.
@@ -39,6 +41,16 @@ impl Outage {
             }
             return Duration::ZERO;
         }
+        if let BeatError::ClockBehind { by, .. } = error {
+            let now = clock::monotonic();
+            let told = self.clock_told_at;
+            if told.is_none_or(|told| now - told >= TELL_AGAIN) {
+                self.clock_told_at = Some(now);
+                let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
+                error!(target: "orchestrator::beat", behind_by = %by, "{error}");
+            }
+            return (*by).min(super::LONGEST_SLEEP);
+        }
         if self.failures == 0 {
             let help = match error {
                 BeatError::Broker(error) => error.help(),
@@ -53,6 +65,9 @@ impl Outage {
     }
 
     pub(super) fn over(&mut self) {
+        if self.clock_told_at.take().is_some() {
+            info!(target: "orchestrator::beat", "the clock is at the watermark again: beat goes on");
+        }
         if self.failures > 0 {
             info!(target: "orchestrator::beat", tries = self.failures, "beat goes on");
             self.failures = 0;

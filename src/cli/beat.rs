@@ -84,7 +84,7 @@ pub(super) struct Keeping {
     keep_verdicts: Seconds,
 
     /// A URL that is told once a minute that beat gets on, for a service such as healthchecks.io that
-    /// raises the alarm when nothing comes
+    /// raises the alarm when nothing comes; URL/fail while beat waits for its clock
     #[arg(long, env = "ORCHESTRATOR_BEAT_PING", value_name = "URL", value_parser = ping_url)]
     beat_ping: Option<String>,
 }
@@ -160,7 +160,9 @@ impl From<BeatError> for CliError {
             BeatError::Own(error) => error.into(),
             BeatError::Overtaken => Self::new(Exit::Conflict, error)
                 .with_help("another beat starts at the same moment; start this one again"),
-            BeatError::NotEncoded { .. } => Self::new(Exit::Failed, error),
+            BeatError::NotEncoded { .. } | BeatError::ClockBehind { .. } => {
+                Self::new(Exit::Failed, error)
+            }
         }
     }
 }

@@ -31,6 +31,12 @@ pub(super) async fn workers(globals: &Globals) -> Result<(), CliError> {
     let broker = connect::any_broker(globals).await?;
     let workers = ops::workers(broker.as_ref()).await?;
     let now = clock::now();
+    let mut stalls = workers.iter().filter_map(|one| one.beat.why.as_ref());
+    if let Some(why) = stalls.next() {
+        let see_it = 1 + stalls.count();
+        let all = workers.len();
+        output::to_stderr(&format!("warning: {see_it} of {all} workers say: {why}"));
+    }
     let header = [
         "worker", "host", "queues", "running", "slots", "up since", "seen", "state",
     ];

@@ -120,6 +120,13 @@ impl Story {
                 (SkipReason::Overlap, Some(live)) => format!("skipped: {live} was still live"),
                 (SkipReason::Overlap, None) => "skipped: a run was still live".to_owned(),
             },
+            Account::Missed { down_from, down_to } if down_to.is_some_and(|to| to > self.now) => {
+                format!(
+                    "missed: beat's clock went from {} to {}, which is still to come: it was ahead",
+                    self.maybe(*down_from),
+                    self.maybe(*down_to)
+                )
+            }
             Account::Missed { down_from, down_to } => format!(
                 "missed: beat was down from {} to {}, and it was too late then",
                 self.maybe(*down_from),
@@ -175,6 +182,7 @@ impl Story {
             }
             Obstacle::Live { run } => format!("{run} is live, and its runs may not overlap"),
             Obstacle::NoWorker => "no worker serves its queue at present".to_owned(),
+            Obstacle::BeatIsHeldUp(held_up) => format!("{held_up}; {}", held_up.promise()),
             Obstacle::BeatIsDown { watermark } => match watermark {
                 Some(watermark) => format!(
                     "beat is silent: it had decided on everything up to {}",

@@ -70,7 +70,7 @@ fn warn(view: &JobsView, now: DateTime<Utc>) {
                 "warning: {stall}; start `orchestrator beat`, or read the log of the one that runs"
             ));
         } else if let Some(held_up) = &beat.held_up {
-            output::to_stderr(&format!("warning: {held_up}; no tick is lost meanwhile"));
+            output::to_stderr(&format!("warning: {held_up}; {}", held_up.promise()));
         }
     }
     for job in &view.jobs {

@@ -14,6 +14,7 @@ mod command;
 mod environment;
 mod fetch;
 mod guardian;
+mod held;
 mod http;
 mod located;
 mod memory;

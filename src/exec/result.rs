@@ -1,9 +1,9 @@
 //! The file in which a job may leave its result, and the private directory of these files.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, Permissions},
+    fs::{File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -15,7 +15,10 @@ use rustix::fs::{Gid, OFlags, Uid, fchown};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::ExecError;
+use super::{
+    ExecError,
+    held::{self, HeldDirectory},
+};
 use crate::run::{DEEPEST, is_shallow};
 
 /// Bytes of a result at most.
@@ -24,9 +27,9 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// A directory that only this user can enter; removed with everything in it when dropped.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    directory: PathBuf,
+    directory: HeldDirectory,
     /// Made when it is needed: others can reach the files in it, each of which is one user's.
-    shared: Mutex<Option<PathBuf>>,
+    shared: Mutex<Option<HeldDirectory>>,
     next: AtomicU64,
 }
 
@@ -57,23 +60,24 @@ pub(super) enum Unusable {
 
 impl Scratch {
     pub(super) fn create() -> Result<Self, ExecError> {
-        let name = format!("orchestrator-{}", uuid::Uuid::now_v7().simple());
-        let directory = std::env::temp_dir().join(name);
-        let created = DirBuilder::new().mode(0o700).create(&directory);
-        created.map_err(|source| ExecError::Scratch {
-            path: directory.display().to_string(),
-            source,
-        })?;
+        let parent = std::env::temp_dir();
+        held::remove_left_behind(&parent);
+        let path = HeldDirectory::name_in(&parent);
+        let shown = path.display().to_string();
+        let directory = HeldDirectory::create(path, 0o700);
         Ok(Self {
             shared: Mutex::default(),
-            directory,
+            directory: directory.map_err(|source| ExecError::Scratch {
+                path: shown,
+                source,
+            })?,
             next: AtomicU64::new(0),
         })
     }
 
     pub(super) fn file(&self) -> ResultFile {
         ResultFile {
-            path: self.directory.join(self.name()),
+            path: self.directory.path().join(self.name()),
             made: None,
             is_absent: AtomicBool::new(false),
         }
@@ -96,40 +100,20 @@ impl Scratch {
         Ok(file)
     }
 
-    /// The directory of files of other users. Somebody may have made one by that name: then it is not ours to use.
+    /// The directory of files of other users.
     fn shared(&self) -> io::Result<PathBuf> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = &*shared {
-            return Ok(made.clone());
+            return Ok(made.path().to_owned());
         }
-        let name = format!("orchestrator-{}", uuid::Uuid::new_v4().simple());
-        let directory = std::env::temp_dir().join(name);
-        DirBuilder::new().mode(0o700).create(&directory)?;
-        // Whatever the mask of this process is.
-        std::fs::set_permissions(&directory, Permissions::from_mode(0o711))?;
-        Ok(shared.insert(directory).clone())
+        let path = HeldDirectory::name_in(&std::env::temp_dir());
+        let made = HeldDirectory::create(path, 0o711)?;
+        Ok(shared.insert(made).path().to_owned())
     }
 
     fn name(&self) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         format!("result-{number}.json")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let shared = self
-            .shared
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        for directory in [Some(&self.directory), shared.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            if let Err(error) = std::fs::remove_dir_all(directory) {
-                tracing::warn!(%error, directory = %directory.display(), "cannot remove the directory for result files");
-            }
-        }
     }
 }
 
@@ -231,7 +215,7 @@ mod tests {
     #[test]
     fn nothing_stays() {
         let scratch = Scratch::create().unwrap();
-        let directory = scratch.directory.clone();
+        let directory = scratch.directory.path().to_owned();
         let file = scratch.file();
         std::fs::write(file.path(), "1").unwrap();
         let path = file.path().to_owned();

@@ -19,6 +19,8 @@ use crate::{
 const WATERMARK: chrono::Duration = chrono::Duration::minutes(3);
 /// How far ahead of this machine's clock beat's may be.
 const CLOCKS: chrono::Duration = chrono::Duration::seconds(2);
+/// A sign of life that is dated further ahead says nothing of how long beat has been silent.
+const DATED_AHEAD: chrono::Duration = chrono::Duration::seconds(15);
 /// A webhook that takes no messages for less is tried again, and nobody need look.
 const WEBHOOKS: chrono::Duration = chrono::Duration::minutes(1);
 /// Dead letters are counted up to here.
@@ -143,8 +145,16 @@ fn beat(jobs: &JobsView, now: DateTime<Utc>) -> Finding {
     let silent = (now - leader.renewed_at).to_std().unwrap_or_default();
     match (leader.stall(silent), &leader.beat, &leader.held_up) {
         (Some(stall), _, _) => Finding::failed("beat", stall.to_string()).with_help(START),
-        (None, Some(_), Some(held_up)) => Finding::failed("beat", held_up.to_string())
-            .with_help("it goes on by itself, without losing a tick, when that is mended"),
+        (None, Some(_), Some(held_up)) => {
+            Finding::failed("beat", held_up.to_string()).with_help(held_up.promise())
+        }
+        (None, Some(beat), None) if leader.renewed_at - now > DATED_AHEAD => {
+            let message = format!(
+                "{beat} was at work when its clock was ahead: whether it is now cannot be told"
+            );
+            Finding::warning("beat", message)
+                .with_help("`orchestrator workers` warns if it is not; keep all machines on NTP")
+        }
         (None, Some(beat), None) => Finding::ok("beat", format!("{beat} is at work")),
         (None, None, _) => Finding::warning("beat", "it has just been stopped").with_help(START),
     }
@@ -237,10 +247,13 @@ fn serving(jobs: &JobsView, queues: &[QueueView], workers: &[WorkerStatus]) -> V
         let message = format!("{} serve every queue that jobs name", workers.len());
         findings.push(Finding::ok("workers", message));
     }
-    let blind = workers
-        .iter()
-        .filter(|worker| worker.beat.stalled_for.is_some());
-    for worker in blind {
+    // A beat that says itself that it is held up was found already.
+    let is_held_up = jobs
+        .beat
+        .as_ref()
+        .is_some_and(|beat| beat.held_up.is_some());
+    let is_blind = |worker: &&WorkerStatus| worker.beat.stalled_for.is_some() && !is_held_up;
+    for worker in workers.iter().filter(is_blind) {
         let message = format!("{} has not seen beat get on for a while", worker.id);
         let help = "the worker and beat may use different servers or namespaces";
         findings.push(Finding::warning("workers", message).with_help(help));
@@ -302,6 +315,38 @@ mod tests {
     use super::*;
     use crate::plan::FailingWebhook;
 
+    fn leader(at: DateTime<Utc>, failing_webhooks: Vec<FailingWebhook>) -> Leader {
+        Leader {
+            beat: Some("b".to_owned()),
+            home: None,
+            since: at,
+            renewed_at: at,
+            turned_at: at,
+            lease: crate::job::Seconds::from_secs(3),
+            held_up: None,
+            failing_webhooks,
+        }
+    }
+
+    #[test]
+    fn a_sign_of_life_of_a_time_to_come_proves_nothing() {
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let leader = leader(at(3600), Vec::new());
+        let jobs = JobsView {
+            jobs: Vec::new(),
+            reload: None,
+            beat: Some(leader),
+        };
+        for (now, expected) in [
+            (3000, RemarkKind::Warning),
+            (3590, RemarkKind::Ok),
+            (3600, RemarkKind::Ok),
+            (3700, RemarkKind::Failed),
+        ] {
+            assert_eq!(beat(&jobs, at(now)).state, expected, "{now}");
+        }
+    }
+
     #[test]
     fn a_webhook_that_fails_for_a_while_is_named() {
         let at = |minute: u32| DateTime::from_timestamp(i64::from(minute) * 60, 0).unwrap();
@@ -309,16 +354,7 @@ mod tests {
             webhook: name.parse().unwrap(),
             since: at(minute),
         };
-        let leader = Leader {
-            beat: Some("b".to_owned()),
-            home: None,
-            since: at(0),
-            renewed_at: at(10),
-            turned_at: at(10),
-            lease: crate::job::Seconds::from_secs(3),
-            held_up: None,
-            failing_webhooks: vec![failing("ops", 9), failing("new", 10)],
-        };
+        let leader = leader(at(10), vec![failing("ops", 9), failing("new", 10)]);
         let found = webhooks(&leader, at(10));
         let [finding] = &found[..] else {
             panic!("{found:?}")

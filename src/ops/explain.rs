@@ -10,8 +10,8 @@ use crate::{
     broker::{Broker, Bucket, Slot},
     job::{BlackoutName, Job, JobName, Overlap},
     plan::{
-        JOB_STATE_PREFIX, JobState, PAUSE_PREFIX, Pause, Scheduled, SkipReason, Verdict,
-        VerdictNote, WATERMARK_KEY, Watermark,
+        HeldUp, JOB_STATE_PREFIX, JobState, LEADER_KEY, Leader, PAUSE_PREFIX, Pause, Scheduled,
+        SkipReason, Verdict, VerdictNote, WATERMARK_KEY, Watermark,
     },
     run::{RunId, RunMessage, RunRecord, WorkerStatus},
 };
@@ -103,6 +103,8 @@ pub enum Obstacle {
     },
     /// No worker serves its queue.
     NoWorker,
+    /// Beat is there, and decides on nothing at present.
+    BeatIsHeldUp(HeldUp),
     /// Beat decides on nothing at present.
     BeatIsDown {
         /// It had decided on all ticks up to here.
@@ -141,9 +143,11 @@ pub async fn explain(
         Some(tick) => Some(account(broker, &job, state.as_ref(), watermark, tick).await?),
         None => None,
     };
+    // By a clock that was ahead what is due until the watermark has been decided on.
+    let decides_from = watermark.map_or(now, |watermark| watermark.max(now));
     let due_after = match &pause {
-        Some(pause) => pause.until,
-        None => Some(now),
+        Some(pause) => pause.until.map(|until| until.max(decides_from)),
+        None => Some(decides_from),
     };
     let next = scheduled
         .as_ref()
@@ -317,9 +321,12 @@ async fn obstacles(
     if !served.iter().any(serves) {
         found.push(Obstacle::NoWorker);
     }
+    let leader: Option<Leader> = read(broker, LEADER_KEY).await?;
     if watermark.is_none_or(|watermark| now - watermark > SILENT_AFTER) {
         found.push(Obstacle::BeatIsDown { watermark });
     }
+    let held_up = leader.and_then(|leader| leader.held_up);
+    found.extend(held_up.map(Obstacle::BeatIsHeldUp));
     Ok(found)
 }
 

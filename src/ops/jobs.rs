@@ -76,6 +76,9 @@ pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, O
         values(broker, PAUSE_PREFIX).await?.into_iter().collect();
     let mut lasts: BTreeMap<JobName, LastRun> =
         values(broker, LAST_RUN_PREFIX).await?.into_iter().collect();
+    let beat = broker.get(Bucket::State, LEADER_KEY).await?;
+    let beat: Option<Leader> = beat.and_then(|entry| serde_json::from_slice(&entry.value).ok());
+    let decides_from = beat.as_ref().map_or(now, |beat| beat.decides_from(now));
     let mut jobs = Vec::with_capacity(definitions.len());
     for (name, job) in definitions {
         let last = match lasts.remove(&name) {
@@ -83,13 +86,13 @@ pub async fn jobs(broker: &dyn Broker, now: DateTime<Utc>) -> Result<JobsView, O
             None => latest_run(broker, &name).await?,
         };
         let pause = pauses.remove(&name);
-        jobs.push(view(job, states.get(&name), last, pause, now));
+        let moments = (now, decides_from);
+        jobs.push(view(job, states.get(&name), last, pause, moments));
     }
     let reload = broker.get(Bucket::State, RELOAD_KEY).await?;
-    let beat = broker.get(Bucket::State, LEADER_KEY).await?;
     Ok(JobsView {
         jobs,
-        beat: beat.and_then(|entry| serde_json::from_slice(&entry.value).ok()),
+        beat,
         reload: reload.and_then(|entry| serde_json::from_slice(&entry.value).ok()),
     })
 }
@@ -124,7 +127,7 @@ fn view(
     state: Option<&JobState>,
     last: Option<LastRun>,
     pause: Option<Pause>,
-    now: DateTime<Utc>,
+    (now, decides_from): (DateTime<Utc>, DateTime<Utc>),
 ) -> JobView {
     let standing = Standing {
         job: &job,
@@ -136,8 +139,8 @@ fn view(
     let paused = pause.filter(|pause| pause.covers(now));
     // Without an end nothing is due until somebody resumes it.
     let due_after = match &paused {
-        Some(pause) => pause.until,
-        None => Some(now),
+        Some(pause) => pause.until.map(|until| until.max(decides_from)),
+        None => Some(decides_from),
     };
     let timezone = job.timezone;
     let (schedule, queue, enabled) = (job.trigger.summary(), job.queue.clone(), job.enabled);

@@ -48,13 +48,26 @@ pub struct FailingWebhook {
     pub since: DateTime<Utc>,
 }
 
-/// What keeps a beat from firing what is due. It tries again and again, and loses no tick meanwhile.
+/// What keeps a beat from firing what is due. It tries again and again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldUp {
     /// Since when.
     pub since: DateTime<Utc>,
+    /// Its clock is behind the watermark, which is this: ticks until then have been decided on already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
     /// Why the first of its tries failed.
     pub reason: String,
+}
+
+impl HeldUp {
+    /// What may be relied on meanwhile, and what can be done.
+    pub fn promise(&self) -> &'static str {
+        match self.until {
+            Some(_) => "`orchestrator run JOB` starts what must not wait; keep all machines on NTP",
+            None => "it goes on by itself, without losing a tick, when that is mended",
+        }
+    }
 }
 
 impl std::fmt::Display for HeldUp {
@@ -93,9 +106,20 @@ impl Leader {
         self.beat.as_deref().filter(|_| silent < self.lease.get())
     }
 
+    /// The time from which on ticks are still to be decided on, at `now`.
+    pub fn decides_from(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let until = self.held_up.as_ref().and_then(|held_up| held_up.until);
+        until.map_or(now, |until| until.max(now))
+    }
+
     /// What is wrong with beat, if it has been silent for `silent`.
     pub fn stall(&self, silent: Duration) -> Option<Stall> {
-        let patience = self.lease.get().saturating_mul(Self::LEASES);
+        let leases = match self.beat {
+            Some(_) => Self::LEASES,
+            // One that says that it stops need not be waited for: others that are there take over.
+            None => 1,
+        };
+        let patience = self.lease.get().saturating_mul(leases);
         let behind = (self.renewed_at - self.turned_at)
             .to_std()
             .unwrap_or_default();

@@ -49,8 +49,12 @@ pub struct WorkerStatus {
 /// What a worker knows of beat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeatSeen {
-    /// How long beat has been stopped, silent or stuck; `None`: it is well, or none was ever seen.
+    /// How long beat has been stopped, silent or stuck, or has waited for its clock; `None`: it is well, or none was
+    /// ever seen.
     pub stalled_for: Option<Seconds>,
+    /// Which of these, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// How often it stalled since this worker started.
     pub stalls: u64,
 }

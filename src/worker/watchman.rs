@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -12,7 +13,7 @@ use super::Shared;
 use crate::{
     broker::{BrokerError, Bucket, Revision},
     clock,
-    plan::{LEADER_KEY, Leader, Stall},
+    plan::{LEADER_KEY, Leader},
     run::BeatSeen,
 };
 
@@ -37,19 +38,20 @@ struct Seen {
 struct Stalled {
     since: Instant,
     told_at: Instant,
+    /// The watermark, if beat's clock is behind it.
+    until: Option<DateTime<Utc>>,
+    why: String,
 }
 
 impl Watchman {
     /// For the worker's own status.
     pub(super) fn seen(&self) -> BeatSeen {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let silent_for = |stalled: &Stalled| clock::monotonic() - stalled.since;
+        let stalled = seen.stalled.as_ref();
+        let for_so_long = stalled.map(|stalled| clock::monotonic() - stalled.since);
         BeatSeen {
-            stalled_for: seen
-                .stalled
-                .as_ref()
-                .map(silent_for)
-                .map(crate::job::Seconds::new),
+            stalled_for: for_so_long.map(crate::job::Seconds::new),
+            why: stalled.map(|stalled| stalled.why.clone()),
             stalls: seen.stalls,
         }
     }
@@ -64,35 +66,37 @@ impl Watchman {
             Some((known, _, since)) if *known == revision => *since,
             _ => now,
         };
-        let stall = leader.stall(now - since);
+        // One whose clock is behind the watermark is there, and fires nothing.
+        let behind = leader.held_up.as_ref().filter(|it| it.until.is_some());
+        let (why, until) = match (leader.stall(now - since), behind) {
+            (Some(stall), _) => (Some(stall.to_string()), None),
+            (None, Some(behind)) => (Some(behind.to_string()), behind.until),
+            (None, None) => (None, None),
+        };
         let id = leader.beat.clone();
         seen.sign = Some((revision, leader, since));
-        match (stall, &mut seen.stalled) {
-            (Some(stall), None) => {
-                seen.stalls += 1;
-                seen.stalled = Some(Stalled {
-                    since,
-                    told_at: now,
-                });
-                tell(id.as_deref(), stall);
-            }
-            (Some(stall), Some(stalled)) => {
-                if now - stalled.told_at >= TELL_AGAIN {
-                    stalled.told_at = now;
-                    tell(id.as_deref(), stall);
+        match (why, seen.stalled.take()) {
+            (Some(why), before) => {
+                let known = before.as_ref().filter(|before| before.until == until);
+                let told_at = known.map(|known| known.told_at);
+                let told_at = told_at.filter(|&told| now - told < TELL_AGAIN);
+                if told_at.is_none() {
+                    error!(target: "orchestrator::worker", beat = id, "{why}");
                 }
+                seen.stalls += u64::from(before.is_none());
+                seen.stalled = Some(Stalled {
+                    since: before.map_or(since, |before| before.since),
+                    told_at: told_at.unwrap_or(now),
+                    until,
+                    why,
+                });
             }
             (None, Some(_)) => {
-                seen.stalled = None;
                 info!(target: "orchestrator::worker", beat = id, "beat is there again");
             }
             (None, None) => {}
         }
     }
-}
-
-fn tell(beat: Option<&str>, stall: Stall) {
-    error!(target: "orchestrator::worker", beat, "{stall}");
 }
 
 /// Looks until `stop`.
@@ -153,6 +157,31 @@ mod tests {
         }
         watchman.look(sign(2, Some("b")), after(705));
         let seen = watchman.seen();
-        assert_eq!((seen.stalled_for, seen.stalls), (None, 1));
+        assert_eq!((seen.stalled_for, seen.why, seen.stalls), (None, None, 1));
+    }
+
+    #[test]
+    fn a_beat_that_waits_for_its_clock_is_there_and_is_a_stall_all_the_same() {
+        let watchman = Watchman::default();
+        let start = clock::monotonic();
+        let held_up = |revision, until: Option<i64>| {
+            let (revision, mut leader) = sign(revision, Some("a"))?;
+            leader.held_up = Some(crate::plan::HeldUp {
+                since: leader.since,
+                until: until.and_then(|until| DateTime::from_timestamp(until, 0)),
+                reason: "why".to_owned(),
+            });
+            Some((revision, leader))
+        };
+        watchman.look(held_up(1, None), start);
+        assert_eq!(watchman.seen(), BeatSeen::default(), "it tries again");
+        watchman.look(held_up(2, Some(1_795_402_000)), start);
+        let seen = watchman.seen();
+        let why = "beat is held up since 2026-11-23T02:30:00Z: why";
+        assert_eq!((seen.why.as_deref(), seen.stalls), (Some(why), 1));
+        watchman.look(held_up(3, Some(1_795_402_000)), start);
+        assert_eq!(watchman.seen().stalls, 1, "the same one");
+        watchman.look(sign(4, Some("a")), start);
+        assert_eq!(watchman.seen().stalled_for, None);
     }
 }

@@ -173,6 +173,15 @@ fn every_tick_has_one_run(lease: &'static str) {
     checker::executed_once(here, "tick", "ticks");
 }
 
+/// What it said last of the lead.
+fn says_that_it_leads(beat: &Service) -> bool {
+    let log = beat.log();
+    let leads = |line: &str| line.contains("\"leading\"");
+    let of_the_lead =
+        |line: &&str| leads(line) || line.contains("standing by") || line.contains("stands by");
+    log.lines().rfind(of_the_lead).is_some_and(leads)
+}
+
 /// The beat that leads is stopped for longer than its lease, and goes on in the middle of what it did: its late
 /// publishes are refused or dropped.
 #[test]
@@ -208,12 +217,14 @@ fn stopped_past_the_lease_and_continued() {
         stands_by.log().contains("standing by").then_some(())
     });
     for _ in 0..rounds {
-        let led = |beat: &Service| beat.log().matches("\"leading\"").count();
-        let before = led(&stands_by);
         std::thread::sleep(Duration::from_millis(random.below(1_500)));
+        // On a busy machine the other one may have taken over by itself.
+        if says_that_it_leads(&stands_by) && !says_that_it_leads(&leads) {
+            std::mem::swap(&mut leads, &mut stands_by);
+        }
         leads.signal(rustix::process::Signal::STOP);
         wait_for("the other beat to lead", || {
-            (led(&stands_by) > before).then_some(())
+            says_that_it_leads(&stands_by).then_some(())
         });
         std::thread::sleep(Duration::from_secs(hold));
         leads.signal(rustix::process::Signal::CONT);

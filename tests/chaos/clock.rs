@@ -2,9 +2,16 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde_json::Value;
 
-use crate::support::{Installation, Service, checker, wait_for};
+use crate::support::{
+    Installation, Service, checker,
+    listener::{Heard, Listener},
+    nats::NatsServer,
+    probes::{ask, port},
+    wait_for,
+};
 
 const JOBS: &str = "
 [job.second]
@@ -28,7 +35,8 @@ fn set_clock(here: &Installation, offset: &str) {
     fs::rename(here.path("clock.new"), whole).unwrap();
 }
 
-fn started(here: &Installation) -> Service {
+/// Starts a service whose clock can be set.
+fn start(here: &Installation, name: &str, args: &[&str]) -> Service {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/libfaketimeMT.so.1");
     assert!(
         library.exists(),
@@ -41,7 +49,11 @@ fn started(here: &Installation) -> Service {
         ("FAKETIME_NO_CACHE", "1"),
         ("DONT_FAKE_MONOTONIC", "1"),
     ];
-    let up = here.start_with("up", &["up"], &env);
+    here.start_with(name, args, &env)
+}
+
+fn started(here: &Installation, args: &[&str]) -> Service {
+    let up = start(here, "up", &[&["up"], args].concat());
     wait_for("a run", || (!here.lines("ran").is_empty()).then_some(()));
     up
 }
@@ -57,12 +69,102 @@ fn run_by_hand(here: &Installation) {
     assert_eq!(ended.code, 0, "{}", ended.stderr);
 }
 
+/// The status and the text of `/readyz`.
+fn readiness(port: u16) -> Option<(u16, String)> {
+    ask(port, "GET /readyz")
+}
+
+/// The time until which beat waits, in what is said of it: to come, and not further away than the clock was ahead. How
+/// it is mended is said, too.
+fn until(who: &str, said: &str) -> DateTime<Utc> {
+    assert!(said.contains("set the clock right"), "{who}: {said}");
+    let (_, after) = said.split_once("until ").unwrap();
+    let (until, _) = after.split_once(" UTC").unwrap();
+    let until = NaiveDateTime::parse_from_str(until, "%F %T")
+        .unwrap()
+        .and_utc();
+    let ahead = (until - now()).num_minutes();
+    assert!((50..=60).contains(&ahead), "{who}: {said}");
+    until
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the real clock, beside one that is set"
+)]
+fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// The clock is back from an hour ahead: that beat waits, until when, and how to mend it is in its log and that of a
+/// worker, in `/readyz`, in the dead man's ping, and in what the commands say.
+fn everybody_says_that_beat_waits(
+    here: &Installation,
+    up: &Service,
+    listener: &Listener,
+    port: u16,
+) {
+    let logged = |by: &str| {
+        let by = format!("\"target\":\"orchestrator::{by}\"");
+        let log = up.log();
+        let mut lines = log.lines();
+        let line = lines.find(|line| line.contains(&by) && line.contains("was set back"))?;
+        assert!(line.contains("\"level\":\"ERROR\""), "{line}");
+        Some(line.to_owned())
+    };
+    let expected = until("beat", &wait_for("beat's log", || logged("beat")));
+    let of_worker = wait_for("the worker's log", || logged("worker"));
+    let pinged = wait_for("the ping", || {
+        let heard = listener.heard();
+        let mut failed = heard.iter().filter(|heard| heard.path == "/beat/fail");
+        failed.next().map(|Heard { body, .. }| body.clone())
+    });
+    let (status, ready) = readiness(port).unwrap();
+    assert_eq!(status, 503, "{ready}");
+    let doctor = here.run(&["doctor"]);
+    assert_eq!(doctor.code, 1, "{}", doctor.stdout);
+    let workers = wait_for("`workers` to say so", || {
+        let said = here.run(&["workers"]).stderr;
+        (!said.is_empty()).then_some(said)
+    });
+    for (who, said) in [
+        ("the worker", of_worker),
+        ("the ping", pinged),
+        ("/readyz", ready),
+        ("doctor", doctor.stdout),
+        ("jobs", here.run(&["jobs"]).stderr),
+        ("workers", workers),
+        ("explain", here.run(&["explain", "second"]).stdout),
+    ] {
+        assert_eq!(until(who, &said), expected, "{who}: {said}");
+    }
+    // What has been decided on does not come next.
+    let explained = here.json(&["explain", "second"]);
+    for (who, next) in [
+        ("jobs", &job(here, "second")["next"]),
+        ("explain", &explained["next"]),
+    ] {
+        let next: DateTime<Utc> = next.as_str().unwrap().parse().unwrap();
+        assert!(next > expected, "{who}: {next}");
+    }
+    // On a busy machine there may be others, of ticks by themselves.
+    let notes = job(here, "second")["notes"].clone();
+    let mut notes = notes.as_array().unwrap().iter();
+    let hour = notes.find(|note| note["count"].as_u64() > Some(3_000));
+    let missed = hour.unwrap()["last"].as_str().unwrap();
+    let said = here.run(&["explain", "second", "--at", missed]);
+    assert!(said.stdout.contains("it was ahead"), "{}", said.stdout);
+}
+
 #[test]
 fn a_step_forward_is_a_gap_and_a_step_back_fires_nothing_twice() {
     let here = Installation::new();
     here.schedule("a.toml", JOBS);
     set_clock(&here, "+0");
-    let _up = started(&here);
+    let listener = Listener::start(|_, _| "200 OK");
+    let (ping, port) = (format!("{}/beat", listener.url), port());
+    let listen = format!("127.0.0.1:{port}");
+    let up = started(&here, &["--beat-ping", &ping, "--listen", &listen]);
     set_clock(&here, "+1h");
     let missed = wait_for("the ticks of the hour to be missed", || {
         let missed = job(&here, "second")["missed"].as_u64()?;
@@ -87,6 +189,7 @@ fn a_step_forward_is_a_gap_and_a_step_back_fires_nothing_twice() {
         (here.lines("ran").len() > before + 1).then_some(())
     });
     set_clock(&here, "+0");
+    everybody_says_that_beat_waits(&here, &up, &listener, port);
     run_by_hand(&here);
     wait_for("what was published before to end", || {
         let runs = here.runs("second");
@@ -100,9 +203,38 @@ fn a_step_forward_is_a_gap_and_a_step_back_fires_nothing_twice() {
     wait_for("ticks again", || {
         (here.lines("ran").len() > quiet + 1).then_some(())
     });
+    wait_for("everybody to say that it goes on", || {
+        let is_well = listener.heard().last()?.path == "/beat" && readiness(port)?.0 == 200;
+        let is_told = up.log().contains("the clock is at the watermark again")
+            && up.log().contains("beat is there again");
+        (is_well && is_told && here.run(&["workers"]).stderr.is_empty()).then_some(())
+    });
     let ran = here.lines("ran");
     let distinct: BTreeSet<_> = ran.iter().collect();
     assert_eq!(distinct.len(), ran.len(), "a tick was run twice");
+}
+
+#[test]
+fn a_step_forward_is_no_standstill() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", "[job.by-hand]\nshell = \"true\"\n");
+    set_clock(&here, "+0");
+    let _beat = start(&here, "beat", &["beat", "--leader-lease", "300ms"]);
+    // Asleep for seconds, but for its sign of life.
+    let renewed_at = || -> Option<DateTime<Utc>> {
+        let renewed_at = nats.state("leader")["renewed_at"].clone();
+        renewed_at.as_str()?.parse().ok()
+    };
+    wait_for("the definition", || {
+        here.try_json(&["jobs"])?.get(0).cloned()
+    });
+    set_clock(&here, "+1h");
+    wait_for("a sign of life an hour ahead", || {
+        (renewed_at()? > now() + TimeDelta::minutes(50)).then_some(())
+    });
+    let said = here.run(&["jobs"]).stderr;
+    assert_eq!(said, "", "its loop comes round");
 }
 
 /// The last ten seconds before three o'clock in Berlin, the first time of two in that night.
@@ -129,7 +261,7 @@ fn an_hour_that_is_repeated_repeats_no_tick() {
     here.set("TZ", "UTC");
     here.schedule("a.toml", NIGHT);
     set_clock(&here, BEFORE_THE_REPEATED_HOUR);
-    let up = started(&here);
+    let up = started(&here, &[]);
     wait_for("the second time of two o'clock", || {
         let last = here.lines("ran").pop()?;
         (last.as_str() > "second@20261025T010006Z").then_some(())

@@ -1,6 +1,9 @@
 //! Workers that die, on NATS.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 
@@ -12,7 +15,10 @@ const LEASE: Duration = Duration::from_secs(3);
 #[allow(clippy::disallowed_methods, reason = "measures a promise in real time")]
 fn a_killed_worker_costs_one_lease_and_leaves_nothing_behind() {
     let nats = NatsServer::start();
-    let here = Installation::on_nats(&nats.url());
+    let mut here = Installation::on_nats(&nats.url());
+    let temporary = here.path("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    here.set("TMPDIR", temporary.to_str().unwrap());
     here.schedule(
         "a.toml",
         "[job.long]\nworking_dir = \"..\"\nshell = '''\n\
@@ -22,6 +28,10 @@ fn a_killed_worker_costs_one_lease_and_leaves_nothing_behind() {
     );
     let _beat = here.start("beat", &["beat"]);
     let worker = |name: &str| here.start(name, &["worker", "--queue", "default", "--lease", "3s"]);
+    let directories = || -> BTreeSet<_> {
+        let entries = std::fs::read_dir(&temporary).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    };
     let first = worker("first");
     wait_for("the definition", || {
         here.try_json(&["jobs"])?.get(0).cloned()
@@ -30,6 +40,8 @@ fn a_killed_worker_costs_one_lease_and_leaves_nothing_behind() {
     let child: u32 = wait_for("the job to run", || {
         here.lines("pids").first()?.parse().ok()
     });
+    let of_the_first = directories();
+    assert_eq!(of_the_first.len(), 1, "{of_the_first:?}");
     let second = worker("second");
     wait_for("the second worker", || {
         (here.json(&["workers"]).as_array()?.len() == 2).then_some(())
@@ -59,8 +71,19 @@ fn a_killed_worker_costs_one_lease_and_leaves_nothing_behind() {
         record["attempts"][1]["worker"]
     );
     assert_eq!(record["state"], "running");
+    let of_both = directories();
+    let mut expected = &of_both - &of_the_first;
+    assert_eq!((of_both.len(), expected.len()), (2, 1), "{of_both:?}");
+    let third = worker("third");
+    wait_for("the third worker", || {
+        third.log().contains("worker starts").then_some(())
+    });
+    let now = directories();
+    expected.extend(&now - &of_both);
+    assert_eq!((&now, now.len()), (&expected, 2), "what the first one left");
     assert_eq!(here.run(&["cancel", &id, "--wait"]).code, 0);
-    assert!(second.stop().success());
+    assert!(second.stop().success() && third.stop().success());
+    assert_eq!(directories(), BTreeSet::new());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Beats on NATS whose own copy is damaged, and what workers and `jobs` say of a beat that died.
 
+use serde_json::Value;
+
 use crate::support::{Installation, checker, nats::NatsServer, wait_for};
 
 const EVERY_SECOND: &str = r#"
@@ -89,4 +91,44 @@ fn a_beat_that_died_is_told_by_workers_and_by_jobs() {
     });
     assert_eq!(warning(), "");
     checker::every_second_once(&here.lines("ticks"));
+}
+
+/// No lease ends and no heartbeat is missed within this test: what a beat says when it stops is all there is.
+#[test]
+fn a_beat_that_is_stopped_says_so_at_once() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", EVERY_SECOND);
+    let start = |name: &str, lease: &str| {
+        let directory = here.path(name).display().to_string();
+        let args = ["beat", "--data-dir", &directory, "--leader-lease", lease];
+        let beat = here.start(name, &args);
+        let is_up = |log: &str| {
+            ["next tick", "standing by"]
+                .iter()
+                .any(|it| log.contains(it))
+        };
+        wait_for("a beat", || is_up(&beat.log()).then_some(()));
+        beat
+    };
+    let leads = || nats.state("leader")["beat"].clone();
+    let first = start("first", "45s");
+    let led = leads();
+    assert!(led.is_string(), "{led}");
+    let second = start("second", "45s");
+    assert!(first.stop().success());
+    assert_ne!(leads(), led, "it has not given the lead away");
+    wait_for("the other one to take over", || {
+        let now = leads();
+        (now.is_string() && now != led).then_some(())
+    });
+    assert!(second.stop().success());
+    assert_eq!(leads(), Value::Null);
+
+    let alone = start("alone", "off");
+    wait_for("its heartbeat", || leads().as_str().map(drop));
+    assert!(alone.stop().success());
+    assert_eq!(leads(), Value::Null, "its heartbeat was left behind");
+    let said = here.run(&["doctor"]).stdout;
+    assert!(said.contains("it has just been stopped"), "{said}");
 }

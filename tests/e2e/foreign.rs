@@ -1,7 +1,5 @@
 //! What beat owns in the shared state is written over by somebody who may write to the broker.
 
-use serde_json::{Value, json};
-
 use crate::support::{Installation, Service, checker, nats::NatsServer, wait_for};
 
 const EVERY_SECOND: &str = r#"
@@ -53,15 +51,6 @@ fn overwrite(nats: &NatsServer, key: &str, value: &[u8]) {
     }
 }
 
-/// What lies under a key, if it is JSON.
-fn shared(nats: &NatsServer, key: &str) -> Value {
-    use base64::{Engine, engine::general_purpose::STANDARD};
-    let which = json!({ "last_by_subj": format!("$KV.ORCH_STATE.{key}") });
-    let answer = nats.api("STREAM.MSG.GET.KV_ORCH_STATE", &which.to_string());
-    let data = answer["message"]["data"].as_str().unwrap_or_default();
-    serde_json::from_slice(&STANDARD.decode(data).unwrap()).unwrap_or_default()
-}
-
 fn start(here: &Installation) -> Service {
     here.start("beat", &["beat", "--leader-lease", "300ms"])
 }
@@ -72,7 +61,7 @@ fn goes_on(here: &Installation, nats: &NatsServer, what: &str) {
         (here.lines("ticks").len() > before + 1).then_some(())
     });
     wait_for(&format!("what was there before {what}"), || {
-        let at = |key: &str, member: &str| !shared(nats, key)[member].is_null();
+        let at = |key: &str, member: &str| !nats.state(key)[member].is_null();
         let is_there = at("leader", "renewed_at") && at("watermark", "at");
         (is_there && at("job.tick", "first_seen")).then_some(())
     });

@@ -124,6 +124,9 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
         let said = here.run(&["jobs"]).stderr;
         (said.contains("beat is held up") && said.contains("has no room")).then_some(())
     });
+    let explained = here.run(&["explain", "tick"]).stdout;
+    let why = "  but beat is held up";
+    assert!(explained.contains(why), "{explained}");
     let held = finding(&here, "beat", "has no room").unwrap();
     assert_eq!(held["state"], "failed", "{held}");
     let room = finding(&here, "room", "ORCH_JOBS holds").unwrap();

@@ -143,7 +143,11 @@ async fn a_result_is_read_from_the_file_that_was_made_for_it() {
     let directory = Path::new(directory.trim());
     let found = fs::metadata(directory).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (0, 0o711));
-    assert_eq!(fs::read_dir(directory).unwrap().count(), 0, "it is removed");
+    let entries = fs::read_dir(directory).unwrap();
+    let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["lock"], "the result is removed");
+    let lock = fs::metadata(directory.join("lock")).unwrap();
+    assert_eq!((lock.uid(), lock.mode() & 0o777), (0, 0o600));
     drop(executor);
     assert!(!directory.exists());
 }

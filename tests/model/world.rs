@@ -285,7 +285,7 @@ impl World {
         }
         self.hear();
         match next_move(self.watermark.at, self.now) {
-            Move::Wait => {}
+            Move::Wait | Move::Behind(_) => {}
             Move::Reset => panic!("the clock of this model never steps back that far"),
             Move::Plan if self.timeline.next_due().is_some_and(|due| due <= self.now) => {
                 self.watermark.next = Some(self.now);

@@ -10,6 +10,7 @@ pub mod listener;
 pub mod mounts;
 pub mod nats;
 pub mod network;
+pub mod probes;
 pub mod random;
 
 use std::{

@@ -232,6 +232,15 @@ impl NatsServer {
         self.api(&format!("STREAM.UPDATE.{name}"), &config.to_string());
     }
 
+    /// What lies under a key of the state bucket, if it is JSON.
+    pub fn state(&self, key: &str) -> serde_json::Value {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let which = serde_json::json!({ "last_by_subj": format!("$KV.ORCH_STATE.{key}") });
+        let answer = self.api("STREAM.MSG.GET.KV_ORCH_STATE", &which.to_string());
+        let data = answer["message"]["data"].as_str().unwrap_or_default();
+        serde_json::from_slice(&STANDARD.decode(data).unwrap()).unwrap_or_default()
+    }
+
     /// Publishes bytes as any client could.
     pub fn publish(&self, subject: &str, payload: &[u8]) {
         let mut stream = TcpStream::connect((self.host, self.port)).unwrap();
