@@ -7,6 +7,7 @@
 
 mod behind;
 mod carry_out;
+mod copy;
 mod definitions;
 mod error;
 mod herald;

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use thiserror::Error;
 use tokio::task::JoinHandle;
@@ -84,6 +85,13 @@ pub(super) enum Readiness {
     Broken,
 }
 
+/// How far the copy goes, and of what.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Head {
+    pub(super) installation: Option<String>,
+    pub(super) watermark: Option<Watermark>,
+}
+
 /// A watermark and the states that go with it.
 pub(super) type Kept = (Watermark, Vec<(JobName, JobState)>);
 
@@ -144,14 +152,9 @@ impl OwnState {
         let Some(store) = self.store() else {
             return Ok(None);
         };
-        let Some(watermark) = store.get(TREE, WATERMARK)? else {
+        let Some(watermark) = self.watermark(&store)? else {
             return Ok(None);
         };
-        let watermark =
-            serde_json::from_slice(&watermark).map_err(|error| OwnError::NotUnderstood {
-                directory: self.directory.display().to_string(),
-                reason: error.to_string(),
-            })?;
         let mut states = Vec::new();
         for entry in store.scan_prefix(TREE, JOB) {
             let (key, value) = entry?;
@@ -168,6 +171,56 @@ impl OwnState {
             }
         }
         Ok(Some((watermark, states)))
+    }
+
+    fn watermark(&self, store: &Store) -> Result<Option<Watermark>, OwnError> {
+        let Some(watermark) = store.get(TREE, WATERMARK)? else {
+            return Ok(None);
+        };
+        let watermark = serde_json::from_slice(&watermark);
+        watermark
+            .map(Some)
+            .map_err(|error| OwnError::NotUnderstood {
+                directory: self.directory.display().to_string(),
+                reason: error.to_string(),
+            })
+    }
+
+    /// How far the copy goes; of nothing, if it cannot be read.
+    pub(super) fn head(&self) -> Result<Head, OwnError> {
+        let Some(store) = self.store() else {
+            return Ok(Head::default());
+        };
+        Ok(Head {
+            installation: self.installation()?,
+            watermark: self.watermark(&store)?,
+        })
+    }
+
+    /// Copies all of it, which goes as far as `at`, to a directory of its own within this one. Nothing reads that again,
+    /// unless somebody puts it in the place of this one. Returns the directory; `None` if there is nothing to read now.
+    pub(super) async fn copy_aside(&self, at: DateTime<Utc>) -> Result<Option<PathBuf>, OwnError> {
+        let Some(store) = self.store() else {
+            return Ok(None);
+        };
+        let mut all = Batch::default();
+        for entry in store.scan_prefix(TREE, b"") {
+            let (key, value) = entry?;
+            all.put(TREE, &key, value);
+        }
+        // The same one, should this be cut off and done again.
+        let aside = self
+            .directory
+            .join(format!("kept-{}", at.format("%Y%m%dT%H%M%S%.3fZ")));
+        let directory = aside.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&directory)).await;
+        let Ok(opened) = opened else {
+            return Ok(None);
+        };
+        let opened = opened?;
+        opened.commit(all, Durability::Power).await?;
+        opened.close().await;
+        Ok(Some(aside))
     }
 
     /// What others wrote, as it was kept last.

@@ -1,33 +1,26 @@
 //! Stands by as long as another beat leads, and works while this one does.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt};
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::{
-    Beat, BeatError, BeatOptions, OwnState, ReloadCause,
+    Beat, BeatError, BeatOptions, ReloadCause,
+    copy::Copy,
     leader::{Candidate, Found, Term},
-    others::Others,
     outage::Outage,
-    own::Readiness,
     reload::{self, Wanted},
-    shared::{read_job, read_watermark},
 };
 use crate::{
-    broker::{Bucket, Change, Changes, Revision, SharedBroker},
-    clock,
-    job::JobName,
-    plan::{JOB_STATE_PREFIX, JobState, Vigil, Watermark},
+    broker::{Revision, SharedBroker},
+    plan::Vigil,
     schedules::JobSet,
 };
 
 /// How long to wait before a start is tried again during which another beat was at work.
 const OVERTAKEN: Duration = Duration::from_millis(20);
-/// How often at most a beat that stands by brings its own copy up to date.
-const COPY_EVERY: Duration = Duration::from_secs(1);
 
 /// Fires the ticks of `set` until `stop`, as long as no other beat does. Reloads the schedules whenever
 /// `reload` says so.
@@ -185,134 +178,5 @@ impl Server {
         (self.set, self.broken) = beat.run_for(&term, reload, stop).await;
         term.resign().await;
         Ok(())
-    }
-}
-
-/// The own copy of a beat that stands by.
-#[derive(Default)]
-struct Copy {
-    kept: Option<Watermark>,
-    kept_at: Option<std::time::Instant>,
-    /// Of the states of jobs, and of what others write.
-    watched: Option<(Changes, Changes)>,
-    changed: BTreeMap<JobName, Option<JobState>>,
-    /// As far as it was read from the own copy.
-    others: Option<Others>,
-}
-
-impl Copy {
-    /// Follows what the leader shares, so that this beat can restore it should the broker lose it.
-    async fn bring_up_to_date(
-        &mut self,
-        broker: &SharedBroker,
-        own: &OwnState,
-    ) -> Result<(), BeatError> {
-        let now = clock::monotonic();
-        if self.kept_at.is_some_and(|at| now - at < COPY_EVERY) {
-            return Ok(());
-        }
-        let (Some(watermark), _) = read_watermark(broker.as_ref()).await? else {
-            return Ok(());
-        };
-        if self.kept.as_ref() == Some(&watermark) {
-            return Ok(());
-        }
-        let mut others = match self.others.take() {
-            Some(others) => others,
-            None => own.others()?,
-        };
-        let written = self.write(broker, own, (&watermark, &mut others)).await;
-        self.others = Some(others);
-        if written? {
-            self.kept = Some(watermark);
-            self.kept_at = Some(now);
-        }
-        Ok(())
-    }
-
-    /// Whether the own copy is up to date.
-    async fn write(
-        &mut self,
-        broker: &SharedBroker,
-        own: &OwnState,
-        (watermark, others): (&Watermark, &mut Others),
-    ) -> Result<bool, BeatError> {
-        self.follow(broker, others).await?;
-        match own.readiness() {
-            Readiness::Ready => {}
-            Readiness::Anew => {
-                // Watched anew, which begins with all of them.
-                self.watched = None;
-                self.follow(broker, others).await?;
-                others.all_anew();
-            }
-            Readiness::Broken => return Ok(false),
-        }
-        let changed = self.changed.iter();
-        let changed = changed.map(|(name, state)| (name, state.as_ref()));
-        if !own.keep(watermark, None, changed, others).await {
-            return Ok(false);
-        }
-        debug!(target: "orchestrator::beat", at = %watermark.at, changed = self.changed.len(),
-            "own copy brought up to date");
-        self.changed.clear();
-        others.saved();
-        Ok(true)
-    }
-
-    /// Notes what changed since the last look.
-    async fn follow(
-        &mut self,
-        broker: &SharedBroker,
-        others: &mut Others,
-    ) -> Result<(), BeatError> {
-        let (mut states, mut written) = match self.watched.take() {
-            Some(watched) => watched,
-            None => {
-                let mut states = broker.watch(Bucket::State, JOB_STATE_PREFIX).await?;
-                while let Some(change) = states.next().await {
-                    let change = change?;
-                    if change == Change::Current {
-                        break;
-                    }
-                    self.note(change);
-                }
-                (states, others.watch(broker, |_| {}).await?)
-            }
-        };
-        loop {
-            match states.next().now_or_never() {
-                Some(Some(change)) => self.note(change?),
-                // Ended: watched anew the next time.
-                Some(None) => return Ok(()),
-                None => break,
-            }
-        }
-        loop {
-            match written.next().now_or_never() {
-                Some(Some(change)) => others.note(&change?),
-                Some(None) => return Ok(()),
-                None => break,
-            }
-        }
-        self.watched = Some((states, written));
-        Ok(())
-    }
-
-    fn note(&mut self, change: Change) {
-        match change {
-            Change::Put(entry) => {
-                if let Some((name, state)) = read_job(&entry, JOB_STATE_PREFIX) {
-                    self.changed.insert(name, Some(state));
-                }
-            }
-            Change::Deleted { key } => {
-                let name = key.strip_prefix(JOB_STATE_PREFIX).map(str::parse);
-                if let Some(Ok(name)) = name {
-                    self.changed.insert(name, None);
-                }
-            }
-            Change::Current => {}
-        }
     }
 }

@@ -13,7 +13,10 @@ use super::OpsError;
 use crate::{
     broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Pending, Published},
     job::{Job, JobName, Overlap, QueueName},
-    plan::{DEFINITION_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader, RELOAD_KEY, WATERMARK_KEY},
+    plan::{
+        DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader, RELOAD_KEY,
+        WATERMARK_KEY,
+    },
     run::{Refusal, RunMessage, RunRecord, Standing},
 };
 
@@ -288,7 +291,8 @@ pub async fn import_state(
         });
     }
     // Another installation from here on: what beats kept of the one before is not to be taken for newer.
-    let name = Uuid::new_v4().to_string().into_bytes();
+    let name = format!("{IMPORTED_PREFIX}{}", Uuid::new_v4());
+    let name = name.into_bytes();
     broker.put(Bucket::State, INSTALLATION_KEY, name).await?;
     let mut amount = Amount::default();
     let mut overlaps: HashMap<JobName, Overlap> = HashMap::new();

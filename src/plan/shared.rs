@@ -10,6 +10,8 @@ pub const RELOAD_KEY: &str = "reload";
 /// The key of the name of this installation, made up by its first beat: another one means that the
 /// broker was wiped meanwhile, or is another one.
 pub const INSTALLATION_KEY: &str = "installation";
+/// How the names of installations begin that somebody imported: what beats kept of the one before is no loss.
+pub const IMPORTED_PREFIX: &str = "imported-";
 /// The prefix of the keys `def.JOB`, which hold the definitions, as [`crate::job::Job`].
 pub const DEFINITION_PREFIX: &str = "def.";
 /// The prefix of the keys `job.JOB`, which hold [`super::JobState`].

@@ -49,6 +49,16 @@ pub fn next_move(at: DateTime<Utc>, now: DateTime<Utc>) -> Move {
     }
 }
 
+/// Whether a beat that stands by keeps its own `kept` watermark though the shared one is another: when that was set back,
+/// as by a backup.
+///
+/// A leader whose clock stepped back by hours sets it back, too ([`Move::Reset`]); it shows in that the kept one lies
+/// hours ahead of this beat's own clock. Half of [`CLOCK_STEP_LIMIT`] is left for the time since then.
+pub fn outlives(kept: DateTime<Utc>, shared: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    let ahead = (kept - now).to_std().unwrap_or_default();
+    shared < kept && ahead <= CLOCK_STEP_LIMIT / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +78,27 @@ mod tests {
         ] {
             let now = at + chrono::Duration::seconds(shows);
             assert_eq!(next_move(at, now), expected, "{shows}");
+        }
+    }
+
+    #[test]
+    fn a_kept_watermark_outlives_a_backup_but_no_clock_that_was_set_back() {
+        let kept: DateTime<Utc> = "2026-11-23T10:00:00Z".parse().unwrap();
+        for (shared, now, expected) in [
+            (0, 1, false),
+            (1, 1, false),
+            (-1, 1, true),
+            (-86_400, 600, true),
+            (-5, -5, true),
+            (-3 * 3600 - 1, -3 * 3600 - 1, false),
+            (-3 * 3600 - 1, -2 * 3600, false),
+        ] {
+            let at = |seconds| kept + chrono::Duration::seconds(seconds);
+            assert_eq!(
+                outlives(kept, at(shared), at(now)),
+                expected,
+                "{shared} {now}"
+            );
         }
     }
 }
