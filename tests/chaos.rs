@@ -10,7 +10,7 @@
 //! | worker frozen, continued | `workers::a_frozen_worker_that_wakes_up_records_nothing` |
 //! | worker cut off while its job runs | `cut_off` |
 //! | NATS killed and restarted | `nats_killed`; together with all other faults of workers: `everything` |
-//! | NATS's disk full; its data wiped | `disk_full`; `wiped` |
+//! | NATS's disk full; its data wiped; a backup put back | `disk_full`; `wiped`; `set_back` |
 //! | the clock an hour forward and back; daylight saving | `clock` |
 //! | state truncated, flipped, deleted | `state`; each kind by itself, and a full disk: `tests/e2e/damage.rs` |
 //! | huge output | `output` |
@@ -57,6 +57,8 @@ mod messages;
 mod nats_killed;
 #[path = "chaos/output.rs"]
 mod output;
+#[path = "chaos/set_back.rs"]
+mod set_back;
 #[path = "chaos/state.rs"]
 mod state;
 #[path = "chaos/trees.rs"]

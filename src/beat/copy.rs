@@ -311,3 +311,50 @@ fn is_up_to_date(head: &Head, shared: &Shared) -> bool {
     let has_the_name = shared.installation.is_none() || head.installation == shared.installation;
     has_the_name && head.watermark.as_ref() == Some(&shared.watermark)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Watermark {
+        Watermark {
+            at: DateTime::from_timestamp(1_795_401_000 + second, 0).unwrap(),
+            next: None,
+            beat: "b".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_copy_follows_what_is_newer_and_of_the_same_installation() {
+        let kept = |name: Option<&str>, second: Option<i64>| Head {
+            installation: name.map(str::to_owned),
+            watermark: second.map(at),
+        };
+        for (kept, found, second, expected) in [
+            (kept(None, None), Some("a"), 0, Next::Follow),
+            (kept(Some("a"), Some(9)), Some("a"), 9, Next::Follow),
+            (kept(Some("a"), Some(9)), Some("a"), 8, Next::Stay),
+            (kept(None, Some(9)), Some("a"), 8, Next::Stay),
+            (kept(Some("a"), Some(9)), None, 8, Next::Stay),
+            (kept(Some("a"), Some(9)), None, 10, Next::Follow),
+            (kept(Some("a"), Some(9)), Some("b"), 10, Next::SetAside),
+            (kept(Some("a"), None), Some("b"), 10, Next::Follow),
+            (
+                kept(Some("a"), Some(9)),
+                Some("imported-b"),
+                8,
+                Next::BeginAnew,
+            ),
+        ] {
+            let shared = Shared {
+                installation: found.map(str::to_owned),
+                watermark: at(second),
+            };
+            assert_eq!(
+                next(&kept, &shared, at(10).at),
+                expected,
+                "{kept:?} {shared:?}"
+            );
+        }
+    }
+}
