@@ -15,13 +15,13 @@ use super::{
     BeatError, OwnState,
     others::Others,
     own::{Head, Readiness},
-    shared::{read_installation, read_job, read_watermark},
+    shared::{read, read_installation, read_job, read_watermark},
 };
 use crate::{
     broker::{Bucket, Change, Changes, SharedBroker},
     clock,
     job::JobName,
-    plan::{IMPORTED_PREFIX, JOB_STATE_PREFIX, JobState, Watermark, outlives},
+    plan::{IMPORTED_PREFIX, JOB_STATE_PREFIX, JobState, LEADER_KEY, Leader, Watermark, outlives},
 };
 
 /// How often at most it is brought up to date.
@@ -152,8 +152,8 @@ impl Copy {
         self.others = None;
     }
 
-    /// Puts the copy where nobody writes over it, and shares again of it what others wrote and is missing now, as a
-    /// leader does. Whether that was possible.
+    /// Puts the copy where nobody writes over it. If the other installation was begun since, shares again what others wrote
+    /// and is missing there, as a leader does. Whether that was possible.
     async fn set_aside(
         &mut self,
         broker: &SharedBroker,
@@ -177,12 +177,17 @@ impl Copy {
                 return Ok(false);
             }
         };
-        others.restore(broker).await?;
+        let entry = broker.get(Bucket::State, LEADER_KEY).await?;
+        let leader = entry.as_ref().and_then(read::<Leader>);
+        // One that has been led for longer is no successor, but somebody else's.
+        let is_successor = leader.is_some_and(|leader| leader.since > kept);
+        if is_successor {
+            others.restore(broker).await?;
+        }
         error!(target: "orchestrator::beat", known = head.installation, found = shared.installation,
-            %kept, shared = %shared.watermark.at, moved_to = %aside.display(),
-            "the broker lost its data, or is another one, and a beat that knew nothing leads there: ticks since the own \
-             copy's watermark may have no verdict; pauses and last runs that were missing are written again, and the copy \
-             is put aside; docs/recovery.md tells how to go on from it");
+            %kept, shared = %shared.watermark.at, moved_to = %aside.display(), shared_again = is_successor,
+            "the broker lost its data and a beat that knew nothing leads there, or it is another one: the copy is put \
+             aside; ticks since then may have no verdict; docs/recovery.md tells how to go on from it");
         Ok(true)
     }
 
