@@ -16,6 +16,7 @@ use super::{
     others::Others,
     own::{Head, Readiness},
     shared::{read, read_installation, read_job, read_watermark},
+    states::States,
 };
 use crate::{
     broker::{Bucket, Change, Changes, SharedBroker},
@@ -152,8 +153,8 @@ impl Copy {
         self.others = None;
     }
 
-    /// Puts the copy where nobody writes over it. If the other installation was begun since, shares again what others wrote
-    /// and is missing there, as a leader does. Whether that was possible.
+    /// Puts the copy where nobody writes over it. If the other installation was begun since, shares again what is missing
+    /// there, as a leader does. Whether that was possible.
     async fn set_aside(
         &mut self,
         broker: &SharedBroker,
@@ -163,7 +164,6 @@ impl Copy {
         let Some(kept) = head.watermark.as_ref().map(|watermark| watermark.at) else {
             return Ok(true);
         };
-        let others = own.others()?;
         let aside = match own.copy_aside(kept).await {
             Ok(Some(aside)) => aside,
             Ok(None) => return Ok(false),
@@ -182,7 +182,12 @@ impl Copy {
         // One that has been led for longer is no successor, but somebody else's.
         let is_successor = leader.is_some_and(|leader| leader.since > kept);
         if is_successor {
-            others.restore(broker).await?;
+            let restored = share_again(broker, own).await;
+            if matches!(restored, Err(BeatError::Overtaken)) {
+                // The leader was quicker: the rest the next time.
+                return Ok(false);
+            }
+            restored?;
         }
         error!(target: "orchestrator::beat", known = head.installation, found = shared.installation,
             %kept, shared = %shared.watermark.at, moved_to = %aside.display(), shared_again = is_successor,
@@ -310,6 +315,14 @@ async fn read_shared(broker: &SharedBroker) -> Result<Option<Shared>, BeatError>
         installation,
         watermark,
     }))
+}
+
+async fn share_again(broker: &SharedBroker, own: &OwnState) -> Result<(), BeatError> {
+    if let Some((_, kept)) = own.load()? {
+        let mut states = States::read(broker).await?;
+        states.restore(broker, kept, false).await?;
+    }
+    own.others()?.restore(broker).await
 }
 
 fn is_up_to_date(head: &Head, shared: &Shared) -> bool {
