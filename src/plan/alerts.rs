@@ -220,7 +220,7 @@ impl Standing<'_> {
         let new = missed.filter(|note| note.down_to > Some(from));
         let (mut count, mut span, mut noticed_at) = (0, None, from);
         for note in new {
-            count += note.count;
+            count = note.count.saturating_add(count);
             let (first, _) = span.unwrap_or((note.first, note.last));
             span = Some((first.min(note.first), note.last));
             noticed_at = noticed_at.max(note.down_to?);
@@ -314,7 +314,7 @@ impl Standing<'_> {
         let resumed = self.pause.and_then(|pause| pause.until);
         let from = state.counts_from.max(success.unwrap_or_default());
         let from = from.max(resumed.unwrap_or_default());
-        let since = from + chrono::Duration::from_std(limit.get()).ok()?;
+        let since = from.checked_add_signed(chrono::Duration::from_std(limit.get()).ok()?)?;
         (since <= now).then_some(since)
     }
 }

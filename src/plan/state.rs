@@ -66,7 +66,7 @@ impl JobState {
             anchored_at: None,
             paused: None,
             to_make_up: None,
-            first_run_at: runs_now.then(|| whole_second(from) + chrono::Duration::seconds(1)),
+            first_run_at: runs_now.then(|| whole_second_after(from)),
             as_of: from,
             ledger: Ledger::default(),
         }
@@ -135,7 +135,9 @@ impl JobState {
         match self.ledger.paused_after(over.since.max(self.counts_from)) {
             // A clock that was set back may have ended the pause before its last skipped tick.
             Some((first, last)) => MakeUp {
-                from: first - chrono::Duration::nanoseconds(1),
+                from: first
+                    .checked_sub_signed(chrono::Duration::nanoseconds(1))
+                    .unwrap_or(first),
                 until: until.max(last),
             },
             None => MakeUp {
@@ -198,6 +200,11 @@ impl JobState {
     }
 }
 
+fn whole_second_after(at: DateTime<Utc>) -> DateTime<Utc> {
+    let next = whole_second(at).checked_add_signed(chrono::Duration::seconds(1));
+    next.unwrap_or(at)
+}
+
 fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
 }
@@ -224,6 +231,18 @@ mod tests {
             unique: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),
         }
+    }
+
+    #[test]
+    fn a_job_is_first_seen_at_any_time() {
+        let mut job = job("a");
+        job.policy.first_run = FirstRun::Now;
+        let end = DateTime::<Utc>::MAX_UTC;
+        assert!(
+            JobState::first_seen(&job, at(0), end)
+                .first_run_at
+                .is_some()
+        );
     }
 
     #[test]

@@ -111,6 +111,18 @@ fn a_failure_is_told_at_once_and_again_only_after_a_while_until_it_is_over() {
     assert_eq!(world.told(16), [(Event::Failed, 16)], "it had recovered");
 }
 
+/// The ends of the calendar, which whoever may write a value may write into it.
+#[test]
+fn a_success_of_any_time_is_judged() {
+    let mut world = World::new();
+    for edge in [DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC] {
+        world.ends(1, RunState::Succeeded);
+        let last = world.last.as_mut().unwrap();
+        last.last_success.as_mut().unwrap().finished_at = edge;
+        world.told(2);
+    }
+}
+
 #[test]
 fn what_happened_before_the_webhook_was_there_is_not_told() {
     let mut world = World::new();
