@@ -123,6 +123,25 @@ fn a_success_of_any_time_is_judged() {
     }
 }
 
+/// A worker whose clock was wrong once, or somebody who wants it quiet.
+#[test]
+fn an_end_of_a_time_to_come_silences_nothing() {
+    const YEARS: i64 = 70 * 366 * 24 * 60;
+    let mut world = World::new();
+    world.ends(YEARS, RunState::Succeeded);
+    assert_eq!(world.told(59), []);
+    assert_eq!(world.told(60), [(Event::Overdue, 60)]);
+    world.ends(61, RunState::Succeeded);
+    assert_eq!(world.told(61), [(Event::Recovered, 61)]);
+    world.ends(YEARS, RunState::Failed);
+    assert_eq!(world.told(62), [(Event::Failed, YEARS)]);
+    assert_eq!(world.told(63), [], "told once");
+    world.ends(64, RunState::Succeeded);
+    assert_eq!(world.told(64), [(Event::Recovered, 64)]);
+    world.ends(65, RunState::Failed);
+    assert_eq!(world.told(65), [(Event::Failed, 65)]);
+}
+
 #[test]
 fn what_happened_before_the_webhook_was_there_is_not_told() {
     let mut world = World::new();
