@@ -101,6 +101,7 @@ impl Memory {
         memory.installation.settle(broker).await?;
         let seeded = memory.watermark.clone();
         memory.move_watermark(broker, seeded).await?;
+        memory.others.know_pauses(memory.states.iter())?;
         memory.watch_news(broker).await?;
         Ok(memory)
     }
@@ -314,6 +315,11 @@ impl Memory {
         changed.collect()
     }
 
+    /// Writes anew what others wrote and somebody wrote over.
+    pub(super) async fn mend_others(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
+        self.others.mend(broker).await
+    }
+
     /// Something may have been heard of this job that its state does not say.
     pub(super) fn look_at(&mut self, job: &JobName) {
         self.heard_of.insert(job.clone());
@@ -357,7 +363,7 @@ impl Memory {
     }
 
     fn note(&mut self, change: Change) {
-        self.others.note(&change);
+        let change = self.others.note(change);
         self.hear(change);
     }
 
