@@ -47,6 +47,8 @@ mod http;
 mod init;
 #[path = "e2e/lease_loss.rs"]
 mod lease_loss;
+#[path = "e2e/letters.rs"]
+mod letters;
 #[path = "e2e/locks.rs"]
 mod locks;
 #[path = "e2e/manager.rs"]

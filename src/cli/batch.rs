@@ -63,6 +63,8 @@ enum Failure {
     Json(#[from] serde_json::Error),
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
+    #[error("is not UTF-8: {0}")]
+    Text(#[from] std::string::FromUtf8Error),
     #[error(transparent)]
     Refused(#[from] OpsError),
 }
@@ -92,7 +94,7 @@ pub(super) async fn run(
     });
     let mut submitted = std::pin::pin!(submitted.buffered(AT_ONCE));
     let mut count = Count::default();
-    let mut ended_by = None;
+    let (mut ended_by, mut not_taken) = (None, Vec::new());
     while let Some((number, done)) = submitted.next().await {
         match done {
             Ok(run) => {
@@ -107,22 +109,26 @@ pub(super) async fn run(
                 if count.failed <= TOLD {
                     output::to_stderr(&format!("line {number}: {error}"));
                 }
-                if let Failure::Refused(OpsError::Broker(error)) = error {
-                    // What follows would fare no better.
-                    refused.set(true);
-                    ended_by.get_or_insert(error);
+                match error {
+                    Failure::Refused(OpsError::Broker(error)) => {
+                        // What follows would fare no better.
+                        refused.set(true);
+                        ended_by.get_or_insert(error);
+                        not_taken.push(number);
+                    }
+                    // Nor can anything behind it be read.
+                    Failure::Read(_) => left.set(Some(number)),
+                    Failure::Text(_) | Failure::Json(_) | Failure::Refused(_) => {}
                 }
             }
         }
     }
     count.tell(globals);
+    tell_left(&not_taken, left.get());
     if let Some(error) = ended_by {
-        if let Some(number) = left.get() {
-            output::to_stderr(&format!("line {number} and all after it were not tried"));
-        }
         return Err(CliError::from(error).with_help(
-            "the runs that are listed were accepted: send the other lines once more when `orchestrator doctor` has nothing to \
-             mend. `unique` in the job keeps a line from becoming two runs whose answer alone was lost",
+            "send the lines that were not taken or not tried once more, when `orchestrator doctor` has nothing to mend. \
+             `unique` in the job keeps a line from becoming two runs whose answer alone was lost",
         ));
     }
     match count.failed {
@@ -136,10 +142,10 @@ pub(super) async fn run(
 
 async fn submit(
     submitter: &Submitter<'_>,
-    line: io::Result<String>,
+    line: io::Result<Vec<u8>>,
     wish: &Submission,
 ) -> Result<Submitted, Failure> {
-    let own: Map<String, Value> = serde_json::from_str(&line?)?;
+    let own: Map<String, Value> = serde_json::from_str(&String::from_utf8(line?)?)?;
     let mut args = wish.args.clone();
     args.extend(own);
     let wish = Submission {
@@ -170,6 +176,26 @@ fn tell(run: &Submitted, globals: &Globals) -> Result<(), CliError> {
     }
 }
 
+/// Tells which lines have to be sent once more.
+fn tell_left(not_taken: &[u64], not_tried: Option<u64>) {
+    if !not_taken.is_empty() {
+        output::to_stderr(&format!("not taken: {}", ranges(not_taken)));
+    }
+    if let Some(number) = not_tried {
+        output::to_stderr(&format!("line {number} and all after it were not tried"));
+    }
+}
+
+/// Numbers that ascend, as people write them: `3, 5-9`.
+fn ranges(numbers: &[u64]) -> String {
+    let ranges = numbers.chunk_by(|a, b| a + 1 == *b);
+    let words = ranges.map(|range| match range {
+        [first, .., last] => format!("{first}-{last}"),
+        _ => range.iter().map(u64::to_string).collect(),
+    });
+    format!("lines {}", words.collect::<Vec<_>>().join(", "))
+}
+
 impl Count {
     fn tell(&self, globals: &Globals) {
         if !globals.quiet {
@@ -183,7 +209,7 @@ impl Count {
 
 /// The lines that are not empty, with their numbers. Read by a thread of its own: standard input cannot be
 /// waited for otherwise.
-fn lines(source: Source) -> Result<impl Stream<Item = (u64, io::Result<String>)>, CliError> {
+fn lines(source: Source) -> Result<impl Stream<Item = (u64, io::Result<Vec<u8>>)>, CliError> {
     let reader: Box<dyn BufRead + Send> = match source {
         Source::StandardInput => Box::new(BufReader::new(io::stdin())),
         Source::File(path) => {
@@ -196,9 +222,9 @@ fn lines(source: Source) -> Result<impl Stream<Item = (u64, io::Result<String>)>
     };
     let (sender, receiver) = mpsc::channel(AHEAD);
     std::thread::spawn(move || {
-        for (number, line) in (1..).zip(reader.lines()) {
+        for (number, line) in (1..).zip(reader.split(b'\n')) {
             let is_last = line.is_err();
-            let is_blank = line.as_ref().is_ok_and(|line| line.trim().is_empty());
+            let is_blank = line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty());
             if !is_blank && sender.blocking_send((number, line)).is_err() || is_last {
                 return;
             }
@@ -207,4 +233,15 @@ fn lines(source: Source) -> Result<impl Stream<Item = (u64, io::Result<String>)>
     Ok(futures::stream::unfold(receiver, async |mut receiver| {
         receiver.recv().await.map(|line| (line, receiver))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_told_as_ranges() {
+        assert_eq!(ranges(&[3]), "lines 3");
+        assert_eq!(ranges(&[1, 2, 4, 7, 8, 9]), "lines 1-2, 4, 7-9");
+    }
 }

@@ -188,7 +188,7 @@ async fn groups(broker: &dyn Broker, filter: Filter, globals: &Globals) -> Resul
 
 async fn show(broker: &dyn Broker, letter: LetterRef, globals: &Globals) -> Result<(), CliError> {
     let filter = Filter::default().about(vec![letter]);
-    let found = ops::dead_letters(broker, &filter, usize::MAX).await?;
+    let found = ops::whole_dead_letters(broker, &filter).await?;
     if found.is_empty() {
         return Err(none(&filter));
     }
@@ -218,6 +218,13 @@ async fn describe(broker: &dyn Broker, letter: &DeadView) -> Result<(), CliError
             run.map_or_else(|| "-".to_owned(), ToString::to_string),
         ),
         ("queue", letter.queue.to_string()),
+        (
+            "signed",
+            letter.signed_by.as_ref().map_or_else(
+                || "no".to_owned(),
+                |key| format!("by the key {key}, as it says"),
+            ),
+        ),
         ("given up", letter.at.format("%F %T%.3f UTC").to_string()),
         ("reason", letter.reason.clone()),
     ];
@@ -246,8 +253,19 @@ async fn describe(broker: &dyn Broker, letter: &DeadView) -> Result<(), CliError
             output::to_stdout(&format!("  {line}"))?;
         }
     }
+    let of = letter.message_of.as_ref().map(ToString::to_string);
+    let queue = letter.message_for.as_ref().map(ToString::to_string);
+    for (what, other) in [("run", of), ("queue", queue)] {
+        if let Some(other) = other {
+            output::to_stdout(&format!("\nits message is for another {what}: {other}"))?;
+        }
+    }
     output::to_stdout("\nits message:")?;
-    output::to_stdout(&letter.message)
+    // With one member a line there is nothing to be overlooked.
+    match serde_json::from_str::<serde_json::Value>(&letter.message) {
+        Ok(message) => output::json(&message),
+        Err(_) => output::to_stdout(&letter.message),
+    }
 }
 
 fn tell(decided: &[Decided], filter: &DeadFilter, globals: &Globals) -> Result<(), CliError> {

@@ -140,6 +140,8 @@ fn exit(error: &OpsError) -> Exit {
         | OpsError::NotHeld(_) => Exit::NotFound,
         OpsError::Refused { .. }
         | OpsError::NeedsSignature(_)
+        | OpsError::OfAnotherRun(..)
+        | OpsError::SignedLongAgo(_)
         | OpsError::NotVouchedFor(_)
         | OpsError::DefinitionNotVouchedFor { .. }
         | OpsError::Copy(_) => Exit::NotPermitted,
@@ -202,6 +204,8 @@ fn help(error: &OpsError) -> Option<String> {
         | OpsError::Ended { .. }
         | OpsError::Contended(_)
         | OpsError::NeedsSignature(_)
+        | OpsError::OfAnotherRun(..)
+        | OpsError::SignedLongAgo(_)
         | OpsError::NotVouchedFor(_)
         | OpsError::Copy(_)
         | OpsError::Message(_)

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::{OpsError, retry::Original};
 use crate::{
-    broker::{Broker, DeadLetter, Refused, RefusedBy},
+    broker::{Broker, Bucket, DeadLetter, Refused, RefusedBy},
     job::{JobName, QueueName},
-    run::{Refusal, RunId, RunMessage, Standing},
+    run::{Refusal, RunId, RunMessage, RunRecord, RunState, Standing, good_until},
 };
 
 /// A dead letter as it is shown.
@@ -28,8 +28,20 @@ pub struct DeadView {
     /// What refused it, if it was not even tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
-    /// The beginning of the message as text, what is not text replaced.
+    /// The key with which its message says that it is signed; whether that is so is seen when it is retried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
+    /// The run that its message is for, if the letter names another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_of: Option<RunId>,
+    /// The queue that its message is for, if it did not come from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_for: Option<QueueName>,
+    /// The message as text, what is not text replaced.
     pub message: String,
+    /// Whether there is more of the message.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub message_is_cut: bool,
 }
 
 /// Dead letters of one job with the same reason.
@@ -121,8 +133,8 @@ impl DeadFilter {
 
 /// How many letters are asked for at once.
 const PAGE: usize = 200;
-/// How much of a dead letter's message is shown.
-const SHOWN_MESSAGE: usize = 4096;
+/// How much of a dead letter's message a list has.
+const LISTED_MESSAGE: usize = 4096;
 
 /// The wanted letters, newest first, at most `limit`.
 async fn letters(
@@ -146,24 +158,40 @@ async fn letters(
     Ok(found)
 }
 
-/// The wanted dead letters, newest first, at most `limit`.
+/// The wanted dead letters, newest first, at most `limit`, with the beginning of their messages.
 pub async fn dead_letters(
     broker: &dyn Broker,
     filter: &DeadFilter,
     limit: usize,
 ) -> Result<Vec<DeadView>, OpsError> {
     let letters = letters(broker, filter, limit).await?;
+    let view = |(sequence, letter)| view(sequence, letter, LISTED_MESSAGE);
     Ok(letters.into_iter().map(view).collect())
 }
 
-fn view((sequence, letter): (u64, DeadLetter)) -> DeadView {
-    let shown = letter
-        .payload
-        .get(..SHOWN_MESSAGE)
-        .unwrap_or(&letter.payload);
+/// All wanted dead letters, newest first, with their whole messages: who has one run again signs all of it.
+pub async fn whole_dead_letters(
+    broker: &dyn Broker,
+    filter: &DeadFilter,
+) -> Result<Vec<DeadView>, OpsError> {
+    let letters = letters(broker, filter, usize::MAX).await?;
+    let view = |(sequence, letter)| view(sequence, letter, usize::MAX);
+    Ok(letters.into_iter().map(view).collect())
+}
+
+fn view(sequence: u64, letter: DeadLetter, most: usize) -> DeadView {
+    let shown = letter.payload.get(..most).unwrap_or(&letter.payload);
+    let message = RunMessage::decode(&letter.payload).ok();
+    let of = message.as_ref().map(|message| &message.run_id);
+    let queue = message.as_ref().map(|message| &message.queue);
+    let key = |signature: &str| Some(signature.split(' ').nth(1)?.to_owned());
     DeadView {
         sequence,
+        signed_by: letter.signature.as_deref().and_then(key),
+        message_of: of.filter(|of| letter.run_id.as_ref() != Some(of)).cloned(),
+        message_for: queue.filter(|queue| **queue != letter.queue).cloned(),
         message: String::from_utf8_lossy(shown).into_owned(),
+        message_is_cut: shown.len() < letter.payload.len(),
         run_id: letter.run_id,
         queue: letter.queue,
         at: letter.at,
@@ -224,10 +252,7 @@ pub async fn retry_dead(
 ) -> Result<Vec<Decided>, OpsError> {
     let mut decided = Vec::new();
     for (sequence, letter) in letters(broker, filter, usize::MAX).await?.into_iter().rev() {
-        let retried = match may_be_retried(broker, filter, sequence, &letter) {
-            Ok(()) => retry_letter(broker, sequence, &letter, now).await,
-            Err(error) => Err(error),
-        };
+        let retried = retry_letter(broker, filter, (sequence, &letter), now).await;
         let (retried_as, error) = match retried {
             Ok(run) => (Some(run), None),
             // Nothing else will succeed either.
@@ -247,45 +272,62 @@ pub async fn retry_dead(
     Ok(decided)
 }
 
-/// Whether a letter may be run again. Who signs vouches for what the letter says: for one without a signature of
-/// somebody who may publish only if a person has named it by its number, because it may call itself by any run.
-fn may_be_retried(
+/// Whether a letter may be run again. Who signs vouches for what the letter says. So what nobody who may publish has signed,
+/// or signed for another run or too long ago, and what was executed already, is run only if a person has named the letter by
+/// its number: it may call itself by any run.
+async fn may_be_retried(
     broker: &dyn Broker,
     filter: &DeadFilter,
-    sequence: u64,
-    letter: &DeadLetter,
+    (sequence, letter): (u64, &DeadLetter),
+    message: &RunMessage,
+    now: DateTime<Utc>,
 ) -> Result<(), OpsError> {
-    let by_signature = letter
-        .refused
-        .as_ref()
-        .is_some_and(|refused| refused.by == RefusedBy::Signature);
+    let refused = letter.refused.as_ref();
+    let by_signature = refused.is_some_and(|refused| refused.by == RefusedBy::Signature);
     let Some(authority) = broker.authority() else {
         return match by_signature {
             true => Err(OpsError::NeedsSignature(sequence)),
             false => Ok(()),
         };
     };
-    let subject = letter.subject.as_deref().unwrap_or_default();
-    let standing = authority.judge(subject, letter.signature.as_deref(), &letter.payload);
-    let is_a_copy = letter
-        .refused
-        .as_ref()
-        .is_some_and(|refused| refused.rule == Refusal::Replayed.rule());
-    match standing {
-        Standing::Genuine if is_a_copy && !filter.names(sequence) => Err(OpsError::Copy(sequence)),
-        Standing::Genuine => Ok(()),
-        Standing::Forged(_) | Standing::Unknown(_) if filter.names(sequence) => Ok(()),
-        Standing::Forged(_) | Standing::Unknown(_) => Err(OpsError::NotVouchedFor(sequence)),
+    if filter.names(sequence) {
+        return Ok(());
     }
+    let subject = letter.subject.as_deref().unwrap_or_default();
+    match authority.judge(subject, letter.signature.as_deref(), &letter.payload) {
+        Standing::Genuine => {}
+        Standing::Forged(_) | Standing::Unknown(_) => {
+            return Err(OpsError::NotVouchedFor(sequence));
+        }
+    }
+    if letter.run_id.as_ref() != Some(&message.run_id) {
+        return Err(OpsError::OfAnotherRun(sequence, message.run_id.clone()));
+    }
+    let is_a_copy = refused.is_some_and(|refused| refused.rule == Refusal::Replayed.rule());
+    if is_a_copy || has_ended_otherwise(broker, &message.run_id).await? {
+        return Err(OpsError::Copy(sequence));
+    }
+    match good_until(message) < now {
+        true => Err(OpsError::SignedLongAgo(sequence)),
+        false => Ok(()),
+    }
+}
+
+/// Whether the run has ended, and not as a dead letter.
+async fn has_ended_otherwise(broker: &dyn Broker, run_id: &RunId) -> Result<bool, OpsError> {
+    let entry = broker.get(Bucket::Runs, &run_id.key()).await?;
+    let record = entry.and_then(|entry| RunRecord::read(run_id, &entry.value).ok());
+    Ok(record.is_some_and(|record| record.state.is_final() && record.state != RunState::Dead))
 }
 
 async fn retry_letter(
     broker: &dyn Broker,
-    sequence: u64,
-    letter: &DeadLetter,
+    filter: &DeadFilter,
+    (sequence, letter): (u64, &DeadLetter),
     now: DateTime<Utc>,
 ) -> Result<RunId, OpsError> {
     let message = RunMessage::decode(&letter.payload)?;
+    may_be_retried(broker, filter, (sequence, letter), &message, now).await?;
     let original = Original {
         run_id: message.run_id.clone(),
         parent: message.parent.clone(),

@@ -112,6 +112,17 @@ pub enum OpsError {
         /// What is wrong with its signature.
         reason: String,
     },
+    /// A letter that names another run than its message.
+    #[error(
+        "its message is that of another run, {1}: look at it with `orchestrator dead show {0}`, then discard it, or retry it by that number"
+    )]
+    OfAnotherRun(u64, RunId),
+    /// A letter of which nobody knows any more whether its run was executed.
+    #[error(
+        "its message was signed so long ago that it is not known any more whether it has run: look at it with `orchestrator \
+         dead show {0}`, then retry it by that number"
+    )]
+    SignedLongAgo(u64),
     /// A dead letter whose run was executed.
     #[error(
         "its message is a copy of one that was executed: look at it with `orchestrator dead show {0}`, then discard it, or \

@@ -21,7 +21,7 @@ mod submit;
 
 pub use dead::{
     DeadFilter, DeadGroup, DeadView, Decided, LetterRef, dead_groups, dead_letters, discard_dead,
-    retry_dead,
+    retry_dead, whole_dead_letters,
 };
 pub use definition::find_job;
 pub use diff::{JobChange, JobDiff, ValueChange, diff};

@@ -233,11 +233,11 @@ async fn find(broker: &dyn Broker, run_id: &RunId) -> Result<Found, OpsError> {
     // exists is found, but for a claim between the two looks, hence the second.
     for _ in 0..2 {
         if let Some(entry) = broker.get(Bucket::Runs, &run_id.key()).await? {
-            let record: RunRecord =
-                serde_json::from_slice(&entry.value).map_err(|error| OpsError::Foreign {
-                    what: format!("record of `{run_id}`"),
-                    reason: error.to_string(),
-                })?;
+            let record = RunRecord::read(run_id, &entry.value);
+            let record = record.map_err(|reason| OpsError::Foreign {
+                what: format!("record of `{run_id}`"),
+                reason,
+            })?;
             let stored = match record.state.is_final() {
                 true => None,
                 false => stored(broker, run_id, &record.queue).await?,

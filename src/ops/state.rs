@@ -299,17 +299,20 @@ pub async fn import_state(
             overlaps.insert(job.name, job.policy.overlap);
         }
     }
+    let mut letters = state.dead.clone();
     for run in &state.runs {
-        if let Some(letter) = not_vouched_for(broker, run, state.exported_at) {
+        match not_vouched_for(broker, run, state.exported_at) {
+            Some(letter) => letters.push(letter),
+            None => amount.runs += usize::from(import_run(broker, run, &overlaps).await?),
+        }
+    }
+    // Those that are there, from an import that was cut off or because they never went, would be run again twice.
+    let known = dead_letters(broker).await?;
+    for letter in letters {
+        if !known.contains(&letter) {
             broker.dead_letter(letter).await?;
             amount.dead += 1;
-            continue;
         }
-        amount.runs += usize::from(import_run(broker, run, &overlaps).await?);
-    }
-    for letter in &state.dead {
-        broker.dead_letter(letter.clone()).await?;
-        amount.dead += 1;
     }
     for value in &state.values {
         let bytes = value.value.get().as_bytes().to_vec();

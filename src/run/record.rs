@@ -156,6 +156,16 @@ pub enum AttemptEnd {
 }
 
 impl RunRecord {
+    /// Reads the record that is stored for `run_id`. One of another run is none: who may write records could have
+    /// that one run in its place. Fails with what is wrong.
+    pub fn read(run_id: &RunId, value: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+        match record.run_id == *run_id {
+            true => Ok(record),
+            false => Err(format!("it is that of another run, {}", record.run_id)),
+        }
+    }
+
     /// The record of a run that was accepted but never claimed.
     pub fn queued(message: &RunMessage) -> Self {
         Self {

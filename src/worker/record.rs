@@ -33,7 +33,7 @@ impl Shared {
         let Some(entry) = entry else {
             return Ok(Ok(None));
         };
-        let record = serde_json::from_slice(&entry.value);
+        let record = RunRecord::read(&message.run_id, &entry.value);
         Ok(record
             .map(|record| Some((record, entry.revision)))
             .map_err(|error| Foreign(format!("its record is not understood: {error}"))))

@@ -211,6 +211,30 @@ async fn a_reply_goes_where_its_user_may_not_publish() {
     assert!(!marker.exists(), "{letter}");
 }
 
+/// What a header asks for is not in the subject, so permissions do not reach it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_write_one_value_cannot_remove_all() {
+    let shipped = Shipped::start();
+    let running = start(&shipped);
+    let worker = connected(&shipped, "worker_high").await;
+    let kept = "$KV.ORCH_RUNS.evil.1";
+    worker.request(kept, "kept".into()).await.unwrap();
+    for subject in ["$KV.ORCH_RUNS.evil.2", "$KV.ORCH_STATE.last.tick"] {
+        for rollup in ["all", "sub"] {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Rollup", rollup);
+            let answer = worker.request_with_headers(subject, headers, "x".into());
+            let answer = answer.await.unwrap().payload;
+            let answer: Value = serde_json::from_slice(&answer).unwrap();
+            assert!(answer.get("error").is_some(), "{subject}: {answer}");
+        }
+    }
+    let viewer = connected(&shipped, "viewer").await;
+    assert!(is_stored(&viewer, "KV_ORCH_RUNS", kept).await);
+    let jobs = running.as_role(&shipped, "viewer", &["jobs"]);
+    assert!(String::from_utf8_lossy(&jobs.stdout).contains("tick"));
+}
+
 /// The same for every role, by an answer. What beat owns is written over by one who may only read, and beat goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_has_the_server_write_where_it_may_not() {

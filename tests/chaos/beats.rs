@@ -110,7 +110,12 @@ impl Beats {
                 frozen.signal(rustix::process::Signal::CONT);
             }
             6 => {
-                assert!(self.running[at].take().unwrap().stop().success());
+                let stopped = self.running[at].take().unwrap();
+                // One that has hardly been started knows no signals yet.
+                wait_for("a beat that can be stopped", || {
+                    stopped.log().contains("connected to NATS").then_some(())
+                });
+                assert!(stopped.stop().success());
                 self.start(at);
             }
             7 => {

@@ -225,7 +225,7 @@ fn the_doctor_sees_streams_that_were_changed() {
     // A bucket that somebody made with other settings: values in it are never forgotten.
     let other = json!({
         "name": "KV_ORCH_WORKERS", "subjects": ["$KV.ORCH_WORKERS.>"], "storage": "file", "retention": "limits",
-        "discard": "new", "max_msgs_per_subject": 1, "allow_rollup_hdrs": true, "deny_delete": true,
+        "discard": "new", "max_msgs_per_subject": 1, "deny_delete": true,
         "allow_direct": true, "num_replicas": 1,
     });
     let subject = "$JS.API.STREAM.CREATE.KV_ORCH_WORKERS";

@@ -212,6 +212,20 @@ fn what_waits_leaves_room_for_those_who_execute_it() {
     let mut accepted: BTreeSet<_> = refused.stdout.lines().map(str::to_owned).collect();
     // Also those that were on their way beside the first one that was refused are told: as many as are there.
     assert!(!accepted.is_empty(), "{}", refused.stderr);
+    let not_taken = refused.stderr.lines();
+    let not_taken = not_taken.filter_map(|line| line.strip_prefix("not taken: lines "));
+    let not_taken = not_taken
+        .flat_map(|ranges| ranges.split(", "))
+        .map(|range| {
+            let ends: Vec<usize> = range.split('-').map(|n| n.parse().unwrap()).collect();
+            ends[ends.len() - 1] - ends[0] + 1
+        });
+    assert_eq!(
+        not_taken.sum::<usize>() + accepted.len(),
+        400,
+        "{}",
+        refused.stderr
+    );
     let queues = here.json(&["queues"]);
     let mut queues = queues.as_array().unwrap().iter();
     let pages = queues.find(|queue| queue["queue"] == "pages").unwrap();

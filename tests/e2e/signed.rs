@@ -29,10 +29,10 @@ pub(crate) struct Hostile {
 }
 
 /// A stored message, as anybody can read it.
-struct Stolen {
-    subject: String,
-    signature: String,
-    payload: Vec<u8>,
+pub(crate) struct Stolen {
+    pub(crate) subject: String,
+    pub(crate) signature: String,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Hostile {
@@ -64,7 +64,7 @@ impl Hostile {
         self.request(subject, request).get("error").is_none()
     }
 
-    fn steal(&self, job: &str) -> Stolen {
+    pub(crate) fn steal(&self, job: &str) -> Stolen {
         use base64::{Engine, engine::general_purpose::STANDARD};
         let which = json!({ "seq": 1, "next_by_subj": format!("orch.jobs.*.{job}.>") });
         let request = Request::new().payload(which.to_string().into());
@@ -149,7 +149,7 @@ fn refused(here: &Installation, before: usize, rule: &str) -> Value {
     letter
 }
 
-fn succeeded(here: &Installation, run: &str) {
+pub(crate) fn succeeded(here: &Installation, run: &str) {
     wait_for("its success", || {
         (here.try_json(&["show", run])?["state"] == "succeeded").then_some(())
     });
@@ -343,7 +343,7 @@ fn age_keeps_no_run_from_being_retried_or_from_waiting_for_its_time() {
     assert_eq!(letters(&here).len(), 1);
 }
 
-fn private(path: &str) -> String {
+pub(crate) fn private(path: &str) -> String {
     let text = fs::read_to_string(path).unwrap();
     text.lines().last().unwrap().to_owned()
 }

@@ -117,6 +117,9 @@ fn an_installation_moves_to_nats() {
     let again = here.run(&["state", "import", &file]);
     assert_eq!(again.code, 7, "{}", again.stderr);
     assert!(again.stderr.contains("--replace"), "{}", again.stderr);
+    let again = here.json(&["state", "import", &file, "--replace"]);
+    assert_eq!(again["dead"], 0, "it is there: {again}");
+    assert_eq!(here.json(&["dead"]).as_array().unwrap().len(), 1);
     let _beat = here.start("beat", &["beat"]);
     let _worker = here.start(
         "worker",

@@ -84,7 +84,7 @@ fn batches(here: &Installation) {
 
     std::fs::write(
         &file,
-        "{\"url\": \"a\"}\n\nnonsense\n{}\n[1]\n{\"url\": \"b\"}\n",
+        b"{\"url\": \"a\"}\n\nnonsense\n{}\n[1]\n{\"url\": \"caf\xe9\"}\n{\"url\": \"b\"}\n",
     )
     .unwrap();
     let bad = here.run(&["run", "page", "--batch", &file]);
@@ -94,6 +94,7 @@ fn batches(here: &Installation) {
         "line 4:",
         "`url`",
         "line 5:",
+        "line 6: is not UTF-8",
         "accepted 2",
     ] {
         assert!(bad.stderr.contains(part), "no {part}: {}", bad.stderr);

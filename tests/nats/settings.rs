@@ -78,7 +78,7 @@ async fn changed_settings_of_streams_are_named() {
     });
     let bucket = json!({
         "subjects": subjects("KV_ORCH_RUNS", "b.>"), "no_ack": true, "discard": "old", "max_msgs_per_subject": 2,
-        "max_age": 3600 * SECOND, "allow_rollup_hdrs": false, "max_msg_size": 1000,
+        "max_age": 3600 * SECOND, "allow_rollup_hdrs": true, "max_msg_size": 1000,
     });
     let logs = json!({
         "subjects": subjects("ORCH_LOGS", "c.>"), "no_ack": true, "discard": "new", "max_msgs": 10, "max_bytes": 10_000,

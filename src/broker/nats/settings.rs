@@ -62,7 +62,7 @@ impl NatsBroker {
                     "max_msgs_per_subject": 1,
                     "max_age": nanoseconds(age),
                     "duplicate_window": nanoseconds(window),
-                    "allow_rollup_hdrs": true,
+                    "allow_rollup_hdrs": false,
                     "deny_delete": true,
                     "allow_direct": true,
                 })

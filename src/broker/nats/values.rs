@@ -162,8 +162,9 @@ pub(super) async fn delete(
         return Ok(());
     }
     let mut headers = HeaderMap::new();
-    headers.insert(OPERATION_HEADER, "PURGE");
-    headers.insert("Nats-Rollup", "sub");
+    // The marker takes the place of the value, of which there is one. A roll-up, as for `PURGE`, is not allowed in the
+    // stream: who may write one key could remove all by it.
+    headers.insert(OPERATION_HEADER, "DEL");
     let stored = write(nats, bucket, key, headers, Vec::new()).await;
     stored.map_err(|error| nats.error(&format!("delete {key}"), error))?;
     Ok(())

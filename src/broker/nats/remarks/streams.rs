@@ -53,7 +53,10 @@ fn vital(stream: Stream) -> Vec<Rule> {
             failed("discard_new_per_subject", "no value can be changed"),
             failed("max_age", "values are forgotten too soon, or never"),
             failed("max_consumers", "not everybody can follow the changes"),
-            failed("allow_rollup_hdrs", "no value can be removed"),
+            failed(
+                "allow_rollup_hdrs",
+                "who may write one value can remove all of them",
+            ),
             failed("sealed", "no value can be written"),
             warned("max_msgs_per_subject", "values that were replaced stay"),
         ],
