@@ -14,7 +14,7 @@ use tracing::error;
 
 use super::{BeatError, shared::encode};
 use crate::{
-    broker::{Bucket, Change, Changes, Durability, Entry, Revision, SharedBroker},
+    broker::{BrokerError, Bucket, Change, Changes, Durability, Entry, Revision, SharedBroker},
     job::JobName,
     plan::{JobState, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX},
     run::{LAST_RUN_PREFIX, LastRun},
@@ -145,10 +145,19 @@ impl Others {
                      broker wrote over it");
                 let expected = Some(revision);
                 let value = value.clone();
-                // Written since: that is heard of.
-                broker
+                let written = broker
                     .compare_and_set(Bucket::State, key, expected, value, Durability::Power)
-                    .await?;
+                    .await;
+                match written {
+                    // Or written since: that is heard of.
+                    Ok(_) => {}
+                    // No reason to fire no tick.
+                    Err(refused @ BrokerError::NotPermitted { .. }) => {
+                        let help = refused.help();
+                        error!(target: "orchestrator::beat", key, error = %refused, help, "it stays as it is");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             self.spoilt.pop_first();
         }
@@ -199,5 +208,37 @@ fn is_understood(entry: &Entry) -> bool {
     match entry.key.starts_with(LAST_RUN_PREFIX) {
         true => is::<LastRun>(entry),
         false => is::<Pause>(entry),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "paused_queue.high";
+    const PAUSE: &[u8] = br#"{"since":"2026-11-23T10:00:00Z"}"#;
+
+    fn put(value: &[u8], revision: &str) -> Change {
+        Change::Put(Entry {
+            key: KEY.to_owned(),
+            value: value.to_vec(),
+            revision: serde_json::from_str(revision).unwrap(),
+        })
+    }
+
+    #[test]
+    fn what_is_written_over_stays_known_until_it_is_removed() {
+        let mut others = Others::default();
+        assert_eq!(others.note(put(b"", "1")), put(b"", "1"), "never seen");
+        assert!(others.spoilt.is_empty() && others.values.is_empty());
+        others.note(put(PAUSE, "2"));
+        assert_eq!(others.note(put(b"[]", "3")), put(PAUSE, "3"));
+        assert_eq!(others.spoilt.keys().collect::<Vec<_>>(), [KEY]);
+        others.note(put(PAUSE, "4"));
+        assert!(others.spoilt.is_empty(), "somebody was faster");
+        others.note(put(b"", "5"));
+        let key = KEY.to_owned();
+        others.note(Change::Deleted { key });
+        assert!(others.spoilt.is_empty() && others.values.is_empty());
     }
 }
