@@ -17,6 +17,8 @@ use crate::{
 
 /// How far the watermark may be behind while beat is well: it is moved once a minute at least.
 const WATERMARK: chrono::Duration = chrono::Duration::minutes(3);
+/// The same while beat says that it is held up.
+const HELD_UP: chrono::Duration = chrono::Duration::seconds(5);
 /// How far ahead of this machine's clock beat's may be.
 const CLOCKS: chrono::Duration = chrono::Duration::seconds(2);
 /// A sign of life that is dated further ahead says nothing of how long beat has been silent.
@@ -95,7 +97,11 @@ pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Findi
         findings.extend(clocks(jobs, now));
         findings.extend(jobs.beat.iter().flat_map(|leader| webhooks(leader, now)));
     }
-    let watermark = permitted(watermark(broker, now).await, &mut findings)?;
+    let held_up = jobs
+        .as_ref()
+        .and_then(|jobs| jobs.beat.as_ref()?.held_up.as_ref());
+    let patience = held_up.map_or(WATERMARK, |_| HELD_UP);
+    let watermark = permitted(watermark(broker, patience, now).await, &mut findings)?;
     findings.extend(watermark);
     if let Some(jobs) = &jobs {
         findings.push(schedules(jobs));
@@ -187,13 +193,17 @@ fn webhooks(leader: &Leader, now: DateTime<Utc>) -> Vec<Finding> {
     found.collect()
 }
 
-async fn watermark(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Finding, BrokerError> {
+async fn watermark(
+    broker: &dyn Broker,
+    patience: chrono::Duration,
+    now: DateTime<Utc>,
+) -> Result<Finding, BrokerError> {
     let entry = broker.get(Bucket::State, WATERMARK_KEY).await?;
     let known = entry.and_then(|entry| serde_json::from_slice::<Watermark>(&entry.value).ok());
     Ok(match known {
         None => Finding::warning("ticks", "nothing is known yet of any tick")
             .with_help("beat writes it down when it begins to lead: start `orchestrator beat`"),
-        Some(watermark) if now - watermark.at > WATERMARK => {
+        Some(watermark) if now - watermark.at > patience => {
             let at = watermark
                 .at
                 .to_rfc3339_opts(chrono::SecondsFormat::Secs, true);

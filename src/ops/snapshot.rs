@@ -8,7 +8,7 @@ use std::{
 };
 
 use chrono::SecondsFormat;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::InstallationState;
 
@@ -54,12 +54,18 @@ pub fn read_snapshot(directory: &Path) -> io::Result<Option<(PathBuf, Installati
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    let any = !snapshots.is_empty();
     for path in snapshots {
         match InstallationState::decode(&fs::read(&path)?) {
             Ok(state) => return Ok(Some((path, state))),
             Err(reason) => warn!(target: "orchestrator::state", path = %path.display(), %reason,
                 "a snapshot is passed over"),
         }
+    }
+    if any {
+        error!(target: "orchestrator::state", directory = %directory.display(),
+            "no snapshot is whole: the schedule begins anew, without pauses and what waited; if there is a whole one \
+             elsewhere, stop this, remove the store, and put that one here");
     }
     Ok(None)
 }

@@ -129,6 +129,9 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
     assert!(explained.contains(why), "{explained}");
     let held = finding(&here, "beat", "has no room").unwrap();
     assert_eq!(held["state"], "failed", "{held}");
+    wait_for("ticks without a verdict", || {
+        finding(&here, "ticks", "have no verdict yet")
+    });
     let room = finding(&here, "room", "ORCH_JOBS holds").unwrap();
     assert_eq!(room["state"], "warning", "{room}");
     let refused = here.run(&["run", "page"]);
