@@ -280,7 +280,7 @@ impl Copy {
         }
         loop {
             match written.next().now_or_never() {
-                Some(Some(change)) => others.note(&change?),
+                Some(Some(change)) => _ = others.note(change?),
                 Some(None) => return Ok(()),
                 None => break,
             }

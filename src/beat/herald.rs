@@ -13,7 +13,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
@@ -102,10 +102,13 @@ impl Herald {
                 );
                 couriers.spawn(clock::same(courier.run(recalled.clone())));
             }
-            let is_over = tokio::select! {
-                biased;
-                changed = self.in_force.changed() => changed.is_err(),
-                () = stop.cancelled() => true,
+            let is_over = loop {
+                tokio::select! {
+                    biased;
+                    changed = self.in_force.changed() => break changed.is_err(),
+                    () = stop.cancelled() => break true,
+                    Some(ended) = couriers.join_next() => tell_panic(ended),
+                }
             };
             recalled.cancel();
             let all = async { while couriers.join_next().await.is_some() {} };
@@ -115,6 +118,14 @@ impl Herald {
                 return;
             }
         }
+    }
+}
+
+fn tell_panic(ended: Result<(), JoinError>) {
+    if let Err(panicked) = ended {
+        error!(target: "orchestrator::notify", %panicked,
+            "a defect of this program ended what tells a webhook, or the log: nothing more is told there until the \
+             schedules are read again");
     }
 }
 

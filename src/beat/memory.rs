@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     broker::{Bucket, Cas, Change, Changes, Durability, Revision, SharedBroker},
+    clock,
     job::JobName,
     plan::{JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
     run::{LAST_RUN_PREFIX, LastRun, Past},
@@ -100,6 +101,7 @@ impl Memory {
         memory.installation.settle(broker).await?;
         let seeded = memory.watermark.clone();
         memory.move_watermark(broker, seeded).await?;
+        memory.others.know_pauses(memory.states.iter())?;
         memory.watch_news(broker).await?;
         Ok(memory)
     }
@@ -297,7 +299,7 @@ impl Memory {
     }
 
     /// The states of jobs of which something was heard that they do not say.
-    pub(super) fn heard(&self, jobs: &JobSet) -> Vec<(JobName, JobState)> {
+    pub(super) fn heard(&self, jobs: &JobSet, now: DateTime<Utc>) -> Vec<(JobName, JobState)> {
         let changed = self.heard_of.iter().filter_map(|name| {
             let (job, state) = (jobs.get(name)?, self.states.get(name)?);
             let pause = self.pauses.get(name);
@@ -305,9 +307,17 @@ impl Memory {
                 return None;
             }
             let heard = (pause, self.pasts.get(name));
-            Some((name.clone(), state.heard(job, heard, self.watermark.at)?))
+            Some((
+                name.clone(),
+                state.heard(job, heard, self.watermark.at, now)?,
+            ))
         });
         changed.collect()
+    }
+
+    /// Writes anew what others wrote and somebody wrote over.
+    pub(super) async fn mend_others(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
+        self.others.mend(broker).await
     }
 
     /// Something may have been heard of this job that its state does not say.
@@ -353,7 +363,7 @@ impl Memory {
     }
 
     fn note(&mut self, change: Change) {
-        self.others.note(&change);
+        let change = self.others.note(change);
         self.hear(change);
     }
 
@@ -362,7 +372,8 @@ impl Memory {
             Change::Put(entry) => {
                 if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX) {
                     self.look_at(&name);
-                    self.pasts.insert(name, Past::from(&last));
+                    let now = clock::now().max(self.watermark.at);
+                    self.pasts.insert(name, Past::from(&last).heard_at(now));
                 } else if let Some((name, pause)) = read_job::<Pause>(&entry, PAUSE_PREFIX) {
                     self.look_at(&name);
                     self.pauses.insert(name, pause);

@@ -302,7 +302,8 @@ impl Beat {
     /// Writes what was heard of pauses and of finished runs into the job states, between two steps: a
     /// repeated step sees the same.
     async fn take_over_news(&mut self) -> Result<(), BeatError> {
-        let changed = self.memory.heard(&self.jobs);
+        self.memory.mend_others(&self.broker).await?;
+        let changed = self.memory.heard(&self.jobs, clock::now());
         for (job, state) in &changed {
             let paused_until = state.paused.as_ref().and_then(|pause| pause.until);
             debug!(target: "orchestrator::beat", %job, paused = state.paused.is_some(),

@@ -189,7 +189,8 @@ fn help(error: &OpsError) -> Option<String> {
         OpsError::OneAtATime(_) => "set overlap = \"allow\" in the job",
         OpsError::DefinitionNotVouchedFor { .. } => {
             "let beat sign (`beat --signing-key`) and name its public key with --trusted-keys; if both is so, somebody \
-             else wrote the definition: `orchestrator diff` shows what, and beat writes it anew when it starts or reloads"
+             else wrote the definition: `orchestrator diff DIR`, with the directory of the schedules, shows what, and \
+             beat writes it anew when it starts or reloads"
         }
         OpsError::NotEmpty { .. } => "use another --namespace, or --replace to replace its values",
         OpsError::BeatAtWork { .. } => {

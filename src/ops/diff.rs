@@ -119,7 +119,7 @@ fn after_reload(
         Some(state) => state.redefined(job, now, now).unwrap_or(state.clone()),
     };
     let news = (state.paused.as_ref(), past);
-    state.heard(job, news, now).unwrap_or(state)
+    state.heard(job, news, now, now).unwrap_or(state)
 }
 
 fn next(job: &Arc<Job>, state: Option<&JobState>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {

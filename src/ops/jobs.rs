@@ -108,7 +108,7 @@ pub async fn ledgers(
         let entry = broker.get(Bucket::State, &key).await?;
         let state = entry.and_then(|entry| serde_json::from_slice::<JobState>(&entry.value).ok());
         let ledger = state.map(|state| state.ledger).unwrap_or_default();
-        if ledger.missed + ledger.skipped + ledger.coalesced > 0 {
+        if ledger.missed.max(ledger.skipped).max(ledger.coalesced) > 0 {
             found.push((job.clone(), ledger));
         }
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::OpsError;
 use crate::{
-    broker::{Broker, LogStream},
+    broker::{Broker, LogChunk, LogStream},
     run::RunId,
 };
 
@@ -38,6 +38,16 @@ pub struct Position {
     offset: u64,
 }
 
+impl Position {
+    fn behind(sequence: u64, chunk: &LogChunk) -> Self {
+        Self {
+            sequence,
+            attempt: chunk.attempt,
+            offset: chunk.offset.saturating_add(chunk.bytes.len() as u64),
+        }
+    }
+}
+
 /// The output after `position`, which is moved on. Call it again until nothing comes.
 pub async fn read_logs(
     broker: &dyn Broker,
@@ -51,11 +61,7 @@ pub async fn read_logs(
             true => position.offset,
             false => 0,
         };
-        *position = Position {
-            sequence,
-            attempt: chunk.attempt,
-            offset: chunk.offset + chunk.bytes.len() as u64,
-        };
+        *position = Position::behind(sequence, &chunk);
         lines.push(LogLine {
             attempt: chunk.attempt,
             stream: chunk.stream,
@@ -66,4 +72,21 @@ pub async fn read_logs(
         });
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_may_claim_any_place() {
+        let chunk = LogChunk {
+            attempt: 1,
+            stream: LogStream::Stdout,
+            at: DateTime::UNIX_EPOCH,
+            offset: u64::MAX,
+            bytes: b"hello".to_vec(),
+        };
+        assert_eq!(Position::behind(7, &chunk).offset, u64::MAX);
+    }
 }

@@ -109,7 +109,7 @@ pub async fn resume_queue(
 }
 
 async fn begin(broker: &dyn Broker, key: &str, new: NewPause) -> Result<Pause, OpsError> {
-    let before = read(broker, key).await?;
+    let before = read(broker, key).await?.and_then(Result::ok);
     let in_force = before.filter(|pause| pause.covers(new.now));
     let pause = Pause {
         since: in_force.map_or(new.now, |pause| pause.since),
@@ -127,19 +127,22 @@ async fn end(
     skipped: Skipped,
     now: DateTime<Utc>,
 ) -> Result<Option<Pause>, OpsError> {
-    let in_force = read(broker, key).await?;
-    let Some(pause) = in_force.filter(|pause| pause.covers(now)) else {
+    let found = read(broker, key).await?;
+    // What one that is not understood has skipped is not known.
+    let is_understood = matches!(found, Some(Ok(_)));
+    let found = found.map(|found| found.unwrap_or_else(|NotUnderstood| Pause::not_understood()));
+    let Some(pause) = found.filter(|pause| pause.covers(now)) else {
         return Ok(None);
     };
     let over = Pause {
         until: Some(now),
-        catch_up: skipped == Skipped::MadeUpFor,
+        catch_up: is_understood && skipped == Skipped::MadeUpFor,
         ..pause
     };
     write(broker, key, over).await.map(Some)
 }
 
-/// The queues whose pause is in force.
+/// The queues whose pause is in force, or not understood: workers take nothing from those either.
 pub(super) async fn paused_queues(
     broker: &dyn Broker,
     now: DateTime<Utc>,
@@ -147,15 +150,22 @@ pub(super) async fn paused_queues(
     let entries = broker::list(broker, Bucket::State, QUEUE_PAUSE_PREFIX).await?;
     let read = |entry: Entry| {
         let queue = entry.key.strip_prefix(QUEUE_PAUSE_PREFIX)?.parse().ok()?;
-        let pause: Pause = serde_json::from_slice(&entry.value).ok()?;
+        let pause = serde_json::from_slice(&entry.value);
+        let pause = pause.unwrap_or_else(|_| Pause::not_understood());
         pause.covers(now).then_some((queue, pause))
     };
     Ok(entries.into_iter().filter_map(read).collect())
 }
 
-async fn read(broker: &dyn Broker, key: &str) -> Result<Option<Pause>, OpsError> {
+/// What is there is no pause.
+struct NotUnderstood;
+
+async fn read(
+    broker: &dyn Broker,
+    key: &str,
+) -> Result<Option<Result<Pause, NotUnderstood>>, OpsError> {
     let entry = broker.get(Bucket::State, key).await?;
-    Ok(entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()))
+    Ok(entry.map(|entry| serde_json::from_slice(&entry.value).map_err(|_| NotUnderstood)))
 }
 
 async fn write(broker: &dyn Broker, key: &str, pause: Pause) -> Result<Pause, OpsError> {

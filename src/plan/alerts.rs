@@ -159,7 +159,13 @@ impl Standing<'_> {
     ) -> Option<Next> {
         let last = self.last.filter(|last| last.state.is_final())?;
         let at = last.finished_at?;
-        if at <= told.ended_at.unwrap_or(since) {
+        let is_new = match told.ended_at {
+            // Told by a clock that was ahead, or made up: what came since seems to be older.
+            Some(told) if told > now => at != told,
+            Some(told) => at > told,
+            None => at > since,
+        };
+        if !is_new {
             return None;
         }
         let mut next = Told {
@@ -220,7 +226,7 @@ impl Standing<'_> {
         let new = missed.filter(|note| note.down_to > Some(from));
         let (mut count, mut span, mut noticed_at) = (0, None, from);
         for note in new {
-            count += note.count;
+            count = note.count.saturating_add(count);
             let (first, _) = span.unwrap_or((note.first, note.last));
             span = Some((first.min(note.first), note.last));
             noticed_at = noticed_at.max(note.down_to?);
@@ -311,10 +317,13 @@ impl Standing<'_> {
         }
         let success = self.last.and_then(|last| last.last_success.as_ref());
         let success = success.map(|success| success.finished_at);
+        let limit = chrono::Duration::from_std(limit.get()).ok()?;
+        // One of a time to come may be off by a clock, but puts the alarm off once at most.
+        let success = success.filter(|at| *at - now <= limit);
         let resumed = self.pause.and_then(|pause| pause.until);
         let from = state.counts_from.max(success.unwrap_or_default());
         let from = from.max(resumed.unwrap_or_default());
-        let since = from + chrono::Duration::from_std(limit.get()).ok()?;
+        let since = from.checked_add_signed(limit)?;
         (since <= now).then_some(since)
     }
 }

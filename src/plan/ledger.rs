@@ -149,9 +149,9 @@ impl Ledger {
     pub(super) fn add(&mut self, job: &Job, note: VerdictNote) {
         match note.verdict {
             Verdict::Fired => {}
-            Verdict::Coalesced => self.coalesced += note.count,
-            Verdict::Missed => self.missed += note.count,
-            Verdict::Skipped => self.skipped += note.count,
+            Verdict::Coalesced => self.coalesced = self.coalesced.saturating_add(note.count),
+            Verdict::Missed => self.missed = self.missed.saturating_add(note.count),
+            Verdict::Skipped => self.skipped = self.skipped.saturating_add(note.count),
         }
         if let Some(last) = self.notes.last_mut()
             && last.is_kind(note.verdict, note.reason)
@@ -162,7 +162,7 @@ impl Ledger {
                 .next_after(last.last)
                 .is_some_and(|next| next >= note.first)
         {
-            last.count += note.count;
+            last.count = last.count.saturating_add(note.count);
             last.last = note.last;
             return;
         }
@@ -197,7 +197,7 @@ impl Ledger {
             note.is_paused() && made_up.from < note.first && note.last <= made_up.until
         };
         let taken = self.notes.iter().filter(|note| is_taken(note));
-        let count: u64 = taken.map(|note| note.count).sum();
+        let count = taken.fold(0_u64, |count, note| count.saturating_add(note.count));
         self.skipped = self.skipped.saturating_sub(count);
         self.notes.retain(|note| !is_taken(note));
     }

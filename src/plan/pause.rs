@@ -42,6 +42,16 @@ pub struct MakeUp {
 }
 
 impl Pause {
+    /// What stands for one that is stored and not understood: paused, until somebody says something else.
+    pub fn not_understood() -> Self {
+        Self {
+            since: DateTime::UNIX_EPOCH,
+            until: None,
+            reason: Some("what is stored there is not understood".to_owned()),
+            catch_up: false,
+        }
+    }
+
     /// Whether a tick at `at` is skipped.
     pub fn covers(&self, at: DateTime<Utc>) -> bool {
         self.since < at && self.until.is_none_or(|until| at <= until)

@@ -137,7 +137,7 @@ impl World<'_> {
         };
         let ((_, name), past) = first.remove_entry();
         if let Some((job, state)) = self.anchored.get_mut(&name)
-            && let Some(heard) = state.heard(job, (None, Some(&past)), watermark)
+            && let Some(heard) = state.heard(job, (None, Some(&past)), watermark, now)
         {
             *state = heard;
             timeline.replace(Scheduled::new(Arc::clone(job), state), watermark);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{JobStep, Ledger, MakeUp, Pause, Verdict, VerdictNote};
 use crate::{
     job::{Anchor, FirstRun, Job, QueueName},
-    run::Past,
+    run::{Past, latest},
 };
 
 /// How many former queues of a job are remembered.
@@ -66,7 +66,7 @@ impl JobState {
             anchored_at: None,
             paused: None,
             to_make_up: None,
-            first_run_at: runs_now.then(|| whole_second(from) + chrono::Duration::seconds(1)),
+            first_run_at: runs_now.then(|| whole_second_after(from)),
             as_of: from,
             ledger: Ledger::default(),
         }
@@ -97,6 +97,9 @@ impl JobState {
 
     /// The state after what was heard of the job: its pause, and its runs. `None`: no change.
     ///
+    /// A run of a time to come anchors nothing: whoever told of it has a clock that is wrong, or lies. Else the job
+    /// would have no tick until then.
+    ///
     /// To be applied between two steps only, so that a repeated step decides as the first time.
     #[must_use]
     pub fn heard(
@@ -104,16 +107,21 @@ impl JobState {
         job: &Job,
         (pause, past): (Option<&Pause>, Option<&Past>),
         watermark: DateTime<Utc>,
+        now: DateTime<Utc>,
     ) -> Option<Self> {
         let mut next = self.clone();
         let anchor = job.trigger.anchor();
-        let told = past
-            .and_then(|past| past.anchored(anchor))
-            .map(whole_second);
+        let told = past.and_then(|past| past.anchored(anchor));
+        // By a clock that was set back, what is past may seem to come.
+        let latest = latest(now.max(watermark));
+        let has_been = |at: &DateTime<Utc>| *at <= latest;
         // What was known stays, should the last run have been forgotten.
         next.anchored_at = match anchor {
             Anchor::Epoch => None,
-            Anchor::LastSuccess | Anchor::LastStart => told.max(self.anchored_at),
+            Anchor::LastSuccess | Anchor::LastStart => {
+                let told = told.filter(has_been).map(whole_second);
+                told.max(self.anchored_at.filter(has_been))
+            }
         };
         if next.anchored_at != self.anchored_at {
             // Up to here the former grid was decided on; it cannot be walked again.
@@ -135,7 +143,9 @@ impl JobState {
         match self.ledger.paused_after(over.since.max(self.counts_from)) {
             // A clock that was set back may have ended the pause before its last skipped tick.
             Some((first, last)) => MakeUp {
-                from: first - chrono::Duration::nanoseconds(1),
+                from: first
+                    .checked_sub_signed(chrono::Duration::nanoseconds(1))
+                    .unwrap_or(first),
                 until: until.max(last),
             },
             None => MakeUp {
@@ -198,6 +208,11 @@ impl JobState {
     }
 }
 
+fn whole_second_after(at: DateTime<Utc>) -> DateTime<Utc> {
+    let next = whole_second(at).checked_add_signed(chrono::Duration::seconds(1));
+    next.unwrap_or(at)
+}
+
 fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
 }
@@ -224,6 +239,57 @@ mod tests {
             unique: None,
             spec: RunSpec::new(Execute::Shell("true".to_owned())),
         }
+    }
+
+    #[test]
+    fn a_job_is_first_seen_at_any_time() {
+        let mut job = job("a");
+        job.policy.first_run = FirstRun::Now;
+        let end = DateTime::<Utc>::MAX_UTC;
+        assert!(
+            JobState::first_seen(&job, at(0), end)
+                .first_run_at
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn a_run_of_a_time_to_come_anchors_nothing() {
+        const AGE: i64 = 100 * 365 * 86_400;
+        let mut job = job("a");
+        let every_hour = crate::job::interval::Interval::new(3600, 0).unwrap();
+        job.trigger = Trigger::Every(every_hour.with_anchor(Anchor::LastSuccess));
+        let ended = |second| Past {
+            last_success: Some((at(second), at(second))),
+            ..Past::default()
+        };
+        let heard = |state: &JobState, second, now| {
+            let past = ended(second);
+            let next = state.heard(&job, (None, Some(&past)), at(0), at(now));
+            next.unwrap_or_else(|| state.clone()).anchored_at
+        };
+        let mut state = JobState::first_seen(&job, at(0), at(0));
+        assert_eq!(heard(&state, AGE, 10), None);
+        state.anchored_at = Some(at(5));
+        assert_eq!(heard(&state, AGE, 10), Some(at(5)));
+        assert_eq!(
+            heard(&state, 12, 10),
+            Some(at(12)),
+            "clocks differ a little"
+        );
+        state.anchored_at = Some(at(AGE));
+        assert_eq!(heard(&state, AGE, 10), None, "it counts no more");
+        assert_eq!(heard(&state, 9, 10), Some(at(9)));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_changes_no_anchor() {
+        let mut job = job("a");
+        let every_hour = crate::job::interval::Interval::new(3600, 0).unwrap();
+        job.trigger = Trigger::Every(every_hour.with_anchor(Anchor::LastSuccess));
+        let mut state = JobState::first_seen(&job, at(0), at(0));
+        state.anchored_at = Some(at(3600));
+        assert_eq!(state.heard(&job, (None, None), at(3600), at(10)), None);
     }
 
     #[test]

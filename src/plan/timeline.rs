@@ -101,8 +101,8 @@ impl Scheduled {
     pub(super) fn last_before(&self, first: DateTime<Utc>, until: DateTime<Utc>) -> DateTime<Utc> {
         let mut reach = chrono::Duration::seconds(1);
         // Looks back over ever longer stretches, so that a long downtime is not walked through.
-        while until - reach > first {
-            if let Some(last) = self.between(until - reach, until).last() {
+        while let Some(from) = until.checked_sub_signed(reach).filter(|from| *from > first) {
+            if let Some(last) = self.between(from, until).last() {
                 return last;
             }
             reach = reach * 4;

@@ -1,6 +1,6 @@
 //! What is remembered of a job's last run, beyond the age of run records.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{RunId, RunRecord, RunState};
@@ -8,6 +8,15 @@ use crate::job::Anchor;
 
 /// The prefix of the keys `last.JOB` in the state bucket, which hold [`LastRun`].
 pub const LAST_RUN_PREFIX: &str = "last.";
+
+/// How far the clocks of two machines that are well may be apart.
+const APART: TimeDelta = TimeDelta::minutes(1);
+
+/// The latest moment that another machine, whose clock may be ahead a little, may call past `now`.
+pub fn latest(now: DateTime<Utc>) -> DateTime<Utc> {
+    now.checked_add_signed(APART)
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
 
 /// The last run of a job, and the last that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +94,20 @@ impl Past {
             Anchor::LastStart => self.last_start,
         }
     }
+
+    /// The same as it is to be understood when it is heard at `now`: what was told by a clock that is further ahead
+    /// happened now.
+    #[must_use]
+    pub fn heard_at(self, now: DateTime<Utc>) -> Self {
+        let latest = latest(now);
+        let understood = |at: DateTime<Utc>| if at > latest { now } else { at };
+        Self {
+            last_start: self.last_start.map(understood),
+            last_success: self
+                .last_success
+                .map(|(started_at, ended_at)| (understood(started_at), understood(ended_at))),
+        }
+    }
 }
 
 impl From<&LastRun> for Past {
@@ -98,23 +121,26 @@ impl From<&LastRun> for Past {
 }
 
 impl LastRun {
-    /// What is remembered after `record` has ended. Runs may be told in any order, and repeatedly:
-    /// of two, the one that started later is the last.
+    /// What is remembered after `record` has ended, as it is told at `now`. Runs may be told in any order, and
+    /// repeatedly: of two, the one that started later is the last. One of a time to come gives way to every other.
     #[must_use]
-    pub fn after(self, record: &RunRecord) -> Self {
+    pub fn after(self, record: &RunRecord, now: DateTime<Utc>) -> Self {
         let told = Self::from(record);
-        let newer = |a: &Option<LastSuccess>, b: &Option<LastSuccess>| {
-            a.as_ref().map(|a| a.started_at) >= b.as_ref().map(|b| b.started_at)
+        let latest = latest(now);
+        let last_success = match (told.last_success.clone(), self.last_success.clone()) {
+            (Some(told), Some(known)) => {
+                let is_to_come = known.started_at.max(known.finished_at) > latest;
+                let is_newer = told.started_at >= known.started_at || is_to_come;
+                Some(if is_newer { told } else { known })
+            }
+            (told, known) => told.or(known),
         };
-        let last_success = match newer(&told.last_success, &self.last_success) {
-            true => told.last_success.clone(),
-            false => self.last_success.clone(),
+        let moments = |last: &Self| (last.started_at, last.scheduled_for);
+        let is_to_come = self.started_at.is_some_and(|at| at > latest);
+        let last = match is_to_come || moments(&told) >= moments(&self) {
+            true => told,
+            false => self,
         };
-        let last =
-            match (told.started_at, told.scheduled_for) >= (self.started_at, self.scheduled_for) {
-                true => told,
-                false => self,
-            };
         Self {
             last_success,
             ..last
@@ -150,6 +176,18 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_a_time_to_come_is_not_the_last_one_for_ever() {
+        let run = ended(1, RunState::Succeeded);
+        let mut wrong = LastRun::from(&run);
+        let far: DateTime<Utc> = "2100-01-01T00:00:00Z".parse().unwrap();
+        wrong.started_at = Some(far);
+        let success = wrong.last_success.as_mut().unwrap();
+        (success.started_at, success.finished_at) = (far, far);
+        let right = LastRun::from(&run);
+        assert_eq!(wrong.after(&run, run.finished_at.unwrap()), right);
+    }
+
+    #[test]
     fn order_and_repetition_do_not_matter() {
         let runs = [
             ended(1, RunState::Succeeded),
@@ -158,7 +196,10 @@ mod tests {
         ];
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 1, 2]] {
             let first = LastRun::from(&runs[order[0]]);
-            let last = order.iter().fold(first, |last, at| last.after(&runs[*at]));
+            let now = runs[2].finished_at.unwrap();
+            let last = order
+                .iter()
+                .fold(first, |last, at| last.after(&runs[*at], now));
             assert_eq!(last.run_id, runs[2].run_id, "{order:?}");
             assert_eq!(
                 last.last_success.unwrap().run_id,

@@ -17,7 +17,7 @@ mod status;
 pub use claim::{Claim, ClaimRefused, Claimant};
 pub use depth::{DEEPEST, is_shallow};
 pub use id::{RunId, RunIdError};
-pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess, Past};
+pub use last::{LAST_RUN_PREFIX, LastRun, LastSuccess, Past, latest};
 pub use message::{Malformed, RunMessage, RunRequest, VERSION, time};
 pub use outcome::{Disposition, Ending, Exit, Timing, dispose, retry_after};
 pub use permit::{By, Holder, Pace, Places, Wish, grace, is_gone};

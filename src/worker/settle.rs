@@ -198,7 +198,7 @@ impl Shared {
                 .as_ref()
                 .and_then(|entry| serde_json::from_slice::<LastRun>(&entry.value).ok());
             let after = match before.clone() {
-                Some(last) => last.after(record),
+                Some(last) => last.after(record, clock::now()),
                 None => LastRun::from(record),
             };
             if before.as_ref() == Some(&after) {

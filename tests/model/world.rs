@@ -310,7 +310,7 @@ impl World {
         for (name, job) in &self.jobs {
             let news = (self.pauses.get(name), self.pasts.get(name));
             let state = &self.states[name];
-            let Some(heard) = state.heard(job, news, self.watermark.at) else {
+            let Some(heard) = state.heard(job, news, self.watermark.at, self.now) else {
                 continue;
             };
             let truth = self.truths.get_mut(name).unwrap();

@@ -10,12 +10,15 @@ mod zone;
 
 use std::sync::Arc;
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, TimeDelta, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 pub use error::{CronError, Field, Problem};
 use walk::Walker;
+
+/// The years in which ticks are looked for: further out neither the walk nor a zone can count.
+const YEARS: std::ops::RangeInclusive<i32> = 0..=9999;
 
 /// What becomes of a fixed time that a change of the clock skips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -96,8 +99,12 @@ impl CronTrigger {
         Ok(Self(Arc::new(Inner { source, parts })))
     }
 
-    /// The first instant later than `after`, if there is one within 50 years.
+    /// The first instant later than `after`, if there is one within 50 years. There is none outside of the years that
+    /// are written with four digits.
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if !YEARS.contains(&after.year()) {
+            return None;
+        }
         // Instants are whole seconds: what is later than 10:00:00.5 is later than 10:00:00.
         let after = match after.trunc_subsecs(0) {
             whole if whole > after => whole - TimeDelta::seconds(1),
@@ -240,6 +247,16 @@ mod tests {
         let error = read(" 0  1,25 * * *", Tz::UTC).unwrap_err();
         assert_eq!(&error.expression[error.span], "25");
         assert_eq!(error.field, Some(Field::Hour));
+    }
+
+    #[test]
+    fn the_ends_of_the_calendar_are_no_place_for_ticks() {
+        for zone in [Tz::UTC, Tz::Pacific__Kiritimati, Tz::America__Adak] {
+            let daily = read("0 0 * * *", zone).unwrap();
+            for edge in [DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC] {
+                assert_eq!(daily.next_after(edge), None, "{zone} {edge}");
+            }
+        }
     }
 
     #[test]

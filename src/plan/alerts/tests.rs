@@ -111,6 +111,37 @@ fn a_failure_is_told_at_once_and_again_only_after_a_while_until_it_is_over() {
     assert_eq!(world.told(16), [(Event::Failed, 16)], "it had recovered");
 }
 
+/// The ends of the calendar, which whoever may write a value may write into it.
+#[test]
+fn a_success_of_any_time_is_judged() {
+    let mut world = World::new();
+    for edge in [DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC] {
+        world.ends(1, RunState::Succeeded);
+        let last = world.last.as_mut().unwrap();
+        last.last_success.as_mut().unwrap().finished_at = edge;
+        world.told(2);
+    }
+}
+
+/// A worker whose clock was wrong once, or somebody who wants it quiet.
+#[test]
+fn an_end_of_a_time_to_come_silences_nothing() {
+    const YEARS: i64 = 70 * 366 * 24 * 60;
+    let mut world = World::new();
+    world.ends(YEARS, RunState::Succeeded);
+    assert_eq!(world.told(59), []);
+    assert_eq!(world.told(60), [(Event::Overdue, 60)]);
+    world.ends(61, RunState::Succeeded);
+    assert_eq!(world.told(61), [(Event::Recovered, 61)]);
+    world.ends(YEARS, RunState::Failed);
+    assert_eq!(world.told(62), [(Event::Failed, YEARS)]);
+    assert_eq!(world.told(63), [], "told once");
+    world.ends(64, RunState::Succeeded);
+    assert_eq!(world.told(64), [(Event::Recovered, 64)]);
+    world.ends(65, RunState::Failed);
+    assert_eq!(world.told(65), [(Event::Failed, 65)]);
+}
+
 #[test]
 fn what_happened_before_the_webhook_was_there_is_not_told() {
     let mut world = World::new();
