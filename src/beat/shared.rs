@@ -2,12 +2,13 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::error;
+use uuid::Uuid;
 
 use super::BeatError;
 use crate::{
     broker::{Broker, Bucket, Entry, Revision},
     job::JobName,
-    plan::{INSTALLATION_KEY, WATERMARK_KEY, Watermark},
+    plan::{IMPORTED_PREFIX, INSTALLATION_KEY, WATERMARK_KEY, Watermark},
 };
 
 /// The shared watermark, with the version that has to be replaced to move it; no watermark but a version: what is
@@ -24,7 +25,15 @@ pub(super) async fn read_watermark(
 pub(super) async fn read_installation(broker: &dyn Broker) -> Result<Option<String>, BeatError> {
     let entry = broker.get(Bucket::State, INSTALLATION_KEY).await?;
     point!("beat-installation-read");
-    Ok(entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()))
+    Ok(entry.as_ref().and_then(|entry| as_name(&entry.value)))
+}
+
+/// The name of an installation; `None` for what no beat and no import gives one.
+fn as_name(value: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(value).ok()?;
+    let id = name.strip_prefix(IMPORTED_PREFIX).unwrap_or(name);
+    id.parse::<Uuid>().ok()?;
+    Some(name.to_owned())
 }
 
 /// A shared value. One that is not understood was written by no beat of this version: it is told, and counts for as
@@ -52,4 +61,20 @@ pub(super) fn encode(key: &str, value: &impl Serialize) -> Result<Vec<u8>, BeatE
         key: key.to_owned(),
         reason: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installations_are_named_by_beats_and_imports_alone() {
+        let id = "01936b2e-7c1a-7d54-8a3f-0123456789ab";
+        for name in [id.to_owned(), format!("{IMPORTED_PREFIX}{id}")] {
+            assert_eq!(as_name(name.as_bytes()), Some(name));
+        }
+        for none in [b"".as_slice(), b"{}", b"imported-", b"x", &[0xff]] {
+            assert_eq!(as_name(none), None, "{none:?}");
+        }
+    }
 }
