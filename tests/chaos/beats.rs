@@ -11,7 +11,7 @@ use crate::{
     beat_killed::{ALWAYS_LIVE, each_takes_its_time},
     seed,
     support::{
-        Installation, Service, checker,
+        EVERY_SECOND, Installation, Service, checker,
         nats::NatsServer,
         network::Network,
         random::{Random, number},
@@ -22,16 +22,6 @@ use crate::{
 const BEATS: usize = 3;
 /// In a network of its own.
 const REMOTE: usize = 2;
-
-const EVERY_SECOND: &str = r#"
-[job.tick]
-every = "1s"
-overlap = "allow"
-catch_up = "all"
-catch_up_window = "1h"
-command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
-working_dir = ".."
-"#;
 
 /// At each of its steps a beat may stand still for longer than the lease.
 fn standstill() -> String {

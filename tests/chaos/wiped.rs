@@ -4,18 +4,8 @@ use serde_json::Value;
 
 use crate::{
     beat_stopped::{WIPED, beat_killed_at, reached},
-    support::{Installation, Service, checker, nats::NatsServer, wait_for},
+    support::{EVERY_SECOND, Installation, Service, checker, nats::NatsServer, wait_for},
 };
-
-const EVERY_SECOND: &str = r#"
-[job.tick]
-every = "1s"
-overlap = "allow"
-catch_up = "all"
-catch_up_window = "1h"
-command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
-working_dir = ".."
-"#;
 
 /// A paused job, and one that counts from its last run: both are remembered by the broker.
 const REMEMBERED: &str = r#"

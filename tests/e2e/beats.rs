@@ -2,17 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Installation, checker, nats::NatsServer, wait_for};
-
-const EVERY_SECOND: &str = r#"
-[job.tick]
-every = "1s"
-overlap = "allow"
-catch_up = "all"
-catch_up_window = "1h"
-command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
-working_dir = ".."
-"#;
+use crate::support::{EVERY_SECOND, Installation, checker, nats::NatsServer, wait_for};
 
 #[test]
 fn a_damaged_own_copy_is_set_aside_and_made_anew() {

@@ -1,16 +1,6 @@
 //! What beat owns in the shared state is written over by somebody who may write to the broker.
 
-use crate::support::{Installation, Service, checker, nats::NatsServer, wait_for};
-
-const EVERY_SECOND: &str = r#"
-[job.tick]
-every = "1s"
-overlap = "allow"
-catch_up = "all"
-catch_up_window = "1h"
-command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
-working_dir = ".."
-"#;
+use crate::support::{EVERY_SECOND, Installation, Service, checker, nats::NatsServer, wait_for};
 /// What ends a beat that insists on understanding it.
 const OWNED: [&str; 3] = ["leader", "watermark", "job.tick"];
 /// What else beat reads there.

@@ -25,6 +25,17 @@ use network::Network;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// A job whose every tick has to have a run, each of which writes its id into `ticks`.
+pub const EVERY_SECOND: &str = r#"
+[job.tick]
+every = "1s"
+overlap = "allow"
+catch_up = "all"
+catch_up_window = "1h"
+command = ["sh", "-c", "echo $ORCHESTRATOR_RUN_ID >> ticks"]
+working_dir = ".."
+"#;
+
 /// Generous: it only bounds how long a failing test hangs.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
