@@ -9,11 +9,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use tracing::{info, warn};
 
 use super::{
     BeatError, BeatOptions, OwnState,
+    guard::Guard,
     installation::{Found, Installation},
     others::Others,
     own::{Kept, Readiness},
@@ -28,6 +29,9 @@ use crate::{
     run::{LAST_RUN_PREFIX, LastRun, Past},
     schedules::JobSet,
 };
+
+/// Of how many jobs beyond those that are known it is remembered how they ran last: one may be defined again.
+const MOST_UNKNOWN: usize = 4096;
 
 /// What a look at the shared copy found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,7 @@ pub(super) struct Memory {
     installation: Installation,
     /// What others wrote, to be shared again should the broker lose it.
     others: Others,
+    guard: Guard,
     /// Changed since the own copy was written.
     unsaved: BTreeSet<JobName>,
     pasts: HashMap<JobName, Past>,
@@ -84,6 +89,7 @@ impl Memory {
             states: States::read(broker).await?,
             installation: Installation::default(),
             others: Others::default(),
+            guard: Guard::default(),
             unsaved: BTreeSet::new(),
             pasts: HashMap::new(),
             pauses: HashMap::new(),
@@ -315,9 +321,14 @@ impl Memory {
         changed.collect()
     }
 
-    /// Writes anew what others wrote and somebody wrote over.
-    pub(super) async fn mend_others(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
-        self.others.mend(broker).await
+    /// Writes anew what somebody wrote over: what others wrote, and the definitions of `jobs`.
+    pub(super) async fn mend(
+        &mut self,
+        broker: &SharedBroker,
+        jobs: &JobSet,
+    ) -> Result<(), BeatError> {
+        self.others.mend(broker).await?;
+        self.guard.mend(broker, jobs).await
     }
 
     /// Something may have been heard of this job that its state does not say.
@@ -357,22 +368,29 @@ impl Memory {
         }
         let mut heard = Vec::new();
         let news = self.others.watch(broker, |change| heard.push(change));
-        self.news = Some(news.await?);
+        let (news, definitions) = (news.await?, self.guard.watch(broker).await?);
+        self.news = Some(stream::select(news, definitions).boxed());
         heard.into_iter().for_each(|change| self.hear(change));
         Ok(())
     }
 
     fn note(&mut self, change: Change) {
-        let change = self.others.note(change);
-        self.hear(change);
+        if !self.guard.note(&change) {
+            let change = self.others.note(change);
+            self.hear(change);
+        }
     }
 
     fn hear(&mut self, change: Change) {
         match change {
             Change::Put(entry) => {
                 if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX) {
-                    self.look_at(&name);
+                    let is_known = self.states.get(&name).is_some();
+                    if !is_known && self.pasts.len() >= self.states.len() + MOST_UNKNOWN {
+                        return;
+                    }
                     let now = clock::now().max(self.watermark.at);
+                    self.look_at(&name);
                     self.pasts.insert(name, Past::from(&last).heard_at(now));
                 } else if let Some((name, pause)) = read_job::<Pause>(&entry, PAUSE_PREFIX) {
                     self.look_at(&name);
