@@ -237,7 +237,7 @@ async fn execute(
         let mut execution = match work {
             Work::Played(player) => player.play(&context, limits, stop).await,
             Work::Program(executor, program) => {
-                executor.execute(program, limits, &output, stop).await
+                executor.execute(*program, limits, &output, stop).await
             }
             Work::Request(executor, request) => {
                 executor.request(*request, limits, &output, stop).await
@@ -265,7 +265,7 @@ async fn execute(
 /// What an attempt does.
 enum Work<'a> {
     Played(&'a dyn Player),
-    Program(&'a Executor, Program),
+    Program(&'a Executor, Box<Program>),
     Request(&'a Executor, Box<PreparedRequest>),
 }
 
@@ -281,15 +281,12 @@ async fn permitted_work<'a>(
     let message = context.message;
     match prepare(context, executor)? {
         Work::Program(executor, program) => {
+            let program = Program {
+                confinement: shared.confinement(),
+                ..*program
+            };
             let permitted = shared.permitted(&message.queue, message, program).await?;
-            let confinement = shared.confinement();
-            Ok(Work::Program(
-                executor,
-                Program {
-                    confinement,
-                    ..permitted
-                },
-            ))
+            Ok(Work::Program(executor, Box::new(permitted)))
         }
         work => Ok(work),
     }
@@ -303,7 +300,7 @@ fn prepare<'a>(context: &RunContext<'_>, executor: &'a Executor) -> Result<Work<
         Execute::Command(_) | Execute::Shell(_) => {
             let program = Program::prepare(context).map_err(|error| error.to_string())?;
             let program = program.ok_or("there is nothing to execute")?;
-            Ok(Work::Program(executor, program))
+            Ok(Work::Program(executor, Box::new(program)))
         }
     }
 }

@@ -115,7 +115,12 @@ impl Shared {
     /// The first rule of the policy that a run breaks. What cannot be told because its program or its secrets are not
     /// there, or do not answer in time, is left to the attempt, which cannot start then.
     async fn violation(&self, delivery: &Delivery, message: &RunMessage) -> Option<Violation> {
-        let found = match self.looks_at_programs() {
+        let Some(policy) = self.policy() else {
+            return WorkerPolicy::check_without(message).err();
+        };
+        let looks_at_programs =
+            policy.executables.is_some() || policy.env.is_some() || policy.working_dirs.is_some();
+        let found = match looks_at_programs {
             true => {
                 // Nobody renews the lease yet.
                 let patience = (delivery.lease / PART_OF_LEASE).min(exec::PATIENCE);
@@ -123,22 +128,13 @@ impl Shared {
             }
             false => None,
         };
-        let gate = self.options.gate.borrow();
-        let Some(policy) = &gate.policy else {
-            return WorkerPolicy::check_without(message).err();
-        };
-        let found = found
-            .as_ref()
-            .map(|(program, located)| (program, Some(located)));
-        broken_by(policy, &delivery.queue, message, found)
+        let found = found.as_ref().map(|(program, located)| (program, located));
+        broken_by(&policy, &delivery.queue, message, found)
     }
 
-    /// Whether a rule is about where programs are, or about what they are told.
-    fn looks_at_programs(&self) -> bool {
-        let gate = self.options.gate.borrow();
-        gate.policy.as_ref().is_some_and(|policy| {
-            policy.executables.is_some() || policy.env.is_some() || policy.working_dirs.is_some()
-        })
+    /// The one that is in force now.
+    fn policy(&self) -> Option<WorkerPolicy> {
+        self.options.gate.borrow().policy.clone()
     }
 
     /// As it would be started, but for what only an attempt has.
@@ -173,43 +169,46 @@ impl Shared {
         Confinement {
             pass_env: Arc::clone(&self.options.pass_env),
             umask: gate.policy.as_ref().and_then(|policy| policy.umask),
+            ..Confinement::default()
         }
     }
 
-    /// The same rules once more, for a program as it is about to be started; fails with a reason for the record.
+    /// The same rules once more, for a program as it is about to be started: from then on it is what was looked at,
+    /// wherever its path may lead when it is started. Fails with a reason for the record.
     pub(super) async fn permitted(
         &self,
         queue: &QueueName,
         message: &RunMessage,
         program: Program,
     ) -> Result<Program, String> {
-        let (program, located) = match self.looks_at_programs() {
-            true => {
-                let look = move || {
-                    let located = program.located();
-                    (program, located)
-                };
-                let found = exec::in_time(exec::PATIENCE, look).await;
-                let (program, located) = found.ok_or_else(|| {
-                    format!(
-                        "where its program and its directory are cannot be told on this worker: nothing answers within {} s; \
-                         look at the file systems there",
-                        exec::PATIENCE.as_secs()
-                    )
-                })?;
-                (program, Some(located))
-            }
-            false => (program, None),
+        let Some(policy) = self.policy() else {
+            return match WorkerPolicy::check_without(message) {
+                Ok(()) => Ok(program),
+                Err(violation) => Err(violation.to_string()),
+            };
         };
-        let gate = self.options.gate.borrow();
-        let violation = match &gate.policy {
-            Some(policy) => broken_by(policy, queue, message, Some((&program, located.as_ref()))),
-            None => WorkerPolicy::check_without(message).err(),
+        let look = move || {
+            let located = program.located();
+            (program, located)
         };
-        match violation {
-            Some(violation) => Err(violation.to_string()),
-            None => Ok(program),
+        let found = exec::in_time(exec::PATIENCE, look).await;
+        let (mut program, located) = found.ok_or_else(|| {
+            format!(
+                "where its program and its directory are cannot be told on this worker: nothing answers within {} s; look at \
+                 the file systems there",
+                exec::PATIENCE.as_secs()
+            )
+        })?;
+        if let Some(violation) = broken_by(&policy, queue, message, Some((&program, &located))) {
+            return Err(violation.to_string());
         }
+        if policy.executables.is_some() {
+            program.confinement.executables = Some(located.executables);
+        }
+        if policy.working_dirs.is_some() {
+            program.confinement.working_dir = located.working_dir;
+        }
+        Ok(program)
     }
 
     /// Whether somebody has published the same signed message again. Without keys anybody may.
@@ -253,11 +252,11 @@ fn broken_by(
     policy: &WorkerPolicy,
     queue: &QueueName,
     message: &RunMessage,
-    found: Option<(&Program, Option<&Located>)>,
+    program: Option<(&Program, &Located)>,
 ) -> Option<Violation> {
-    let (program, located) = found.unzip();
+    let (program, located) = program.unzip();
     let nowhere = Located::default();
-    let located = located.flatten().unwrap_or(&nowhere);
+    let located = located.unwrap_or(&nowhere);
     let found = Found {
         executables: &located.executables,
         working_dir: located.working_dir.as_deref(),
