@@ -23,8 +23,8 @@ pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
 pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX};
 pub use shared::{
-    DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX, RELOAD_KEY,
-    ReloadStatus, WATERMARK_KEY,
+    DEFINITION_PREFIX, FailingSnapshots, IMPORTED_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX,
+    RELOAD_KEY, ReloadStatus, SNAPSHOTS_KEY, WATERMARK_KEY,
 };
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;

@@ -17,6 +17,20 @@ pub const DEFINITION_PREFIX: &str = "def.";
 /// The prefix of the keys `job.JOB`, which hold [`super::JobState`].
 pub const JOB_STATE_PREFIX: &str = "job.";
 
+/// The key of the [`FailingSnapshots`]; there is none while snapshots are written.
+pub const SNAPSHOTS_KEY: &str = "snapshots";
+
+/// That no snapshot of `up` can be written, for `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingSnapshots {
+    /// When the first one failed.
+    pub since: DateTime<Utc>,
+    /// Where they belong.
+    pub directory: std::path::PathBuf,
+    /// Why the last one failed.
+    pub reason: String,
+}
+
 /// The last reading of the schedules, for `jobs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadStatus {
