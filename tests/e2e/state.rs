@@ -236,8 +236,18 @@ fn without_a_snapshot_it_begins_anew_and_says_so() {
     up.kill9();
     let database = File::options().write(true).open(here.path("data/db"));
     database.unwrap().set_len(0).unwrap();
+    let snapshots = here.path("data/snapshots");
+    std::fs::create_dir_all(&snapshots).unwrap();
+    std::fs::write(snapshots.join("state-0.snapshot"), "not one").unwrap();
     let up = here.up(&[]);
     assert!(up.log().contains("there is no snapshot"), "{}", up.log());
+    let mut told = here.lines("up.log").into_iter();
+    let unusable = told.find(|line| line.contains("no snapshot is whole"));
+    assert!(
+        unusable.is_some_and(|line| line.contains("ERROR")),
+        "{}",
+        up.log()
+    );
     let before = here.lines("ticks").len();
     wait_for("ticks", || {
         (here.lines("ticks").len() > before).then_some(())
