@@ -5,6 +5,7 @@
 //! `(W, W']`; carrying it out twice is harmless, because run ids are a function of job and tick.
 
 mod alerts;
+mod bring_back;
 mod catch_up;
 mod leader;
 mod ledger;
@@ -29,4 +30,4 @@ pub use shared::{
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;
 pub use timeline::{JobStep, Scheduled, Step, Timeline};
-pub use watermark::{CLOCK_STEP_LIMIT, Move, Watermark, next_move, outlives};
+pub use watermark::{CLOCK_SLACK, CLOCK_STEP_LIMIT, Move, Watermark, next_move, outlives};
