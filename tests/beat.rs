@@ -14,6 +14,8 @@ mod clock_ahead;
 mod listener;
 #[path = "beat/reload.rs"]
 mod reload;
+#[path = "beat/repeated.rs"]
+mod repeated;
 #[path = "beat/webhooks.rs"]
 mod webhooks;
 
@@ -28,7 +30,7 @@ use orchestrator::{
     },
     clock,
     job::Job,
-    plan::{JobState, Watermark},
+    plan::{JobState, SkipReason, Verdict, Watermark},
     run::{RunId, RunMessage, RunRecord, RunRequest, RunState},
     schedules::{self, JobSet},
 };

@@ -18,7 +18,7 @@ mod timeline;
 mod watermark;
 
 pub use alerts::{Alert, Briefing, Standing, TOLD_PREFIX, Told};
-pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
+pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide, is_too_late};
 pub use leader::{Candidacy, FailingWebhook, HeldUp, LEADER_KEY, Leader, Stall, Vigil};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
