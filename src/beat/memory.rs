@@ -35,7 +35,7 @@ use crate::{
 pub(super) enum Shared {
     /// It is as new as memory, or newer.
     Intact,
-    /// It was lost or set back, and has been written again.
+    /// It was lost or set back, and has been written again; or another one was imported.
     Restored,
 }
 
@@ -124,7 +124,7 @@ impl Memory {
         // What was kept of one installation says nothing of the ticks of another, nor what was kept under a clock that
         // was hours ahead of those that follow.
         let is_older = match &shared {
-            Some(shared) => found != Found::Another && outlives(kept.at, shared.at, clock::now()),
+            Some(shared) => !found.is_replaced() && outlives(kept.at, shared.at, clock::now()),
             None => true,
         };
         if is_older {
@@ -132,9 +132,9 @@ impl Memory {
                 "the shared state is missing or older than this beat's own: going on from its own");
             self.watermark = kept;
         }
-        let is_lost = is_older || found != Found::Same;
+        let is_lost = is_older || found.is_lost();
         let mut lost = kept_states;
-        lost.retain(|(name, _)| is_lost || self.states.is_foreign(name));
+        lost.retain(|(name, _)| is_lost || found == Found::Same && self.states.is_foreign(name));
         self.states.restore(broker, lost, is_older).await?;
         if is_lost {
             self.others.restore(broker).await?;
@@ -185,12 +185,16 @@ impl Memory {
         let before = std::mem::replace(&mut self.states, states);
         let now = clock::now();
         // A beat whose clock is right sets back what one wrote whose clock was hours ahead.
-        let intact = found.filter(|shared| !outlives(self.watermark.at, shared.at, now));
+        let is_set_back = |shared: &Watermark| outlives(self.watermark.at, shared.at, now);
+        let installation = self.installation.look(broker).await?;
+        let is_imported = installation == Found::Imported;
+        let intact = found.filter(|shared| is_imported || !is_set_back(shared));
         let is_older = intact.is_none();
-        let is_another = self.installation.look(broker).await? != Found::Same;
+        let is_another = installation.is_lost();
         let is_in_force = |name: &JobName| is_older || is_another || jobs.get(name).is_some();
-        let kept = self.states.lost_since(&before, is_older, is_in_force);
-        let is_restored = is_older || is_another || !kept.is_empty();
+        let mut kept = self.states.lost_since(&before, is_older, is_in_force);
+        kept.retain(|_| is_older || !is_imported);
+        let is_restored = is_older || is_another || is_imported || !kept.is_empty();
         if is_restored {
             let restored = self.states.restore(broker, kept, is_older).await;
             if let Err(error) = restored {
@@ -201,6 +205,8 @@ impl Memory {
         }
         if is_older || is_another {
             self.others.restore(broker).await?;
+        }
+        if is_older || is_another || is_imported {
             self.installation.settle(broker).await?;
             self.news = None;
         }
