@@ -30,6 +30,7 @@ impl Beat {
         warn!(target: "orchestrator::beat", watermark = %decided, %now, jobs = changed.len(),
             "the clock stepped back by hours: the schedule goes on from now, and ticks that were decided on for a time \
              to come are decided on anew; what has run stays so");
+        self.still_counts().await?;
         self.memory.write_states(&self.broker, changed).await?;
         point!("beat-states-set-back");
         self.commit(now).await?;
@@ -61,10 +62,17 @@ impl Beat {
         let jobs: Vec<_> = changed.iter().map(|(name, _)| name.to_string()).collect();
         warn!(target: "orchestrator::beat", jobs = jobs.join(" "), %to,
             "these jobs were seen or edited by a clock that was ahead: they count from now");
+        self.still_counts().await?;
         self.change(changed).await?;
         point!("beat-brought-back");
         self.memory.hear_anew(to);
         Ok(())
+    }
+
+    /// Makes sure that nobody has moved the watermark, and will: else a tick that another beat passed over would count.
+    async fn still_counts(&mut self) -> Result<(), BeatError> {
+        let same = self.memory.watermark().clone();
+        self.memory.move_watermark(&self.broker, same).await
     }
 
     /// What lies later than `limit` is of the moment `to`.

@@ -163,6 +163,8 @@ fn what_is_restored_stands_against_the_own_copy_of_a_beat() {
     assert_eq!(here.run(&["state", "export", &file]).code, 0);
     assert_eq!(here.run(&["pause", "--queue", "held"]).code, 0);
     at_work("later");
+    // The own copy does not hear of that.
+    assert_eq!(here.run(&["resume", "--queue", "held"]).code, 0);
     let imported = here.run(&["state", "import", &file, "--replace"]);
     assert_eq!(imported.code, 0, "{}", imported.stderr);
     let log = at_work("again");
