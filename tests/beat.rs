@@ -7,10 +7,15 @@
     reason = "tests"
 )]
 
+#[cfg(feature = "simulation")]
+#[path = "beat/clock.rs"]
+mod clock_ahead;
 #[path = "support/listener.rs"]
 mod listener;
 #[path = "beat/reload.rs"]
 mod reload;
+#[path = "beat/repeated.rs"]
+mod repeated;
 #[path = "beat/webhooks.rs"]
 mod webhooks;
 
@@ -25,7 +30,7 @@ use orchestrator::{
     },
     clock,
     job::Job,
-    plan::{JobState, Watermark},
+    plan::{JobState, SkipReason, Verdict, Watermark},
     run::{RunId, RunMessage, RunRecord, RunRequest, RunState},
     schedules::{self, JobSet},
 };
@@ -98,9 +103,8 @@ impl World {
         Beating::begin(self.start(id, set).await)
     }
 
-    /// A beat that has taken over `set` and does not work yet.
-    async fn start(&self, id: &str, set: JobSet) -> Beat {
-        let options = BeatOptions {
+    fn options(&self, id: &str) -> BeatOptions {
+        BeatOptions {
             id: id.to_owned(),
             schedules: vec![self.file()],
             own: None,
@@ -109,8 +113,12 @@ impl World {
             ping: None,
             credentials: None,
             pulse: orchestrator::health::Pulse::unwatched("beat"),
-        };
-        let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
+        }
+    }
+
+    /// A beat that has taken over `set` and does not work yet.
+    async fn start(&self, id: &str, set: JobSet) -> Beat {
+        let beat = Beat::start(Arc::clone(&self.broker), self.options(id), set).await;
         beat.unwrap()
     }
 

@@ -10,11 +10,10 @@ use super::{Beat, BeatError, shared::encode};
 use crate::{
     broker::{
         self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker,
-        Slot,
     },
     clock,
     job::{Job, JobName, Overlap, QueueName},
-    plan::{JobState, JobStep, SkipReason, Span, Step, Verdict, VerdictNote},
+    plan::{JobState, JobStep, SkipReason, Span, Step, Verdict, VerdictNote, is_too_late},
     run::{RunId, RunMessage, RunRecord, RunRequest},
 };
 
@@ -37,6 +36,29 @@ struct Due {
     last_success: Option<DateTime<Utc>>,
     left_queues: Vec<QueueName>,
     tried: Tried,
+}
+
+impl Due {
+    /// Where its runs may be stored.
+    fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        std::iter::once(&self.job.queue).chain(&self.left_queues)
+    }
+
+    /// Why a tick that was to be run when the step was announced is not to be run `now`.
+    fn is_over(
+        &self,
+        tick: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<(VerdictNote, &'static str)> {
+        let policy = &self.job.policy;
+        if is_too_late(policy, tick, now) {
+            return Some((note(Verdict::Missed, tick, None), "too late"));
+        }
+        // What is carried out at once was looked at just now.
+        let is_closed = policy.blackouts.iter().any(|one| one.covers(now));
+        let closed = VerdictNote::on(Verdict::Skipped, Some(SkipReason::Blackout), tick);
+        (self.tried == Tried::Before && is_closed).then_some((closed, "a blackout was in force"))
+    }
 }
 
 /// What became of them; a note for each that became none.
@@ -160,16 +182,17 @@ async fn fire(
     let now = clock::now();
     let late = (now - tick).to_std().unwrap_or_default();
     let message = message(due, (&run_id, tick, starts_at), now);
-    let note = if late > job.policy.catch_up_window.get() {
-        // Only a step that was announced long ago comes here: its runs may be out already.
-        point!("beat-too-late");
-        match was_published(broker, due, &message, "too late").await? {
-            true => None,
-            false => Some(note(Verdict::Missed, tick, None)),
+    let note = match due.is_over(tick, now) {
+        Some((note, why)) => {
+            // Only a step that was announced long ago comes here: its runs may be out already.
+            point!("beat-too-late");
+            let was_published = was_published(broker, due, &message, why).await?;
+            (!was_published).then_some(note)
         }
-    } else {
-        point!("beat-before-publish");
-        publish(broker, due, &message, now).await?
+        None => {
+            point!("beat-before-publish");
+            publish(broker, due, &message, now).await?
+        }
     };
     point!("beat-published");
     match &note {
@@ -212,6 +235,10 @@ async fn publish(
         let known = known(broker, run_id).await?;
         point!("beat-asked");
         match known {
+            // What its job was when it was published may have been edited since.
+            Known::Nothing if broker::is_stored_in(broker, run_id, due.queues()).await? => {
+                return stored(broker, message).await;
+            }
             Known::Nothing => {}
             Known::Begun => return Ok(None),
             Known::CalledOff => return Ok(Some(note(Verdict::Skipped, tick, None))),
@@ -232,12 +259,7 @@ async fn publish(
     };
     match broker::publish(broker, &candidate, &due.left_queues, now).await {
         Ok(Published::Stored | Published::Duplicate) if due.tried == Tried::Never => Ok(None),
-        Ok(Published::Stored | Published::Duplicate) => {
-            point!("beat-before-agreement");
-            let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
-            point!("beat-agreed");
-            Ok(called_off.then(|| note(Verdict::Skipped, tick, None)))
-        }
+        Ok(Published::Stored | Published::Duplicate) => stored(broker, message).await,
         // A step that is repeated late may find its own run gone, and the next one in its place.
         Ok(Published::Occupied(live)) => {
             point!("beat-occupied");
@@ -252,6 +274,17 @@ async fn publish(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A run is stored whose step was tried before: all who try it are to say the same of it.
+async fn stored(
+    broker: &dyn Broker,
+    message: &RunMessage,
+) -> Result<Option<VerdictNote>, BeatError> {
+    point!("beat-before-agreement");
+    let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
+    point!("beat-agreed");
+    Ok(called_off.then(|| note(Verdict::Skipped, message.scheduled_for, None)))
 }
 
 /// What the record of a run tells.
@@ -293,13 +326,8 @@ async fn was_published(
         Known::Begun => return Ok(true),
         Known::CalledOff => return Ok(false),
     }
-    for &slot in Slot::under(due.job.policy.overlap) {
-        let occupant = broker.occupant(&due.job.queue, run_id, slot).await?;
-        point!("beat-sought-run");
-        let stored = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
-        if stored.is_some_and(|stored| stored.run_id == *run_id) {
-            return Ok(true);
-        }
+    if broker::is_stored_in(broker, run_id, due.queues()).await? {
+        return Ok(true);
     }
     if due.tried == Tried::Never {
         return Ok(false);

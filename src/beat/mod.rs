@@ -31,7 +31,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::{
     broker::SharedBroker,
@@ -106,6 +106,8 @@ pub struct Beat {
     must_recover: bool,
     /// Read, but not yet in force.
     wanted: Option<reload::Wanted>,
+    /// What the clock showed last.
+    looked_at: Option<DateTime<Utc>>,
     swept_at: Option<std::time::Instant>,
     /// The sequence at which the next sweep goes on.
     sweep_from: u64,
@@ -140,6 +142,7 @@ impl Beat {
             in_force: watch::Sender::default(),
             must_recover: true,
             wanted: Some(reload::Wanted::set(set)),
+            looked_at: None,
             swept_at: None,
             sweep_from: 0,
             pings: Pings::new(),
@@ -260,6 +263,7 @@ impl Beat {
             self.recover().await?;
             self.must_recover = false;
         }
+        self.look_at_clock().await?;
         // What is due by the old files is decided by them: a reload costs no tick.
         self.take_over_news().await?;
         self.decide_on_what_is_due().await?;
@@ -293,12 +297,7 @@ impl Beat {
         let at = self.memory.watermark().at;
         match next_move(at, now) {
             Move::Wait | Move::Behind(_) => {}
-            Move::Reset => {
-                warn!(target: "orchestrator::beat", watermark = %at, %now,
-                    "the clock stepped back by hours: the schedule goes on from now");
-                self.commit(now).await?;
-                self.line_up();
-            }
+            Move::Reset => self.set_back(now).await?,
             Move::Plan if self.timeline.next_due().is_some_and(|due| due <= now) => {
                 point!("beat-due");
                 self.announce(now).await?;
@@ -343,6 +342,7 @@ impl Beat {
             point!("beat-repeating");
             self.step(to, Tried::Before).await?;
         }
+        self.bring_back(clock::now()).await?;
         self.swept_at = None;
         Ok(())
     }

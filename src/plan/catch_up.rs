@@ -197,6 +197,11 @@ fn rest(catch_up: CatchUp, kind: Kind) -> Fate {
     }
 }
 
+/// Whether a tick is too old to be run at `now`.
+pub fn is_too_late(policy: &Policy, tick: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    tick < oldest_eligible(policy, now)
+}
+
 /// Ticks before this are too old to be run at `now`.
 fn oldest_eligible(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
     let window = match policy.catch_up {

@@ -5,6 +5,7 @@
 //! `(W, W']`; carrying it out twice is harmless, because run ids are a function of job and tick.
 
 mod alerts;
+mod bring_back;
 mod catch_up;
 mod leader;
 mod ledger;
@@ -17,7 +18,7 @@ mod timeline;
 mod watermark;
 
 pub use alerts::{Alert, Briefing, Standing, TOLD_PREFIX, Told};
-pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
+pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide, is_too_late};
 pub use leader::{Candidacy, FailingWebhook, HeldUp, LEADER_KEY, Leader, Stall, Vigil};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
@@ -29,4 +30,4 @@ pub use shared::{
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;
 pub use timeline::{JobStep, Scheduled, Step, Timeline};
-pub use watermark::{CLOCK_STEP_LIMIT, Move, Watermark, next_move, outlives};
+pub use watermark::{CLOCK_SLACK, CLOCK_STEP_LIMIT, Move, Watermark, next_move, outlives};

@@ -208,12 +208,12 @@ impl JobState {
     }
 }
 
-fn whole_second_after(at: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn whole_second_after(at: DateTime<Utc>) -> DateTime<Utc> {
     let next = whole_second(at).checked_add_signed(chrono::Duration::seconds(1));
     next.unwrap_or(at)
 }
 
-fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
 }
 

@@ -15,8 +15,8 @@ use crate::{
 pub struct Scheduled {
     /// The definition.
     pub job: Arc<Job>,
-    counts_from: DateTime<Utc>,
-    first_run_at: Option<DateTime<Utc>>,
+    pub(super) counts_from: DateTime<Utc>,
+    pub(super) first_run_at: Option<DateTime<Utc>>,
     pub(super) paused: Option<Pause>,
     pub(super) to_make_up: Option<MakeUp>,
 }

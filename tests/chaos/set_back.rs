@@ -189,7 +189,7 @@ fn what_is_imported_stands_against_the_copy_of_a_standby() {
     more_ticks(&here, 1);
     assert!(standby.stop().success());
     let log = here.read("standby.log");
-    assert!(log.contains("is another one"), "{log}");
+    assert!(log.contains("another state was imported"), "{log}");
     assert!(!log.contains(ITS_OWN), "{log}");
 
     // Another beat leads when it sees that.

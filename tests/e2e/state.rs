@@ -161,12 +161,18 @@ fn what_is_restored_stands_against_the_own_copy_of_a_beat() {
     at_work("first");
     let file = here.path("state").display().to_string();
     assert_eq!(here.run(&["state", "export", &file]).code, 0);
+    assert_eq!(here.run(&["pause", "--queue", "held"]).code, 0);
     at_work("later");
+    // The own copy does not hear of that.
+    assert_eq!(here.run(&["resume", "--queue", "held"]).code, 0);
     let imported = here.run(&["state", "import", &file, "--replace"]);
     assert_eq!(imported.code, 0, "{}", imported.stderr);
     let log = at_work("again");
-    assert!(log.contains("is another one"), "{log}");
+    assert!(log.contains("another state was imported"), "{log}");
     assert!(!log.contains("going on from its own"), "{log}");
+    assert!(!log.contains("restored"), "{log}");
+    let queues = here.run(&["queues"]).stdout;
+    assert!(!queues.contains("held"), "the pause is back: {queues}");
 }
 
 #[test]
