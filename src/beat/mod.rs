@@ -22,6 +22,7 @@ mod serve;
 mod shared;
 mod states;
 mod sweep;
+mod takeover;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -39,7 +40,7 @@ use crate::{
     exec::{PingEvent, Pings},
     health::Pulse,
     job::{Job, QueueName},
-    plan::{Move, Timeline, Watermark, next_move},
+    plan::{Differing, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
 use carry_out::Tried;
@@ -101,6 +102,8 @@ pub struct Beat {
     in_force: watch::Sender<JobSet>,
     /// Set whenever memory and broker may differ: after a start, an outage, an overtaking.
     must_recover: bool,
+    /// How the schedules of the beat before differed, if another one led.
+    differing: Option<Differing>,
     /// Read, but not yet in force.
     wanted: Option<reload::Wanted>,
     swept_at: Option<std::time::Instant>,
@@ -127,6 +130,7 @@ impl Beat {
         set: JobSet,
     ) -> Result<Self, BeatError> {
         let memory = Memory::load(&broker, &options, clock::now()).await?;
+        let differing = takeover::compare(&broker, &options, &set).await?;
         let mut beat = Self {
             broker,
             options,
@@ -136,6 +140,7 @@ impl Beat {
             queues: watch::Sender::default(),
             in_force: watch::Sender::default(),
             must_recover: true,
+            differing,
             wanted: Some(reload::Wanted::set(set)),
             swept_at: None,
             sweep_from: 0,

@@ -6,6 +6,7 @@
 
 mod alerts;
 mod catch_up;
+mod edited;
 mod leader;
 mod ledger;
 mod load;
@@ -21,9 +22,9 @@ pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
 pub use leader::{Candidacy, FailingWebhook, HeldUp, LEADER_KEY, Leader, Stall, Vigil};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
-pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX};
+pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX, Skipper};
 pub use shared::{
-    DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX, RELOAD_KEY,
+    DEFINITION_PREFIX, Differing, IMPORTED_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX, RELOAD_KEY,
     ReloadStatus, WATERMARK_KEY,
 };
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};

@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::job::JobName;
+
 /// The key of the [`super::Watermark`].
 pub const WATERMARK_KEY: &str = "watermark";
 /// The key of the [`ReloadStatus`].
@@ -30,4 +32,26 @@ pub struct ReloadStatus {
     pub jobs: usize,
     /// What is wrong with the files; the set read before stays in force. Empty: all is well.
     pub errors: Vec<String>,
+    /// The data directory that the beat holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+    /// It took over from a beat that had other schedules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differing: Option<Differing>,
+}
+
+/// How the schedules of a beat that took over differ from those of the beat before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differing {
+    /// The beat before.
+    pub before: String,
+    /// The jobs that only one of the two has, or that they define otherwise; [`Differing::MOST_JOBS`] at most.
+    pub jobs: Vec<JobName>,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Differing {
+    /// So many jobs are named.
+    pub const MOST_JOBS: usize = 20;
 }
