@@ -32,11 +32,7 @@ impl Beat {
     /// Makes `set` the jobs of this beat. Repeated after a failure it changes nothing more.
     pub(super) async fn adopt(&mut self, set: JobSet) -> Result<(), BeatError> {
         let now = clock::now();
-        let before = match self.is_edited(&set) {
-            true => definitions(&self.broker).await?,
-            false => BTreeMap::new(),
-        };
-        let changed = self.states_under(&before, &set, now);
+        let changed = self.states_under(&set, now);
         let back = set.iter().map(|job| &job.name);
         let back = back.filter(|name| self.memory.is_gone(name));
         let back: Vec<_> = back.cloned().collect();
@@ -67,26 +63,14 @@ impl Beat {
         Ok(())
     }
 
-    /// Whether `set` has another trigger for a job that is known.
-    fn is_edited(&self, set: &JobSet) -> bool {
-        let known = |job: &Job| self.memory.state(&job.name);
-        set.iter()
-            .any(|job| known(job).is_some_and(|state| state.fingerprint != job.fingerprint()))
-    }
-
-    /// The states that change if `set` takes the place of `before` now.
-    fn states_under(
-        &self,
-        before: &BTreeMap<JobName, Job>,
-        set: &JobSet,
-        now: DateTime<Utc>,
-    ) -> Vec<(JobName, JobState)> {
+    /// The states that change if `set` takes the place of what is in force now.
+    fn states_under(&self, set: &JobSet, now: DateTime<Utc>) -> Vec<(JobName, JobState)> {
         let watermark = self.memory.watermark().at;
         let defined = set.iter().filter_map(|job| {
-            let definitions = (before.get(&job.name), job.as_ref());
+            let before = self.jobs.get(&job.name).map(AsRef::as_ref);
             let state = match self.memory.state(&job.name) {
                 None => Some(JobState::first_seen(job, now, watermark)),
-                Some(state) => state.redefined(definitions, now, watermark),
+                Some(state) => state.redefined((before, job), now, watermark),
             };
             Some((job.name.clone(), state?))
         });
@@ -142,16 +126,13 @@ fn tell_gone(job: &JobName, state: &JobState, now: DateTime<Utc>) {
 }
 
 /// The definitions that are in force, as far as they are understood and somebody vouches for them who may.
-pub(super) async fn definitions(
-    broker: &SharedBroker,
-) -> Result<BTreeMap<JobName, Job>, BeatError> {
+pub(super) async fn definitions(broker: &SharedBroker) -> Result<JobSet, BeatError> {
     let entries = broker::list(broker.as_ref(), Bucket::State, DEFINITION_PREFIX).await?;
     let understood = entries.iter().filter_map(|entry| {
         let value = broker::opened(broker.as_ref(), Bucket::State, entry).ok()?;
-        let job = serde_json::from_slice::<Job>(&value).ok()?;
-        Some((job.name.clone(), job))
+        serde_json::from_slice::<Job>(&value).ok()
     });
-    Ok(understood.collect())
+    Ok(JobSet::new(understood))
 }
 
 /// What is shared of a job: signed if beat signs, for whoever runs it by hand signs what it says.

@@ -23,6 +23,7 @@ mod shared;
 mod states;
 mod sweep;
 mod takeover;
+mod telling;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -106,6 +107,7 @@ pub struct Beat {
     differing: Option<Differing>,
     /// Read, but not yet in force.
     wanted: Option<reload::Wanted>,
+    told: Arc<telling::Told>,
     swept_at: Option<std::time::Instant>,
     /// The sequence at which the next sweep goes on.
     sweep_from: u64,
@@ -130,11 +132,12 @@ impl Beat {
         set: JobSet,
     ) -> Result<Self, BeatError> {
         let memory = Memory::load(&broker, &options, clock::now()).await?;
-        let differing = takeover::compare(&broker, &options, &set).await?;
+        let in_force = definitions::definitions(&broker).await?;
+        let differing = takeover::compare(&broker, &options, (&in_force, &set)).await?;
         let mut beat = Self {
             broker,
             options,
-            jobs: JobSet::default(),
+            jobs: in_force,
             memory,
             timeline: Timeline::default(),
             queues: watch::Sender::default(),
@@ -142,6 +145,7 @@ impl Beat {
             must_recover: true,
             differing,
             wanted: Some(reload::Wanted::set(set)),
+            told: Arc::default(),
             swept_at: None,
             sweep_from: 0,
             pings: Pings::new(),
@@ -348,6 +352,7 @@ impl Beat {
         point!("beat-before-states");
         self.change(states).await?;
         self.commit(to).await?;
+        self.told.forget();
         self.timeline.advance(&step);
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{
     Beat, BeatError, BeatOptions, ReloadCause,
     copy::Copy,
     leader::{Candidate, Found, Term},
-    outage::Outage,
+    outage::{Outage, Who},
     reload::{self, Wanted},
 };
 use crate::{
@@ -64,7 +64,7 @@ pub async fn serve(
         options: Arc::new(options),
         set,
         broken: None,
-        outage: Outage::default(),
+        outage: Outage::of(Who::StandsBy),
         has_worked: false,
     };
     while let Some(term) = server.stand_by(&mut reload, &stop).await? {

@@ -1,18 +1,17 @@
 //! Tells when a beat begins with other schedules than the beat before had in force: somebody forgot a machine, or is
 //! about to change it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 
 use super::{
     BeatError, BeatOptions,
-    definitions::definitions,
     shared::{names, read},
 };
 use crate::{
     broker::{Bucket, SharedBroker},
-    job::{Job, JobName},
+    job::JobName,
     plan::{Differing, RELOAD_KEY, ReloadStatus},
     schedules::JobSet,
 };
@@ -22,13 +21,13 @@ use crate::{
 pub(super) async fn compare(
     broker: &SharedBroker,
     options: &BeatOptions,
-    set: &JobSet,
+    (in_force, set): (&JobSet, &JobSet),
 ) -> Result<Option<Differing>, BeatError> {
     let entry = broker.get(Bucket::State, RELOAD_KEY).await?;
     let Some(before) = entry.as_ref().and_then(read::<ReloadStatus>) else {
         return Ok(None);
     };
-    let differ = differ(&definitions(broker).await?, set);
+    let differ = differ(in_force, set);
     if differ.is_empty() {
         return Ok(None);
     }
@@ -55,8 +54,8 @@ pub(super) async fn compare(
 }
 
 /// The jobs that only one of the two has, or that they define otherwise.
-fn differ(in_force: &BTreeMap<JobName, Job>, set: &JobSet) -> BTreeSet<JobName> {
-    let is_other = |name: &JobName| in_force.get(name) != set.get(name).map(AsRef::as_ref);
-    let all = in_force.keys().chain(set.jobs.keys());
+fn differ(in_force: &JobSet, set: &JobSet) -> BTreeSet<JobName> {
+    let is_other = |name: &JobName| in_force.get(name) != set.get(name);
+    let all = in_force.jobs.keys().chain(set.jobs.keys());
     all.filter(|name| is_other(name)).cloned().collect()
 }

@@ -66,8 +66,13 @@ fn in_common(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::job::{Anchor, Execute, Policy, RunSpec, Trigger, interval::Interval};
+    use crate::{
+        job::{Anchor, Execute, Policy, RunSpec, Trigger, interval::Interval},
+        plan::{JobState, Pause, Scheduled, Verdict, decide},
+    };
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_795_401_000 + second, 0).unwrap()
@@ -135,5 +140,69 @@ mod tests {
         other.enabled = false;
         none(&job, &other);
         none(&other, &job);
+    }
+
+    /// What is due of `job` in `(watermark, now]`.
+    fn due(state: &JobState, job: &Job, watermark: i64, now: i64) -> Vec<DateTime<Utc>> {
+        let scheduled = Scheduled::new(Arc::new(job.clone()), state);
+        let due: Vec<_> = scheduled.between(at(watermark), at(now)).collect();
+        let counted = scheduled.count_between(at(watermark), at(now));
+        assert_eq!(counted, due.len() as u64);
+        due
+    }
+
+    #[test]
+    fn an_edit_takes_no_tick_away_that_both_triggers_have_and_adds_none() {
+        let (before, edited) = (every(60, 0), every(90, 0));
+        let state = JobState::first_seen(&before, at(0), at(0));
+        let next = state.redefined((Some(&before), &edited), at(420), at(100));
+        let next = next.unwrap();
+        assert_eq!(due(&next, &edited, 100, 420), [at(180), at(360)]);
+        assert_eq!(due(&next, &edited, 180, 450), [at(360), at(450)]);
+        let decided = next.redefined((Some(&edited), &edited), at(421), at(420));
+        assert_eq!(decided, None, "nothing else was edited");
+        for unknown in [None, Some(&every(30, 0))] {
+            let next = state.redefined((unknown, &edited), at(420), at(100));
+            assert!(due(&next.unwrap(), &edited, 100, 420).is_empty());
+        }
+    }
+
+    #[test]
+    fn who_comes_back_goes_on_as_before() {
+        let job = every(60, 0);
+        let paused = Pause {
+            since: at(10),
+            until: None,
+            reason: None,
+            catch_up: false,
+        };
+        let state = JobState {
+            paused: Some(paused),
+            first_run_at: Some(at(1)),
+            ..JobState::first_seen(&job, at(0), at(0))
+        };
+        let gone = state.gone(at(100)).unwrap();
+        assert_eq!(gone.gone(at(200)), None, "it is gone already");
+        let back = |gone: &JobState, watermark| {
+            let back = gone.redefined((None, &job), at(watermark), at(watermark));
+            back.unwrap()
+        };
+        assert_eq!(back(&gone, 160), state);
+        // Not paused: nobody has decided on its ticks meanwhile.
+        let gone = JobState {
+            paused: None,
+            ..gone
+        };
+        let soon = back(&gone, 700);
+        let scheduled = Scheduled::new(Arc::new(job.clone()), &soon);
+        let decision = decide(&scheduled, at(700), at(701));
+        assert_eq!(decision.fire, [at(660)]);
+        assert_eq!(decision.count(Verdict::Coalesced, None), 9);
+        let late = back(&gone, 701);
+        assert_eq!((late.to_make_up, late.counts_from), (None, at(701)));
+        assert_eq!(late.first_run_at, Some(at(1)), "it had that");
+        let week = 7 * 86_400;
+        assert!(!gone.is_gone_for_good(at(100 + week)));
+        assert!(gone.is_gone_for_good(at(101 + week)));
     }
 }
