@@ -14,8 +14,8 @@ use crate::{
     broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Pending, Published},
     job::{Job, JobName, Overlap, QueueName},
     plan::{
-        DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader, RELOAD_KEY,
-        WATERMARK_KEY,
+        COPY_KEY, DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader,
+        RELOAD_KEY, WATERMARK_KEY,
     },
     run::{Refusal, RunMessage, RunRecord, Standing},
 };
@@ -173,7 +173,13 @@ pub async fn export_state(
     let watermark = broker.get(Bucket::State, WATERMARK_KEY).await?;
     let (runs, with_runs) = stored_runs(broker, extent.runs()).await?;
     let is_wanted = |key: &str| {
-        let is_of_a_process = [LEADER_KEY, RELOAD_KEY, INSTALLATION_KEY, WATERMARK_KEY];
+        let is_of_a_process = [
+            LEADER_KEY,
+            COPY_KEY,
+            RELOAD_KEY,
+            INSTALLATION_KEY,
+            WATERMARK_KEY,
+        ];
         match key.strip_prefix(DEFINITION_PREFIX) {
             Some(job) if extent == Extent::Snapshot => with_runs.contains(job),
             _ => !is_of_a_process.contains(&key),

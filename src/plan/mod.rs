@@ -14,6 +14,7 @@ mod pause;
 mod shared;
 mod simulate;
 mod state;
+mod succession;
 mod timeline;
 mod watermark;
 
@@ -24,8 +25,8 @@ pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
 pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX, Skipper};
 pub use shared::{
-    DEFINITION_PREFIX, Differing, IMPORTED_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX, RELOAD_KEY,
-    ReloadStatus, WATERMARK_KEY,
+    COPY_KEY, DEFINITION_PREFIX, Differing, IMPORTED_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX,
+    KeptCopy, RELOAD_KEY, ReloadStatus, WATERMARK_KEY,
 };
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;

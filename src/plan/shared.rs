@@ -12,12 +12,25 @@ pub const RELOAD_KEY: &str = "reload";
 /// The key of the name of this installation, made up by its first beat: another one means that the
 /// broker was wiped meanwhile, or is another one.
 pub const INSTALLATION_KEY: &str = "installation";
+/// The key of the [`KeptCopy`].
+pub const COPY_KEY: &str = "copy";
 /// How the names of installations begin that somebody imported: what beats kept of the one before is no loss.
 pub const IMPORTED_PREFIX: &str = "imported-";
 /// The prefix of the keys `def.JOB`, which hold the definitions, as [`crate::job::Job`].
 pub const DEFINITION_PREFIX: &str = "def.";
 /// The prefix of the keys `job.JOB`, which hold [`super::JobState`].
 pub const JOB_STATE_PREFIX: &str = "job.";
+
+/// A beat that stands by says on a broker that lost its data what it has kept of it: one that has nothing lets it lead first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptCopy {
+    /// The beat.
+    pub beat: String,
+    /// How far its copy goes.
+    pub watermark: DateTime<Utc>,
+    /// When it said so.
+    pub said_at: DateTime<Utc>,
+}
 
 /// The last reading of the schedules, for `jobs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

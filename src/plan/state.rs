@@ -228,7 +228,7 @@ impl JobState {
         self.ledger.on(tick).filter(|_| self.as_of >= until)
     }
 
-    fn move_to(&mut self, queue: &QueueName) {
+    pub(super) fn move_to(&mut self, queue: &QueueName) {
         let before = self.queue.replace(queue.clone());
         let left = before.filter(|before| before != queue);
         self.left_queues.retain(|other| other != queue);
