@@ -281,6 +281,11 @@ impl Memory {
         Ok(())
     }
 
+    /// Whether all that is known was there when the own copy was written last.
+    pub(super) fn is_kept(&self) -> bool {
+        self.unsaved.is_empty() && self.others.are_saved()
+    }
+
     /// Writes the watermark and what changed since the last time to this beat's own copy.
     pub(super) async fn keep_own(&mut self, own: Option<&OwnState>) {
         if let Some(own) = own {

@@ -60,6 +60,9 @@ pub use serve::serve;
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 /// How far the stored watermark may fall behind while nothing is due.
 const IDLE_COMMIT: Duration = Duration::from_secs(60);
+/// How often the watermark moves while nothing is due, if something is to be kept: a pause, the end of a run. With it
+/// go the copies.
+const NEWS_COMMIT: Duration = Duration::from_secs(1);
 /// How often stored runs that have ended are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// A beat that works whoever else does says three times in this that it is there.
@@ -281,7 +284,19 @@ impl Beat {
         let next = self.timeline.next_due().map_or(LONGEST_SLEEP, |due| {
             (due - now).to_std().unwrap_or_default()
         });
-        Ok(next.min(LONGEST_SLEEP))
+        let longest = match self.memory.is_kept() {
+            true => LONGEST_SLEEP,
+            false => NEWS_COMMIT,
+        };
+        Ok(next.min(longest))
+    }
+
+    /// How long the watermark may stand while nothing is due.
+    fn idle_commit(&self) -> Duration {
+        match self.memory.is_kept() {
+            true => IDLE_COMMIT,
+            false => NEWS_COMMIT,
+        }
     }
 
     async fn decide_on_what_is_due(&mut self) -> Result<(), BeatError> {
@@ -302,7 +317,7 @@ impl Beat {
             }
             Move::Plan => {
                 let idle = (now - at).to_std().unwrap_or_default();
-                if idle >= IDLE_COMMIT {
+                if idle >= self.idle_commit() {
                     self.commit(now).await?;
                 }
             }

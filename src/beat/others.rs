@@ -187,6 +187,11 @@ impl Others {
         self.unsaved.extend(self.values.keys().cloned());
     }
 
+    /// Whether the own copy has them all.
+    pub(super) fn are_saved(&self) -> bool {
+        self.unsaved.is_empty()
+    }
+
     /// What changed since the own copy was written; without a value: it is gone.
     pub(super) fn unsaved(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         let value = |key: &String| self.values.get(key).map(Vec::as_slice);

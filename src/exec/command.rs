@@ -61,6 +61,10 @@ pub struct Confinement {
     pub pass_env: Arc<[Glob]>,
     /// The mask of the modes of files that it makes; that of this process if absent.
     pub umask: Option<u32>,
+    /// Where it was found by whoever allowed it, links followed: nothing else is executed. It is looked up if absent.
+    pub executables: Option<Vec<PathBuf>>,
+    /// The directory, links followed, in which it was allowed to start. That of the program if absent.
+    pub working_dir: Option<PathBuf>,
 }
 
 /// The variables of this process that every job is given, with the patterns of some: what programs need to find their
@@ -197,15 +201,17 @@ impl Program {
             .iter()
             .map(|(name, value)| line(name, value).map(Cow::Owned).ok_or_else(nul));
         let words = std::iter::once(&self.name).chain(&self.arguments);
-        let directory = match (&self.working_dir, user) {
+        let allowed = self.confinement.working_dir.as_ref();
+        let directory = match (allowed.or(self.working_dir.as_ref()), user) {
             (Some(directory), _) => Some(directory.as_os_str()),
             // To see whether that user may be here.
             (None, Some(_)) => Some(OsStr::new(".")),
             (None, None) => None,
         };
+        let allowed = self.confinement.executables.clone();
         Ok(Prepared {
-            candidates: self
-                .candidates(search.as_deref())
+            candidates: allowed
+                .unwrap_or_else(|| self.candidates(search.as_deref()))
                 .iter()
                 .map(|path| text(path.as_os_str()))
                 .collect::<Result<_, _>>()?,

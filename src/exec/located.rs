@@ -40,7 +40,9 @@ impl Program {
         let mut candidates = candidates.map(|path| base.join(path));
         match self.run_as {
             None => {
-                let can_be_executed = |path: &PathBuf| access(path, Access::EXEC_OK).is_ok();
+                // An execution goes on behind a directory of that name.
+                let can_be_executed =
+                    |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
                 let found = candidates.find(can_be_executed);
                 let real = found.and_then(|path| fs::canonicalize(path).ok());
                 located.executables.extend(real);

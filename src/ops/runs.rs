@@ -1,6 +1,9 @@
 //! Runs: those with a record, and those that wait and have none yet.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -59,30 +62,19 @@ pub async fn runs(broker: &dyn Broker, filter: &RunFilter) -> Result<Vec<RunReco
         .job
         .as_ref()
         .map_or(String::new(), |job| format!("{job}."));
-    let mut found = Vec::new();
-    let mut recorded = BTreeSet::new();
-    for entry in broker::list(broker, Bucket::Runs, &prefix).await? {
-        if let Ok(record) = serde_json::from_slice::<RunRecord>(&entry.value) {
-            recorded.insert(record.run_id.clone());
-            if filter.wants(&record) {
-                found.push(record);
-            }
-        }
-    }
-    if filter.states.is_empty() || filter.states.contains(&RunState::Queued) {
-        for pending in waiting(broker, PENDING_AT_MOST).await? {
-            let Ok(message) = RunMessage::decode(&pending.payload) else {
-                continue;
-            };
-            let record = RunRecord::queued(&message);
-            if !recorded.contains(&record.run_id) && filter.wants(&record) {
-                found.push(record);
-            }
-        }
-    }
+    let may_wait = filter.states.is_empty() || filter.states.contains(&RunState::Queued);
+    let at_most = if may_wait { PENDING_AT_MOST } else { 0 };
+    let all = everything(broker, &prefix, at_most).await?;
+    let is_unheard_of = !all
+        .iter()
+        .any(|record| filter.job.as_ref() == Some(record.run_id.job()));
+    let mut found: Vec<_> = all
+        .into_iter()
+        .filter(|record| filter.wants(record))
+        .collect();
     found.sort_by(|a, b| (b.published_at, &b.run_id).cmp(&(a.published_at, &a.run_id)));
     found.truncate(filter.limit);
-    if let (true, Some(job)) = (recorded.is_empty() && found.is_empty(), &filter.job) {
+    if let (true, Some(job)) = (is_unheard_of, &filter.job) {
         // Nothing was ever heard of this job: perhaps it is misspelt.
         find_job(broker, job).await?;
     }
@@ -132,7 +124,7 @@ pub async fn cancel_tree(broker: &dyn Broker, run_id: &RunId) -> Result<Vec<RunR
     // Whoever is being cancelled may have asked for one more meanwhile.
     for _ in 0..TRIES {
         let mut is_news = false;
-        let all = everything(broker).await?;
+        let all = everything(broker, "", usize::MAX).await?;
         let mut grown = true;
         while std::mem::take(&mut grown) {
             for record in &all {
@@ -162,24 +154,27 @@ pub async fn cancel_tree(broker: &dyn Broker, run_id: &RunId) -> Result<Vec<RunR
     Ok(cancelled)
 }
 
-/// Every run with a record, and every one that waits.
-async fn everything(broker: &dyn Broker) -> Result<Vec<RunRecord>, OpsError> {
-    let mut all = Vec::new();
-    let mut recorded = BTreeSet::new();
-    for entry in broker::list(broker, Bucket::Runs, "").await? {
+/// Every run with a record under `prefix`, and those that wait, of the first `at_most` messages.
+async fn everything(
+    broker: &dyn Broker,
+    prefix: &str,
+    at_most: usize,
+) -> Result<Vec<RunRecord>, OpsError> {
+    // A run leaves the queue only after its record was written: looked at in this order, one that ends
+    // meanwhile is found among the records.
+    let waiting = waiting(broker, at_most).await?;
+    let mut all = BTreeMap::new();
+    for pending in waiting {
+        if let Ok(message) = RunMessage::decode(&pending.payload) {
+            all.insert(message.run_id.clone(), RunRecord::queued(&message));
+        }
+    }
+    for entry in broker::list(broker, Bucket::Runs, prefix).await? {
         if let Ok(record) = serde_json::from_slice::<RunRecord>(&entry.value) {
-            recorded.insert(record.run_id.clone());
-            all.push(record);
+            all.insert(record.run_id.clone(), record);
         }
     }
-    for pending in waiting(broker, usize::MAX).await? {
-        if let Ok(message) = RunMessage::decode(&pending.payload)
-            && !recorded.contains(&message.run_id)
-        {
-            all.push(RunRecord::queued(&message));
-        }
-    }
-    Ok(all)
+    Ok(all.into_values().collect())
 }
 
 /// Waits until a run has ended. A broker that is away is waited for; `on_outage` hears of it once.

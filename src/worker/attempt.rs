@@ -237,7 +237,7 @@ async fn execute(
         let mut execution = match work {
             Work::Played(player) => player.play(&context, limits, stop).await,
             Work::Program(executor, program) => {
-                executor.execute(program, limits, &output, stop).await
+                executor.execute(*program, limits, &output, stop).await
             }
             Work::Request(executor, request) => {
                 executor.request(*request, limits, &output, stop).await
@@ -265,7 +265,7 @@ async fn execute(
 /// What an attempt does.
 enum Work<'a> {
     Played(&'a dyn Player),
-    Program(&'a Executor, Program),
+    Program(&'a Executor, Box<Program>),
     Request(&'a Executor, Box<PreparedRequest>),
 }
 
@@ -278,15 +278,13 @@ fn permitted_work<'a>(shared: &'a Shared, context: &RunContext<'_>) -> Result<Wo
     let message = context.message;
     match prepare(context, executor)? {
         Work::Program(executor, program) => {
-            match shared.forbidden(&message.queue, message, &program) {
+            let mut program = Program {
+                confinement: shared.confinement(),
+                ..*program
+            };
+            match shared.forbidden(&message.queue, message, &mut program) {
                 Some(violation) => Err(violation.to_string()),
-                None => Ok(Work::Program(
-                    executor,
-                    Program {
-                        confinement: shared.confinement(),
-                        ..program
-                    },
-                )),
+                None => Ok(Work::Program(executor, Box::new(program))),
             }
         }
         work => Ok(work),
@@ -301,7 +299,7 @@ fn prepare<'a>(context: &RunContext<'_>, executor: &'a Executor) -> Result<Work<
         Execute::Command(_) | Execute::Shell(_) => {
             let program = Program::prepare(context).map_err(|error| error.to_string())?;
             let program = program.ok_or("there is nothing to execute")?;
-            Ok(Work::Program(executor, program))
+            Ok(Work::Program(executor, Box::new(program)))
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     broker::{BrokerError, Bucket, Delivery, Refused, RefusedBy},
     clock,
-    exec::{self, Confinement, Program, RunContext, Secrets},
+    exec::{self, Confinement, Located, Program, RunContext, Secrets},
     job::QueueName,
     run::{
         Found, Hidden, Keyring, Malformed, Refusal, RunMessage, RunRecord, Violation, WorkerPolicy,
@@ -118,7 +118,13 @@ impl Shared {
         };
         if policy.executables.is_some() || policy.env.is_some() || policy.working_dirs.is_some() {
             let program = self.program_of(message);
-            return broken_by(policy, &delivery.queue, message, program.as_ref());
+            let located = program.as_ref().map(Program::located);
+            return broken_by(
+                policy,
+                &delivery.queue,
+                message,
+                program.as_ref().zip(located.as_ref()),
+            );
         }
         broken_by(policy, &delivery.queue, message, None)
     }
@@ -144,21 +150,31 @@ impl Shared {
         Confinement {
             pass_env: Arc::clone(&self.options.pass_env),
             umask: gate.policy.as_ref().and_then(|policy| policy.umask),
+            ..Confinement::default()
         }
     }
 
-    /// The same rules once more, for a program as it is about to be started.
+    /// The same rules once more, for a program as it is about to be started: from then on it is what was looked at,
+    /// wherever its path may lead when it is started.
     pub(super) fn forbidden(
         &self,
         queue: &QueueName,
         message: &RunMessage,
-        program: &Program,
+        program: &mut Program,
     ) -> Option<Violation> {
         let gate = self.options.gate.borrow();
-        match &gate.policy {
-            Some(policy) => broken_by(policy, queue, message, Some(program)),
-            None => WorkerPolicy::check_without(message).err(),
+        let Some(policy) = &gate.policy else {
+            return WorkerPolicy::check_without(message).err();
+        };
+        let located = program.located();
+        let broken = broken_by(policy, queue, message, Some((program, &located)));
+        if policy.executables.is_some() {
+            program.confinement.executables = Some(located.executables);
         }
+        if policy.working_dirs.is_some() {
+            program.confinement.working_dir = located.working_dir;
+        }
+        broken
     }
 
     /// Whether somebody has published the same signed message again. Without keys anybody may.
@@ -202,9 +218,11 @@ fn broken_by(
     policy: &WorkerPolicy,
     queue: &QueueName,
     message: &RunMessage,
-    program: Option<&Program>,
+    program: Option<(&Program, &Located)>,
 ) -> Option<Violation> {
-    let located = program.map(Program::located).unwrap_or_default();
+    let (program, located) = program.unzip();
+    let nowhere = Located::default();
+    let located = located.unwrap_or(&nowhere);
     let found = Found {
         executables: &located.executables,
         working_dir: located.working_dir.as_deref(),

@@ -92,7 +92,7 @@ fn until(who: &str, said: &str) -> DateTime<Utc> {
     clippy::disallowed_methods,
     reason = "the real clock, beside one that is set"
 )]
-fn now() -> DateTime<Utc> {
+pub fn now() -> DateTime<Utc> {
     Utc::now()
 }
 

@@ -315,3 +315,44 @@ fn a_beat_of_another_installation_erases_no_tick() {
     });
     checker::every_second_once(&here.lines("ticks"));
 }
+
+/// Nothing is due for hours: a pause is in the copies of all beats nevertheless, within seconds.
+#[test]
+fn a_pause_of_an_idle_installation_is_kept() {
+    let mut nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule(
+        "a.toml",
+        "[job.rare]\nevery = \"20h\"\nqueue = \"rare\"\nshell = \"true\"\n",
+    );
+    let start = |name: &str| {
+        let directory = here.path(name).display().to_string();
+        here.start(name, &["beat", "--data-dir", &directory, "-v"])
+    };
+    let leader = start("leader");
+    wait_for("the job", || here.try_json(&["jobs"])?.get(0).cloned());
+    let standby = start("standby");
+    let copies = || standby.log().matches("own copy brought up to date").count();
+    wait_for("a first copy", || (copies() > 0).then_some(()));
+    for what in [&["rare"][..], &["--queue", "rare"]] {
+        let before = copies();
+        assert_eq!(here.run(&[&["pause"], what].concat()).code, 0);
+        wait_for("another copy", || (copies() > before).then_some(()));
+    }
+    leader.kill9();
+    standby.kill9();
+    nats.kill9();
+    nats.wipe();
+    nats.restart();
+    let _beat = start("standby");
+    wait_for("the pause of the queue", || {
+        let queues = here.try_json(&["queues"])?;
+        let mut queues = queues.as_array()?.iter();
+        queues.find(|queue| queue["queue"] == "rare" && !queue["pause"].is_null())?;
+        Some(())
+    });
+    wait_for("the pause of the job", || {
+        let jobs = here.try_json(&["jobs"])?;
+        (!jobs.get(0)?["paused"].is_null()).then_some(())
+    });
+}

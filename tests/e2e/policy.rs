@@ -35,6 +35,9 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     symlink("../other/evil", here.path("bin/disguised")).unwrap();
     symlink("../bin/good", here.path("other/honest")).unwrap();
     symlink("../other", here.path("work/away")).unwrap();
+    fs::create_dir_all(here.path("work/directory/good")).unwrap();
+    // What a job may have written where it starts.
+    here.script("work/bin/good", "echo evil >> \"$NOTES\"");
     let [bin, other, work] = ["bin", "other", "work"].map(|name| here.real(name));
     let notes = format!("{work}/notes");
     let job = |name: &str, what: &str, dir: &str, path: &str| {
@@ -53,6 +56,19 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
         ),
         job("ok-link", "command = [\"honest\"]", &work, &other),
         job("ok-relative", "command = [\"../bin/good\"]", &work, &bin),
+        // From where the worker looks it is the good one, and from where it starts the other one.
+        job(
+            "ok-magic",
+            "command = [\"/proc/self/cwd/bin/good\"]",
+            &work,
+            &bin,
+        ),
+        job(
+            "ok-behind",
+            "command = [\"good\"]",
+            &work,
+            &format!("{work}/directory:{bin}"),
+        ),
         job("unlisted", "command = [\"good\"]", &work, &bin),
         job("ok-evil", "command = [\"evil\"]", &work, &other),
         job("ok-disguised", "command = [\"disguised\"]", &work, &bin),
@@ -100,13 +116,13 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     };
     policy("");
     let _beat = here.start("beat", &["beat"]);
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(14).cloned());
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(16).cloned());
     let worker = worker(&here, &["--queue", "other", "--policy", "worker.toml"]);
 
-    for name in ["ok-path", "ok-link", "ok-relative"] {
+    for name in ["ok-path", "ok-link", "ok-relative", "ok-magic", "ok-behind"] {
         assert_eq!(here.run_to_its_end(name)["state"], "succeeded", "{name}");
     }
-    let done = ["good"; 3];
+    let done = ["good"; 5];
     assert_eq!(here.lines("work/notes"), done);
     for (name, rule) in [
         ("unlisted", "jobs"),

@@ -77,6 +77,14 @@ fn batches(here: &Installation) {
     let ids: BTreeSet<_> = batch.stdout.lines().collect();
     assert_eq!(ids.len(), 300);
     wait_for("all pages", || {
+        // Whatever begins and ends while it is read.
+        let runs = here.runs("page");
+        let listed: BTreeSet<_> = runs
+            .iter()
+            .filter_map(|run| run["run_id"].as_str())
+            .collect();
+        let unlisted: Vec<_> = ids.difference(&listed).collect();
+        assert!(unlisted.is_empty(), "not listed: {unlisted:?}");
         (here.lines("pages").len() == 300).then_some(())
     });
     let pages: BTreeSet<_> = here.lines("pages").into_iter().collect();

@@ -1,7 +1,8 @@
 //! A server that is not there, cannot, or does not want to.
 
+use futures::StreamExt;
 use orchestrator::broker::{
-    Broker, BrokerError, Bucket, Published,
+    self, Broker, BrokerError, Bucket, Change, Published,
     nats::{Credentials, NatsBroker, NatsOptions},
 };
 
@@ -96,6 +97,43 @@ async fn a_publish_whose_answer_is_lost_can_be_repeated() {
     });
     assert_eq!(published.await, Published::Duplicate);
     assert_eq!(broker.pending(0, 10).await.unwrap().len(), 2);
+}
+
+/// Some servers count one value too many after a crash: whoever waits for it would wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_which_not_all_arrive_are_not_waited_for_without_an_end() {
+    const VALUES: usize = 60;
+    let server = NatsServer::start();
+    let proxy = Proxy::to(server.port()).await;
+    let broker = connect(proxy.url(), LONG).await;
+    for n in 0..VALUES {
+        let value = vec![b'x'; 64 * 1024];
+        broker
+            .put(Bucket::State, &format!("many.{n}"), value)
+            .await
+            .unwrap();
+    }
+    proxy.set(Line::Slow);
+    let mut changes = broker.watch(Bucket::State, "many.").await.unwrap();
+    assert!(matches!(changes.next().await, Some(Ok(Change::Put(_)))));
+    proxy.set(Line::Mute);
+    let mut seen = 1;
+    let error = loop {
+        match changes.next().await {
+            Some(Ok(Change::Put(_))) => seen += 1,
+            Some(Err(error)) => break error,
+            other => panic!("{other:?} after {seen}"),
+        }
+    };
+    assert!(seen < VALUES, "all were there before the line was mute");
+    assert!(matches!(error, BrokerError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains("did not all arrive"), "{error}");
+    proxy.set(Line::Cut);
+    proxy.set(Line::Whole);
+    let all = eventually("all values", async || {
+        broker::list(&*broker, Bucket::State, "many.").await.ok()
+    });
+    assert_eq!(all.await.len(), VALUES);
 }
 
 #[tokio::test(flavor = "multi_thread")]

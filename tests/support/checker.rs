@@ -93,7 +93,7 @@ pub fn executed_as_recorded(here: &Installation, job: &str, file: &str) {
         let times = executions.remove(id).unwrap_or_default();
         assert!(
             (1..=attempts).contains(&times),
-            "{id}: {times} executions, {attempts} attempts: {run:#}"
+            "{id}: {times} executions, {attempts} attempts: {run:#}; others: {executions:?}"
         );
     }
     assert!(executions.is_empty(), "without a record: {executions:?}");

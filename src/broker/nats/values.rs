@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use serde_json::json;
 
 use super::{
-    NatsBroker,
+    NatsBroker, PATIENCE,
     api::{CallError, StoredMessage, code, is_an_answer, passed_over},
     publish::Stored,
     setup::Stream,
@@ -20,6 +20,9 @@ const OPERATION_HEADER: &str = "KV-Operation";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// How often a removed stream is made again.
 const TRIES: usize = 2;
+/// The server promised more values, and sent none.
+const INCOMPLETE: &str = "the values that are there did not all arrive in time; try again, and if that does not help, \
+     look at the server and its log";
 
 pub(super) async fn get(
     nats: &NatsBroker,
@@ -241,18 +244,32 @@ pub(super) async fn watch(
     let messages = consumer.messages().await;
     let messages = messages.map_err(|error| failed(error.to_string()))?;
     let key_prefix = nats.names.key_prefix(bucket);
-    let (broker, mut current) = (nats.describe(), empty);
-    let changes = messages.flat_map(move |message| {
-        let changes = match message {
-            Ok(message) => understand(&message, &key_prefix, &mut current),
-            Err(error) => vec![Err(BrokerError::Unreachable {
-                broker: broker.clone(),
-                operation: operation.clone(),
-                reason: error.to_string(),
-            })],
-        };
-        stream::iter(changes)
+    let broker = nats.describe();
+    let unreachable = move |reason: String| {
+        vec![Err(BrokerError::Unreachable {
+            broker: broker.clone(),
+            operation: operation.clone(),
+            reason,
+        })]
+    };
+    let changes = stream::unfold((messages, empty), move |(mut messages, mut current)| {
+        let (unreachable, key_prefix) = (unreachable.clone(), key_prefix.clone());
+        async move {
+            let next = match current {
+                true => Ok(messages.next().await),
+                false => tokio::time::timeout(PATIENCE, messages.next()).await,
+            };
+            let changes = match next {
+                Ok(Some(Ok(message))) => understand(&message, &key_prefix, &mut current),
+                Ok(Some(Err(error))) => unreachable(error.to_string()),
+                Ok(None) => return None,
+                // A server that counts wrongly after a crash would be waited for without an end.
+                Err(_) => unreachable(INCOMPLETE.to_owned()),
+            };
+            Some((stream::iter(changes), (messages, current)))
+        }
     });
+    let changes = changes.flatten();
     let first = stream::iter(empty.then_some(Ok(Change::Current)));
     Ok(first.chain(changes).boxed())
 }
