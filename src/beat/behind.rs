@@ -82,9 +82,7 @@ impl Beat {
         limit: DateTime<Utc>,
         decided: DateTime<Utc>,
     ) -> Vec<(JobName, JobState)> {
-        let known = self.memory.known_jobs();
-        let back = known.filter_map(|name| {
-            let state = self.memory.state(name)?;
+        let back = self.memory.states().filter_map(|(name, state)| {
             let scheduled = self.memory.scheduled(&self.jobs, name);
             let is_ahead = state.is_ahead_of(limit);
             is_ahead.then(|| {

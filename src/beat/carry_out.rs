@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use tracing::{info, warn};
 
-use super::{Beat, BeatError, shared::encode};
+use super::{Beat, BeatError, shared::encode, telling::Told};
 use crate::{
     broker::{
         self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker,
@@ -36,6 +36,7 @@ struct Due {
     last_success: Option<DateTime<Utc>>,
     left_queues: Vec<QueueName>,
     tried: Tried,
+    told: Arc<Told>,
 }
 
 impl Due {
@@ -95,7 +96,7 @@ impl Beat {
         }
         let changed = step.jobs.iter().filter_map(|job_step| {
             let name = &job_step.job.name;
-            tell(job_step);
+            tell(job_step, &self.told);
             let notes = notes.get(name).map_or(&[][..], Vec::as_slice);
             let state = self.memory.state(name)?.after(
                 job_step,
@@ -155,6 +156,7 @@ impl Beat {
             last_success: self.memory.last_success(name),
             left_queues: left_queues.to_vec(),
             tried,
+            told: Arc::clone(&self.told),
         });
         groups.collect()
     }
@@ -196,6 +198,7 @@ async fn fire(
     };
     point!("beat-published");
     match &note {
+        _ if !due.told.is_news(&run_id) => {}
         None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
             late_ms = late.as_millis() as u64, "run published"),
         Some(note) => info!(target: "orchestrator::beat", %run_id, job = %job.name,
@@ -368,10 +371,13 @@ fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> Verdict
     }
 }
 
-fn tell(step: &JobStep) {
+fn tell(step: &JobStep, told: &Told) {
     for unfired in &step.decision.unfired {
         let Span { count, first, last } = unfired.span;
         let job = &step.job.name;
+        if !told.are_news(job, first) {
+            continue;
+        }
         match unfired.verdict {
             Verdict::Missed => warn!(target: "orchestrator::beat", %job, count, %first, %last,
                 "ticks missed"),

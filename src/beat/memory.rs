@@ -91,7 +91,7 @@ impl Memory {
             heard_of: BTreeSet::new(),
             news: None,
         };
-        memory.unsaved = memory.known_jobs().cloned().collect();
+        memory.unsaved = memory.states().map(|(name, _)| name.clone()).collect();
         if let Some(own) = &options.own {
             memory.installation = Installation::known(own.installation()?);
             memory.others = own.others()?;
@@ -156,8 +156,15 @@ impl Memory {
         self.states.get(job)
     }
 
-    pub(super) fn known_jobs(&self) -> impl Iterator<Item = &JobName> {
-        self.states.iter().map(|(name, _)| name)
+    /// The states of all jobs that are known, defined or not.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&JobName, &JobState)> {
+        self.states.iter()
+    }
+
+    /// Whether a job was defined before, and is no longer.
+    pub(super) fn is_gone(&self, job: &JobName) -> bool {
+        let state = self.states.get(job);
+        state.is_some_and(|state| state.gone_since.is_some())
     }
 
     /// A job with the part of its state that decides when it is due.
@@ -273,7 +280,7 @@ impl Memory {
         self.states.write(broker, states).await
     }
 
-    /// Forgets a job that is defined no longer.
+    /// Forgets a job that is defined no longer, for good.
     pub(super) async fn forget(
         &mut self,
         broker: &SharedBroker,

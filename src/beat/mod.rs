@@ -14,6 +14,7 @@ mod herald;
 mod installation;
 mod leader;
 mod memory;
+mod newcomer;
 mod others;
 mod outage;
 mod own;
@@ -21,7 +22,10 @@ mod reload;
 mod serve;
 mod shared;
 mod states;
+mod succession;
 mod sweep;
+mod takeover;
+mod telling;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -39,7 +43,7 @@ use crate::{
     exec::{PingEvent, Pings},
     health::Pulse,
     job::{Job, QueueName},
-    plan::{Move, Timeline, Watermark, next_move},
+    plan::{Differing, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
 use carry_out::Tried;
@@ -104,10 +108,13 @@ pub struct Beat {
     in_force: watch::Sender<JobSet>,
     /// Set whenever memory and broker may differ: after a start, an outage, an overtaking.
     must_recover: bool,
+    /// How the schedules of the beat before differed, if another one led.
+    differing: Option<Differing>,
     /// Read, but not yet in force.
     wanted: Option<reload::Wanted>,
     /// What the clock showed last.
     looked_at: Option<DateTime<Utc>>,
+    told: Arc<telling::Told>,
     swept_at: Option<std::time::Instant>,
     /// The sequence at which the next sweep goes on.
     sweep_from: u64,
@@ -132,17 +139,21 @@ impl Beat {
         set: JobSet,
     ) -> Result<Self, BeatError> {
         let memory = Memory::load(&broker, &options, clock::now()).await?;
+        let in_force = definitions::definitions(&broker).await?;
+        let differing = takeover::compare(&broker, &options, (&in_force, &set)).await?;
         let mut beat = Self {
             broker,
             options,
-            jobs: JobSet::default(),
+            jobs: in_force,
             memory,
             timeline: Timeline::default(),
             queues: watch::Sender::default(),
             in_force: watch::Sender::default(),
             must_recover: true,
+            differing,
             wanted: Some(reload::Wanted::set(set)),
             looked_at: None,
+            told: Arc::default(),
             swept_at: None,
             sweep_from: 0,
             pings: Pings::new(),
@@ -358,6 +369,7 @@ impl Beat {
         point!("beat-before-states");
         self.change(states).await?;
         self.commit(to).await?;
+        self.told.forget();
         self.timeline.advance(&step);
         Ok(())
     }

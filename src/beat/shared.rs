@@ -67,6 +67,18 @@ pub(super) fn read_job<T: DeserializeOwned>(entry: &Entry, prefix: &str) -> Opti
     Some((name, read(entry)?))
 }
 
+/// Names for a line of the log, a few of them.
+pub(super) fn names<'a>(jobs: impl Iterator<Item = &'a JobName>) -> String {
+    const TOLD: usize = 20;
+    let mut jobs = jobs.map(JobName::as_str);
+    let told: Vec<_> = jobs.by_ref().take(TOLD).collect();
+    let more = jobs.count();
+    match more {
+        0 => told.join(", "),
+        more => format!("{} and {more} more", told.join(", ")),
+    }
+}
+
 pub(super) fn encode(key: &str, value: &impl Serialize) -> Result<Vec<u8>, BeatError> {
     serde_json::to_vec(value).map_err(|error| BeatError::NotEncoded {
         key: key.to_owned(),

@@ -14,8 +14,8 @@ use crate::{
     broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Pending, Published},
     job::{Job, JobName, Overlap, QueueName},
     plan::{
-        DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader, RELOAD_KEY,
-        SNAPSHOTS_KEY, WATERMARK_KEY,
+        COPY_KEY, DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader,
+        RELOAD_KEY, SNAPSHOTS_KEY, WATERMARK_KEY,
     },
     run::{Refusal, RunMessage, RunRecord, Standing},
 };
@@ -175,6 +175,7 @@ pub async fn export_state(
     let is_wanted = |key: &str| {
         let is_of_a_process = [
             LEADER_KEY,
+            COPY_KEY,
             RELOAD_KEY,
             INSTALLATION_KEY,
             SNAPSHOTS_KEY,

@@ -17,6 +17,8 @@ impl JobState {
         let first_run = self.first_run_at.into_iter();
         let moments = [self.first_seen, self.counts_from, self.as_of].into_iter();
         let moments = moments.chain(first_run).chain(self.anchored_at);
+        let moments = moments.chain(self.carried.iter().copied());
+        let moments = moments.chain(self.gone_since);
         let mut moments = moments.chain(self.to_make_up.map(|made_up| made_up.until));
         let mut notes = self.ledger.notes.iter();
         moments.any(|at| at > limit) || notes.any(|note| note.last > limit)
@@ -49,11 +51,13 @@ impl JobState {
             Some(first) if first > to => Some(whole_second_after(to)),
             first => first,
         };
-        let made_up = self.to_make_up.map(|MakeUp { from, until }| MakeUp {
-            from,
-            until: until.min(to),
+        let made_up = self.to_make_up.map(|made_up| MakeUp {
+            until: made_up.until.min(to),
+            ..made_up
         });
         next.to_make_up = made_up.filter(|made_up| made_up.from < made_up.until);
+        next.carried.retain(|tick| *tick <= to);
+        next.gone_since = self.gone_since.map(|at| at.min(to));
         next.paused = self.paused.clone().map(|pause| pause.begun_at(to));
         next.ledger.take_back_after(to, scheduled);
         next
@@ -124,6 +128,7 @@ impl Scheduled {
         let before = Self {
             counts_from: from.unwrap_or(first),
             first_run_at: None,
+            carried: Vec::new(),
             ..self.clone()
         };
         before.last_before(first, until)
@@ -217,7 +222,10 @@ mod tests {
         ahead.to_make_up = Some(MakeUp {
             from: at(0, 0),
             until: at(8, 0),
+            skipped_by: crate::plan::Skipper::default(),
         });
+        ahead.carried = vec![at(0, 30), at(8, 30)];
+        ahead.gone_since = Some(at(8, 0));
         ahead.paused = Some(Pause {
             since: at(8, 0),
             until: None,
@@ -230,11 +238,16 @@ mod tests {
         let back = ahead.brought_back(None, at(1, 0), at(8, 10));
         assert_eq!(back.anchored_at, Some(at(1, 0)));
         assert_eq!(back.to_make_up.map(|made_up| made_up.until), Some(at(1, 0)));
+        assert_eq!(
+            (back.carried, back.gone_since),
+            (vec![at(0, 30)], Some(at(1, 0)))
+        );
         assert!(back.paused.is_some_and(|pause| pause.covers(at(1, 5))));
         assert_eq!((back.ledger.skipped, back.ledger.notes.len()), (2, 0));
         let made_up_for = Some(MakeUp {
             from: at(2, 0),
             until: at(8, 0),
+            skipped_by: crate::plan::Skipper::default(),
         });
         ahead.to_make_up = made_up_for;
         assert_eq!(
