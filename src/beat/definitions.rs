@@ -34,7 +34,8 @@ impl Beat {
         let now = clock::now();
         let changed = self.states_under(&set, now);
         let back = set.iter().map(|job| &job.name);
-        let back = back.filter(|name| self.memory.is_gone(name));
+        let is_gone = |state: &JobState| state.gone_since.is_some();
+        let back = back.filter(|name| self.memory.state(name).is_some_and(is_gone));
         let back: Vec<_> = back.cloned().collect();
         self.memory.write_states(&self.broker, changed).await?;
         // What was heard of them meanwhile is not taken over yet.

@@ -161,12 +161,6 @@ impl Memory {
         self.states.iter()
     }
 
-    /// Whether a job was defined before, and is no longer.
-    pub(super) fn is_gone(&self, job: &JobName) -> bool {
-        let state = self.states.get(job);
-        state.is_some_and(|state| state.gone_since.is_some())
-    }
-
     /// A job with the part of its state that decides when it is due.
     pub(super) fn scheduled(&self, jobs: &JobSet, name: &JobName) -> Option<Scheduled> {
         let job = Arc::clone(jobs.get(name)?);

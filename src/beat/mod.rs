@@ -24,6 +24,7 @@ mod shared;
 mod states;
 mod succession;
 mod sweep;
+mod switch;
 mod takeover;
 mod telling;
 
@@ -67,8 +68,6 @@ const NEWS_COMMIT: Duration = Duration::from_secs(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// A beat that works whoever else does says three times in this that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often it is told that this beat is at work.
-const PING_EVERY: Duration = Duration::from_secs(60);
 /// How many of the next ticks are told at the start.
 const TOLD: usize = 10;
 
@@ -256,16 +255,6 @@ impl Beat {
         herald.recall().await;
         info!(target: "orchestrator::beat", beat = self.options.id, "beat stopped");
         self
-    }
-
-    /// Tells that this beat gets on, or that it does not.
-    fn ping(&mut self, event: PingEvent, reason: &str) {
-        let now = clock::monotonic();
-        let is_told = |(told, at)| told == event && now - at < PING_EVERY;
-        if let (Some(url), false) = (&self.options.ping, self.pinged.is_some_and(is_told)) {
-            self.pinged = Some((event, now));
-            self.pings.send(url, event, None, reason);
-        }
     }
 
     /// Does what is due; returns how long nothing more will be.
