@@ -559,3 +559,33 @@ fn what_is_read_does_nothing_to_a_terminal() {
         }
     }
 }
+
+/// They are how a service gets into NATS, and what it signs with.
+#[test]
+fn no_job_and_no_webhook_names_the_credentials_of_a_service() {
+    let cli = Cli::with(&[(
+        "a.toml",
+        "[job.a]\ncredential = \"nats-password\"\ncommand = [\"true\"]\n\
+         [job.b]\ncredential = [\"fine\", \"orchestrator-signing-key\"]\ncommand = [\"true\"]\n\
+         [job.c]\ncredential = \"natsuki\"\ncommand = [\"true\"]\n\
+         [notify.n]\nurl = \"https://x/{credential.nats-token}\"\n\
+         [notify.m]\nurl = \"https://x\"\nsecret = \"nats-nkey\"\n",
+    )]);
+    let checked = cli.run(&["check"]);
+    assert_eq!(checked.code, 3, "{}", checked.stdout);
+    let said = format!("{}{}", checked.stdout, checked.stderr);
+    for name in [
+        "nats-password",
+        "orchestrator-signing-key",
+        "nats-token",
+        "nats-nkey",
+    ] {
+        let told = format!("`{name}` is a credential of the services themselves");
+        assert!(said.contains(&told), "{name}: {said}");
+    }
+    assert_eq!(
+        said.matches("of the services themselves").count(),
+        4,
+        "{said}"
+    );
+}

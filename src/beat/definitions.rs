@@ -137,7 +137,7 @@ pub(super) async fn definitions(broker: &SharedBroker) -> Result<JobSet, BeatErr
 }
 
 /// What is shared of a job: signed if beat signs, for whoever runs it by hand signs what it says.
-fn definition(broker: &dyn Broker, key: &str, job: &Job) -> Result<Vec<u8>, BeatError> {
+pub(super) fn definition(broker: &dyn Broker, key: &str, job: &Job) -> Result<Vec<u8>, BeatError> {
     let value = encode(key, job)?;
     Ok(broker::sealed(broker, Bucket::State, key, value))
 }

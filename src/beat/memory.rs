@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::{
     BeatError, BeatOptions, OwnState,
+    guard::Guard,
     installation::{Found, Installation},
     others::Others,
     own::{Kept, Readiness},
@@ -46,6 +47,7 @@ pub(super) struct Memory {
     installation: Installation,
     /// What others wrote, to be shared again should the broker lose it.
     others: Others,
+    guard: Guard,
     /// Changed since the own copy was written.
     unsaved: BTreeSet<JobName>,
     pasts: HashMap<JobName, Past>,
@@ -85,6 +87,7 @@ impl Memory {
             states: States::read(broker).await?,
             installation: Installation::default(),
             others: Others::default(),
+            guard: Guard::default(),
             unsaved: BTreeSet::new(),
             pasts: HashMap::new(),
             pauses: HashMap::new(),
@@ -331,8 +334,13 @@ impl Memory {
         changed.collect()
     }
 
-    /// Writes anew what others wrote and somebody wrote over.
-    pub(super) async fn mend_others(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
-        self.others.mend(broker).await
+    /// Writes anew what somebody wrote over: what others wrote, and the definitions of `jobs`.
+    pub(super) async fn mend(
+        &mut self,
+        broker: &SharedBroker,
+        jobs: &JobSet,
+    ) -> Result<(), BeatError> {
+        self.others.mend(broker).await?;
+        self.guard.mend(broker, jobs).await
     }
 }

@@ -10,6 +10,7 @@ mod carry_out;
 mod copy;
 mod definitions;
 mod error;
+mod guard;
 mod herald;
 mod installation;
 mod leader;
@@ -316,7 +317,7 @@ impl Beat {
     /// Writes what was heard of pauses and of finished runs into the job states, between two steps: a
     /// repeated step sees the same.
     async fn take_over_news(&mut self) -> Result<(), BeatError> {
-        self.memory.mend_others(&self.broker).await?;
+        self.memory.mend(&self.broker, &self.jobs).await?;
         let changed = self.memory.heard(&self.jobs, clock::now());
         for (job, state) in &changed {
             let paused_until = state.paused.as_ref().and_then(|pause| pause.until);

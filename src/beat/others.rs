@@ -9,7 +9,6 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use serde::de::DeserializeOwned;
 use tracing::error;
 
 use super::{
@@ -30,11 +29,21 @@ const PREFIXES: [&str; 3] = [LAST_RUN_PREFIX, PAUSE_PREFIX, QUEUE_PAUSE_PREFIX];
 
 /// How many writes are on their way at once.
 const IN_FLIGHT: usize = 256;
+/// A larger value is not understood: whoever may write them has no reason to.
+const LARGEST: usize = 64 * 1024;
+/// As much as is kept of how a program ended.
+const LONGEST_EXIT: usize = 1024;
+/// As much as is kept in all: of more than a hundred thousand jobs.
+const MOST: usize = 64 * 1024 * 1024;
 
 /// The values by their keys.
 #[derive(Debug, Default)]
 pub(super) struct Others {
     values: BTreeMap<String, Vec<u8>>,
+    /// What these and their keys take, in bytes.
+    size: usize,
+    /// Whether it was told that there is no room for more.
+    is_full: bool,
     /// Changed since the own copy was written.
     unsaved: BTreeSet<String>,
     /// What somebody wrote over, and is to be written anew unless that was done since.
@@ -44,10 +53,38 @@ pub(super) struct Others {
 impl Others {
     /// What the own copy has.
     pub(super) fn kept(values: BTreeMap<String, Vec<u8>>) -> Self {
-        Self {
-            values,
-            ..Self::default()
+        let mut others = Self::default();
+        for (key, value) in values {
+            match understood(&key, &value) {
+                Some(value) => _ = others.keep(&key, value),
+                None => _ = others.unsaved.insert(key),
+            }
         }
+        others
+    }
+
+    /// Keeps a value, if there is room for it. Returns whether it is another one than before.
+    fn keep(&mut self, key: &str, value: Vec<u8>) -> bool {
+        let before = self.remove(key);
+        let is_news = before.as_ref() != Some(&value);
+        if self.size + key.len() + value.len() > MOST {
+            if !self.is_full {
+                error!(target: "orchestrator::beat", key,
+                    "there are more pauses and last runs of jobs than this beat keeps (64 MiB), this one and others: should \
+                     the broker lose its data, it is not given them again; somebody who may write to the broker made them up");
+            }
+            self.is_full = true;
+            return is_news;
+        }
+        self.size += key.len() + value.len();
+        self.values.insert(key.to_owned(), value);
+        is_news
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Vec<u8>> {
+        let gone = self.values.remove(key)?;
+        self.size -= key.len() + gone.len();
+        Some(gone)
     }
 
     /// The states of jobs say how they are paused, as it was taken over last.
@@ -59,9 +96,8 @@ impl Others {
             let Some(pause) = &state.paused else { continue };
             let key = format!("{PAUSE_PREFIX}{name}");
             let value = encode(&key, pause)?;
-            if self.values.get(&key) != Some(&value) {
-                self.unsaved.insert(key.clone());
-                self.values.insert(key, value);
+            if self.keep(&key, value) {
+                self.unsaved.insert(key);
             }
         }
         Ok(())
@@ -107,13 +143,11 @@ impl Others {
     /// changes nothing.
     pub(super) fn note(&mut self, change: Change) -> Change {
         let (key, is_news) = match &change {
-            Change::Put(entry) if !is_understood(entry) => return self.as_known(entry),
-            Change::Put(entry) => {
-                let (key, value) = (&entry.key, &entry.value);
-                let before = self.values.insert(key.clone(), value.clone());
-                (key, before.as_ref() != Some(value))
-            }
-            Change::Deleted { key } => (key, self.values.remove(key).is_some()),
+            Change::Put(entry) => match understood(&entry.key, &entry.value) {
+                Some(value) => (&entry.key, self.keep(&entry.key, value)),
+                None => return self.as_known(entry),
+            },
+            Change::Deleted { key } => (key, self.remove(key).is_some()),
             Change::Current => return change,
         };
         self.spoilt.remove(key);
@@ -136,8 +170,9 @@ impl Others {
             None => {}
         }
         Change::Put(Entry {
-            value: known.unwrap_or(&spoilt.value).clone(),
-            ..spoilt.clone()
+            value: known.cloned().unwrap_or_default(),
+            key: key.clone(),
+            revision: spoilt.revision,
         })
     }
 
@@ -216,14 +251,24 @@ impl Others {
     }
 }
 
-fn is_understood(entry: &Entry) -> bool {
-    fn is<T: DeserializeOwned>(entry: &Entry) -> bool {
-        serde_json::from_slice::<T>(&entry.value).is_ok()
+/// As much of a value as is understood of it; `None`: nothing.
+fn understood(key: &str, value: &[u8]) -> Option<Vec<u8>> {
+    if value.len() > LARGEST {
+        return None;
     }
-    match entry.key.starts_with(LAST_RUN_PREFIX) {
-        true => is::<LastRun>(entry),
-        false => is::<Pause>(entry),
+    if !key.starts_with(LAST_RUN_PREFIX) {
+        let pause: Pause = serde_json::from_slice(value).ok()?;
+        return serde_json::to_vec(&pause).ok();
     }
+    let mut last: LastRun = serde_json::from_slice(value).ok()?;
+    if let Some(exit) = &mut last.exit {
+        let mut end = exit.len().min(LONGEST_EXIT);
+        while !exit.is_char_boundary(end) {
+            end -= 1;
+        }
+        exit.truncate(end);
+    }
+    serde_json::to_vec(&last).ok()
 }
 
 #[cfg(test)]
@@ -255,5 +300,56 @@ mod tests {
         let key = KEY.to_owned();
         others.note(Change::Deleted { key });
         assert!(others.spoilt.is_empty() && others.values.is_empty());
+    }
+
+    fn last(job: &str, more: &str) -> (String, Vec<u8>) {
+        let at = "2026-11-27T22:00:00Z";
+        let value = format!(
+            r#"{{"run_id":"{job}@20261127T220000Z","state":"succeeded","scheduled_for":"{at}"{more}}}"#
+        );
+        (format!("{LAST_RUN_PREFIX}{job}"), value.into_bytes())
+    }
+
+    #[test]
+    fn a_worker_cannot_fill_what_is_kept() {
+        let mut others = Others::default();
+        let mut note = |(key, value): (String, Vec<u8>)| {
+            let revision = serde_json::from_str("1").unwrap();
+            let change = Change::Put(Entry {
+                key,
+                value,
+                revision,
+            });
+            _ = others.note(change);
+            others.size
+        };
+        let small = note(last("a", ""));
+        assert_eq!(
+            small,
+            note(last("a", &format!(",\"pad\":\"{}\"", "x".repeat(50_000))))
+        );
+        let pad = format!(",\"pad\":\"{}\"", "x".repeat(1_500_000));
+        assert_eq!(small, note(last("a", &pad)));
+        assert_eq!(small, note(last("b", &pad)), "it is not understood");
+        let exit = format!(",\"exit\":\"{}\"", "ä".repeat(30_000));
+        let size = note(last("b", &exit));
+        assert!(
+            (LONGEST_EXIT..2 * LONGEST_EXIT).contains(&(size - small)),
+            "{size}"
+        );
+        let large = vec![0; 1 << 20];
+        for n in 0..=MOST / large.len() {
+            others.keep(&format!("{LAST_RUN_PREFIX}fake{n}"), large.clone());
+        }
+        assert!(others.size <= MOST);
+        let sum = |(key, value): (&String, &Vec<u8>)| key.len() + value.len();
+        assert_eq!(others.size, others.values.iter().map(sum).sum::<usize>());
+        // What is known goes on.
+        assert!(others.is_full && others.values.contains_key("last.a"));
+        // What is kept by an earlier version, too.
+        let before = std::mem::take(&mut others.values);
+        let kept = Others::kept(before);
+        assert!(kept.size < 2 * size && kept.values.contains_key("last.b"));
+        assert!(kept.unsaved.contains("last.fake0"), "to be removed");
     }
 }

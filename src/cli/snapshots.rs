@@ -9,7 +9,7 @@ use super::CliError;
 use crate::{
     broker::{BrokerError, Bucket, SharedBroker, embedded::EmbeddedBroker},
     clock,
-    ops::{self, Extent},
+    ops::{self, Extent, Import},
     plan::{FailingSnapshots, SNAPSHOTS_KEY},
     store::{SetAside, StoreError},
 };
@@ -38,7 +38,7 @@ pub(super) async fn take_up(
         }
         return Ok(());
     };
-    let amount = ops::import_state(broker.as_ref(), &state, false).await?;
+    let amount = ops::import_state(broker.as_ref(), &state, Import::default()).await?;
     warn!(target: "orchestrator::state", snapshot = %path.display(), taken_at = %state.exported_at,
         damaged, values = amount.values, runs = amount.runs, runs_left_out = state.runs_left_out,
         "the store is empty: going on from a snapshot; what happened since is forgotten, ticks since then are \

@@ -14,7 +14,7 @@ use self::file::Target;
 use super::{CliError, Exit, Globals, connect, globals::Format, output, signing::Signing};
 use crate::{
     clock,
-    ops::{self, Amount, Extent, InstallationState},
+    ops::{self, Amount, Extent, Import, InstallationState},
 };
 
 /// What an installation knows, as a file: to move it, or to keep a copy
@@ -37,7 +37,8 @@ enum Action {
     /// Put what such a file knows into an installation without a state
     ///
     /// Stop beat and workers there until it is done: while a beat is at work it is refused (exit code 7). Stop those of the old
-    /// installation for good before you export, or both will execute what waits.
+    /// installation for good before you export, or both will execute what waits. Its checksum tells of damage, not of who
+    /// wrote the file: what is signed here is what the file says then.
     Import {
         /// The file; `-` is standard input
         #[arg(value_name = "FILE")]
@@ -46,6 +47,11 @@ enum Action {
         /// Also into one that has a state: its values are replaced, its runs stay
         #[arg(long)]
         replace: bool,
+
+        /// With a key, sign also the runs that nobody has signed, as those of `up`: say so only of a file that nobody else
+        /// could write to. Without it they become dead letters
+        #[arg(long)]
+        sign_unsigned: bool,
 
         #[command(flatten)]
         signing: Signing,
@@ -74,13 +80,27 @@ pub(super) async fn run(args: StateArgs, globals: &Globals) -> Result<(), CliErr
             }
             Ok(())
         }
-        Action::Import { file, replace, .. } => {
+        Action::Import {
+            file,
+            replace,
+            sign_unsigned,
+            ..
+        } => {
             let bytes = read(&file).map_err(|error| at(&file, &error))?;
             let state = InstallationState::decode(&bytes).map_err(|reason| {
                 CliError::new(Exit::Failed, format!("{}: {reason}", file.display()))
             })?;
             ops::refuse_beside_a_beat(broker.as_ref(), clock::now()).await?;
-            let amount = ops::import_state(broker.as_ref(), &state, replace).await?;
+            let amount = ops::import_state(
+                broker.as_ref(),
+                &state,
+                Import {
+                    replace,
+                    sign_unsigned,
+                },
+            );
+            let amount = amount.await?;
+            tell_of_unsigned(amount.unsigned);
             tell("imported", amount, globals)
         }
     }
@@ -97,8 +117,20 @@ fn tell(what: &str, amount: Amount, globals: &Globals) -> Result<(), CliError> {
 }
 
 fn told(what: &str, amount: Amount) -> String {
-    let Amount { values, runs, dead } = amount;
+    let Amount {
+        values, runs, dead, ..
+    } = amount;
     format!("{what} {values} values, {runs} runs, {dead} dead letters")
+}
+
+fn tell_of_unsigned(runs: usize) {
+    if runs > 0 {
+        output::to_stderr(&format!(
+            "{runs} runs that nobody signed became dead letters: look at them, and `orchestrator dead retry` those that you \
+             know by their numbers. The file of an `up`, where nobody signs, is imported with --sign-unsigned if nobody else \
+             could write to it"
+        ));
+    }
 }
 
 fn read(file: &Path) -> std::io::Result<Vec<u8>> {

@@ -1,12 +1,24 @@
 //! What a job is told that nobody else may see: credentials and files of variables, read on the worker
 //! when an attempt starts, and hidden in everything that is kept of it.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 use aho_corasick::{AhoCorasick, MatchKind};
+use rustix::fs::OFlags;
 use serde_json::Value;
 
-use super::{Execution, http::encode};
+use super::{
+    Execution,
+    http::encode,
+    in_time::{PATIENCE, in_time},
+};
 use crate::{
     job::{CredentialName, RunSpec},
     run::Exit,
@@ -36,7 +48,27 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Reads what the job names. Fails with a reason for the run's record that names the file.
+    /// Reads what the job names, as long as its files answer in time. Fails with a reason for the run's record that names
+    /// the file.
+    pub async fn read(spec: &RunSpec, directory: Option<&Path>) -> Result<Self, String> {
+        if spec.env_files.is_empty() && spec.credentials.is_empty() {
+            return Ok(Self::default());
+        }
+        let (spec, directory) = (spec.clone(), directory.map(Path::to_path_buf));
+        let credentials = spec.credentials.iter().map(|name| format!("`{name}`"));
+        let files = spec.env_files.iter().map(|path| path.display().to_string());
+        let files = credentials.chain(files).collect::<Vec<_>>().join(", ");
+        let look = move || Self::load(&spec, directory.as_deref());
+        let loaded = in_time(PATIENCE, look).await;
+        loaded.unwrap_or_else(|| {
+            Err(format!(
+                "its secrets cannot be read on this machine: nothing answers within {} s; look at the file systems of {files}",
+                PATIENCE.as_secs()
+            ))
+        })
+    }
+
+    /// Reads what the job names, however long that takes. Fails with a reason for the run's record that names the file.
     pub fn load(spec: &RunSpec, directory: Option<&Path>) -> Result<Self, String> {
         let mut secrets = Self::default();
         for path in &spec.env_files {
@@ -208,6 +240,11 @@ pub(super) fn credential(
     name: &CredentialName,
     directory: Option<&Path>,
 ) -> Result<String, String> {
+    if name.is_reserved() {
+        return Err(format!(
+            "the credential `{name}` is one of the services themselves, and not for jobs and webhooks: name another one"
+        ));
+    }
     let Some(directory) = directory else {
         return Err(format!(
             "the credential `{name}` cannot be read: no directory of credentials was named; start this with --credentials-dir, or with LoadCredential={name}:PATH in its unit"
@@ -233,11 +270,27 @@ fn variables(path: &Path) -> Result<BTreeMap<String, String>, String> {
     })
 }
 
+/// Only a file has an end that is sure to come.
 fn read(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > LARGEST {
+    let not_a_file = || Err(io::Error::other("this is not a file"));
+    if !fs::metadata(path)?.is_file() {
+        return not_a_file();
+    }
+    // Somebody may have put another thing in its place.
+    let at_once = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(at_once)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return not_a_file();
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
         return Err(io::Error::other("it has more than 1 MiB"));
     }
-    fs::read_to_string(path)
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }
 
 /// Reads `NAME=VALUE` lines as systemd's `EnvironmentFile` has them: empty lines and those that begin with
@@ -312,6 +365,31 @@ mod tests {
         assert_eq!(redactor.take(&mut pending, false), b"");
         pending.extend(b"gry");
         assert_eq!(redactor.take(&mut pending, false), b"hungry");
+    }
+
+    #[test]
+    fn no_job_is_given_what_its_worker_gets_in_with() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["nats-password", "orchestrator-signing-key", "natsuki"] {
+            std::fs::write(directory.path().join(name), "PaSsOfworker").unwrap();
+            let read = credential(&name.parse().unwrap(), Some(directory.path()));
+            match name {
+                "natsuki" => assert_eq!(read.unwrap(), "PaSsOfworker"),
+                _ => assert!(read.unwrap_err().contains("of the services themselves")),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_no_further_than_it_may_be_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for (length, is_read) in [(1 << 20, true), ((1 << 20) + 1, false)] {
+            std::fs::write(&path, vec![b'a'; length]).unwrap();
+            assert_eq!(read(&path).is_ok(), is_read, "{length}");
+        }
+        // It says that it is empty.
+        assert!(!read(Path::new("/proc/self/status")).unwrap().is_empty());
     }
 
     #[test]

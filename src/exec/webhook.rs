@@ -1,7 +1,7 @@
 //! Sends what happened to a webhook, signed as <https://www.standardwebhooks.com> has it: `webhook-id`,
 //! `webhook-timestamp` and `webhook-signature`, an HMAC-SHA256 over both and the body.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::{
     http::{Clients, causes},
+    in_time::{PATIENCE, in_time},
     secrets::credential,
 };
 use crate::job::{CredentialName, Values, Webhook};
@@ -39,9 +40,10 @@ pub struct WebhookSender {
     credentials: Option<PathBuf>,
 }
 
-struct Credentials<'a>(Option<&'a std::path::Path>);
+/// Those of one webhook, by their names.
+struct Credentials(BTreeMap<String, String>);
 
-impl Values for Credentials<'_> {
+impl Values for Credentials {
     fn built_in(&self, _name: &str) -> Option<String> {
         None
     }
@@ -51,8 +53,7 @@ impl Values for Credentials<'_> {
     }
 
     fn credential(&self, name: &str) -> Option<String> {
-        let name = name.parse::<CredentialName>().ok()?;
-        credential(&name, self.0).ok()
+        self.0.get(name).cloned()
     }
 }
 
@@ -76,13 +77,9 @@ impl WebhookSender {
         body: Vec<u8>,
         now: DateTime<Utc>,
     ) -> Result<(), WebhookError> {
-        let directory = self.credentials.as_deref();
-        for name in webhook.url.credentials() {
-            let name = name.parse::<CredentialName>();
-            let name = name.map_err(|error| WebhookError::NotNow(error.to_string()))?;
-            credential(&name, directory).map_err(WebhookError::NotNow)?;
-        }
-        let url = webhook.url.render(&Credentials(directory));
+        let credentials = self.credentials_of(webhook).await;
+        let credentials = credentials.map_err(WebhookError::NotNow)?;
+        let url = webhook.url.render(&credentials);
         let url = url.map_err(|error| WebhookError::Refused(error.to_string()))?;
         let client = self.clients.get().map_err(WebhookError::NotNow)?;
         let timestamp = now.timestamp();
@@ -92,8 +89,8 @@ impl WebhookSender {
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp);
-        if let Some(secret) = &webhook.secret {
-            let secret = credential(secret, directory).map_err(WebhookError::NotNow)?;
+        let secret = webhook.secret.as_ref();
+        if let Some(secret) = secret.and_then(|name| credentials.credential(name.as_str())) {
             let signature = sign(&secret, id, timestamp, &body);
             request = request.header("webhook-signature", signature);
         }
@@ -103,6 +100,29 @@ impl WebhookSender {
             false => WebhookError::NotNow(causes(&error)),
         })?;
         answered(answer.status().as_u16())
+    }
+
+    /// What a webhook is told: nothing, if one of them cannot be read.
+    async fn credentials_of(&self, webhook: &Webhook) -> Result<Credentials, String> {
+        let names = webhook.url.credentials().map(str::parse::<CredentialName>);
+        let names = names.chain(webhook.secret.clone().map(Ok));
+        let names: Vec<_> = names
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?;
+        if names.is_empty() {
+            return Ok(Credentials(BTreeMap::new()));
+        }
+        let directory = self.credentials.clone();
+        let read = move || {
+            let read = names.into_iter().map(|name| {
+                let value = credential(&name, directory.as_deref())?;
+                Ok((name.to_string(), value))
+            });
+            read.collect::<Result<_, String>>()
+        };
+        let read = in_time(PATIENCE, read).await;
+        read.unwrap_or_else(|| Err("its credentials cannot be read: nothing answers".to_owned()))
+            .map(Credentials)
     }
 }
 

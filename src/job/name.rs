@@ -111,6 +111,17 @@ name_type! {
     CredentialName
 }
 
+impl CredentialName {
+    /// What services get into NATS with, and what they sign with: none of these is for jobs and webhooks.
+    const OF_SERVICES: [&str; 2] = ["nats-", "orchestrator-"];
+
+    /// Whether it is one of the services themselves.
+    pub fn is_reserved(&self) -> bool {
+        let mut prefixes = Self::OF_SERVICES.iter();
+        prefixes.any(|prefix| self.as_str().starts_with(prefix))
+    }
+}
+
 name_type! {
     /// The name of a webhook, unique over all schedule files.
     WebhookName

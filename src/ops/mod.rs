@@ -41,7 +41,7 @@ pub use retry::retry;
 pub use runs::{RunFilter, cancel, cancel_tree, find_run, runs, wait_for};
 pub use snapshot::{read_snapshot, write_snapshot};
 pub use state::{
-    Amount, Extent, InstallationState, NotAState, export_state, has_state, import_state,
+    Amount, Extent, Import, InstallationState, NotAState, export_state, has_state, import_state,
     refuse_beside_a_beat,
 };
 pub use submit::{Same, Submission, Submitted, Submitter, submit};

@@ -101,6 +101,23 @@ pub struct Amount {
     pub runs: usize,
     /// Dead letters.
     pub dead: usize,
+    /// Runs that nobody signed, where what is published is signed: they are among the dead letters.
+    #[serde(skip_serializing_if = "is_none")]
+    pub unsigned: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+/// How an import is to be done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Import {
+    /// Also into a broker that has a state: its values are replaced, its runs stay.
+    pub replace: bool,
+    /// Sign what comes from a broker where nobody signs: who does so says that nobody else wrote to the file.
+    pub sign_unsigned: bool,
 }
 
 /// Why a file is not one.
@@ -124,6 +141,7 @@ impl InstallationState {
             values: self.values.len(),
             runs: self.runs.len(),
             dead: self.dead.len(),
+            unsigned: 0,
         }
     }
 
@@ -172,19 +190,9 @@ pub async fn export_state(
     // Before the runs: it must not claim more than they show.
     let watermark = broker.get(Bucket::State, WATERMARK_KEY).await?;
     let (runs, with_runs) = stored_runs(broker, extent.runs()).await?;
-    let is_wanted = |key: &str| {
-        let is_of_a_process = [
-            LEADER_KEY,
-            COPY_KEY,
-            RELOAD_KEY,
-            INSTALLATION_KEY,
-            SNAPSHOTS_KEY,
-            WATERMARK_KEY,
-        ];
-        match key.strip_prefix(DEFINITION_PREFIX) {
-            Some(job) if extent == Extent::Snapshot => with_runs.contains(job),
-            _ => !is_of_a_process.contains(&key),
-        }
+    let is_wanted = |key: &str| match key.strip_prefix(DEFINITION_PREFIX) {
+        Some(job) if extent == Extent::Snapshot => with_runs.contains(job),
+        _ => key != WATERMARK_KEY && !is_of_a_process(key),
     };
     let mut values = Vec::new();
     for entry in broker::list(broker, Bucket::State, "").await? {
@@ -215,6 +223,18 @@ pub async fn export_state(
         runs,
         dead: dead_letters(broker).await?,
     })
+}
+
+/// What beats say of themselves: it is no part of what an installation knows.
+fn is_of_a_process(key: &str) -> bool {
+    [
+        LEADER_KEY,
+        COPY_KEY,
+        RELOAD_KEY,
+        INSTALLATION_KEY,
+        SNAPSHOTS_KEY,
+    ]
+    .contains(&key)
 }
 
 /// The stored runs, at most `limit`, and the names of their jobs.
@@ -285,14 +305,14 @@ pub async fn refuse_beside_a_beat(broker: &dyn Broker, now: DateTime<Utc>) -> Re
     }
 }
 
-/// Puts into a broker what an installation knew. One that has a watermark is refused, unless `replace`
-/// says that its values are to be replaced; runs that it has stay either way.
+/// Puts into a broker what an installation knew. One that has a watermark is refused, unless its values are to be
+/// replaced; runs that it has stay either way.
 pub async fn import_state(
     broker: &dyn Broker,
     state: &InstallationState,
-    replace: bool,
+    how: Import,
 ) -> Result<Amount, OpsError> {
-    if !replace && has_state(broker).await? {
+    if !how.replace && has_state(broker).await? {
         return Err(OpsError::NotEmpty {
             broker: broker.describe(),
         });
@@ -312,8 +332,14 @@ pub async fn import_state(
     }
     let mut letters = state.dead.clone();
     for run in &state.runs {
-        match not_vouched_for(broker, run, state.exported_at) {
-            Some(letter) => letters.push(letter),
+        // What nobody else could write to is its user's word.
+        let is_taken = how.sign_unsigned && run.signature.is_none() && run.subject.is_empty();
+        let not_vouched_for = (!is_taken).then(|| not_vouched_for(broker, run, state.exported_at));
+        match not_vouched_for.flatten() {
+            Some((letter, why)) => {
+                amount.unsigned += usize::from(why == Refusal::Unsigned);
+                letters.push(letter);
+            }
             None => amount.runs += usize::from(import_run(broker, run, &overlaps).await?),
         }
     }
@@ -325,7 +351,11 @@ pub async fn import_state(
             amount.dead += 1;
         }
     }
-    for value in &state.values {
+    for value in state
+        .values
+        .iter()
+        .filter(|value| !is_of_a_process(&value.key))
+    {
         let bytes = value.value.get().as_bytes().to_vec();
         broker.put(Bucket::State, &value.key, bytes).await?;
         amount.values += 1;
@@ -333,9 +363,12 @@ pub async fn import_state(
     Ok(amount)
 }
 
-/// A stored run that would be signed here, though it may be of anybody: a person has to decide on it. What comes
-/// from a broker that only its own user could write to is that user's.
-fn not_vouched_for(broker: &dyn Broker, run: &StoredRun, at: DateTime<Utc>) -> Option<DeadLetter> {
+/// A stored run that would be signed here, though it may be of anybody: a person has to decide on it.
+fn not_vouched_for(
+    broker: &dyn Broker,
+    run: &StoredRun,
+    at: DateTime<Utc>,
+) -> Option<(DeadLetter, Refusal)> {
     let authority = broker.authority()?;
     let stored = Pending {
         sequence: 0,
@@ -344,12 +377,12 @@ fn not_vouched_for(broker: &dyn Broker, run: &StoredRun, at: DateTime<Utc>) -> O
         subject: run.subject.clone(),
         signature: run.signature.clone(),
     };
-    match stored.judged_by(authority) {
-        _ if run.subject.is_empty() => None,
-        Standing::Genuine => None,
-        Standing::Forged(why) => Some(DeadLetter::refusing(stored, &why, at)),
-        Standing::Unknown(key) => Some(DeadLetter::refusing(stored, &Refusal::Untrusted(key), at)),
-    }
+    let why = match stored.judged_by(authority) {
+        Standing::Genuine => return None,
+        Standing::Forged(why) => why,
+        Standing::Unknown(key) => Refusal::Untrusted(key),
+    };
+    Some((DeadLetter::refusing(stored, &why, at), why))
 }
 
 /// Whether it was not there before.

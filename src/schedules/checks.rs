@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 
-use super::{reader::Reader, settings::Settings};
+use super::{
+    reader::{Item, Reader},
+    settings::Settings,
+};
 use crate::{
-    job::{Anchor, Execute, Job, LeaseLoss, Overlap, Template, Trigger},
+    job::{Anchor, CredentialName, Execute, Job, LeaseLoss, Overlap, Template, Trigger},
     run::{RunId, RunMessage},
 };
 
@@ -111,4 +114,24 @@ pub(super) fn check_credentials(reader: &mut Reader<'_>, job: &Job, name_span: &
         let help = format!("write credential = \"{name}\"");
         reader.error_with_help(name_span.clone(), message, Some(help));
     }
+}
+
+/// The name of a credential for a job or a webhook: none of those that services get into NATS with, or sign with.
+pub(super) fn credential(
+    reader: &mut Reader<'_>,
+    key: &str,
+    item: &Item<'_>,
+) -> Option<CredentialName> {
+    let name = reader.name(key, item)?;
+    is_for_jobs(reader, &name, item).then_some(name)
+}
+
+/// Whether a job or a webhook can have a credential; if not, that is said.
+pub(super) fn is_for_jobs(reader: &mut Reader<'_>, name: &CredentialName, item: &Item<'_>) -> bool {
+    if name.is_reserved() {
+        let message = format!("`{name}` is a credential of the services themselves");
+        let help = "give jobs and webhooks others: none that begin with `nats-` or `orchestrator-`";
+        reader.error_with_help(item.span(), message, Some(help.to_owned()));
+    }
+    !name.is_reserved()
 }

@@ -8,6 +8,7 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
+    checks::{credential, is_for_jobs},
     choices,
     diagnostic::Findings,
     reader::{Item, Located, Reader, narrow},
@@ -124,7 +125,7 @@ impl Fields {
             let name: &str = key.get_ref();
             let is_good = match name {
                 "url" => keep(&mut fields.url, url(reader, values::NOTIFY_URL, item)),
-                "secret" => keep(&mut fields.secret, reader.name(name, item)),
+                "secret" => keep(&mut fields.secret, credential(reader, name, item)),
                 "on" => {
                     let on = reader.one_or_more(name, item, |reader, item| {
                         reader.choice(name, item, &choices::EVENT)
@@ -200,5 +201,8 @@ fn url(reader: &mut Reader<'_>, key: &str, item: &Item<'_>) -> Option<Template> 
         reader.error(item.span(), message);
         return None;
     }
-    Some(url)
+    let names = url.credentials().flat_map(str::parse::<CredentialName>);
+    let names: Vec<_> = names.collect();
+    let is_told = |name: &CredentialName| is_for_jobs(reader, name, item);
+    names.iter().all(is_told).then_some(url)
 }

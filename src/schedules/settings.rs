@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 use toml::de::{DeTable, DeValue};
 
 use super::{
+    checks::credential,
     choices,
     nearest::nearest,
     reader::{Item, Located, Reader, narrow},
@@ -123,7 +124,7 @@ const KEYS: [(&str, Read); 44] = [
         s.env_files = r.one_or_more(k, v, |r, v| values::path(r, k, v));
     }),
     ("credential", |s, r, k, v| {
-        s.credentials = r.one_or_more(k, v, |r, v| r.name(k, v));
+        s.credentials = r.one_or_more(k, v, |r, v| credential(r, k, v));
     }),
     ("working_dir", |s, r, k, v| {
         s.working_dir = values::path(r, k, v);

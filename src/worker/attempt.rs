@@ -205,7 +205,7 @@ async fn execute(
         result: None,
     };
     let directory = shared.options.credentials.as_deref();
-    let secrets = match Secrets::load(&message.spec, directory) {
+    let secrets = match Secrets::read(&message.spec, directory).await {
         Ok(secrets) => secrets,
         Err(reason) => return not_started(reason),
     };
@@ -217,7 +217,7 @@ async fn execute(
         lock: permits.lock.as_ref().map(|(name, token)| (&**name, *token)),
         hand_on: &shared.options.hand_on,
     };
-    let work = match permitted_work(shared, &context) {
+    let work = match permitted_work(shared, &context).await {
         Ok(work) => work,
         Err(reason) => {
             let mut execution = not_started(reason);
@@ -270,7 +270,10 @@ enum Work<'a> {
 }
 
 /// What is to be done, confined, if the policy allows it; fails with a reason for the record.
-fn permitted_work<'a>(shared: &'a Shared, context: &RunContext<'_>) -> Result<Work<'a>, String> {
+async fn permitted_work<'a>(
+    shared: &'a Shared,
+    context: &RunContext<'_>,
+) -> Result<Work<'a>, String> {
     let executor = match &shared.hands {
         Hands::Player(player) => return Ok(Work::Played(player.as_ref())),
         Hands::Executor(executor) => executor,
@@ -278,14 +281,12 @@ fn permitted_work<'a>(shared: &'a Shared, context: &RunContext<'_>) -> Result<Wo
     let message = context.message;
     match prepare(context, executor)? {
         Work::Program(executor, program) => {
-            let mut program = Program {
+            let program = Program {
                 confinement: shared.confinement(),
                 ..*program
             };
-            match shared.forbidden(&message.queue, message, &mut program) {
-                Some(violation) => Err(violation.to_string()),
-                None => Ok(Work::Program(executor, Box::new(program))),
-            }
+            let permitted = shared.permitted(&message.queue, message, program).await?;
+            Ok(Work::Program(executor, Box::new(permitted)))
         }
         work => Ok(work),
     }

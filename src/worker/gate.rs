@@ -3,7 +3,7 @@
 //! Decides on bytes and records; what was refused goes to the dead letters with the reason, and leaves the record of
 //! the run that it claims to be alone.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
     broker::{BrokerError, Bucket, Delivery, Refused, RefusedBy},
@@ -17,6 +17,9 @@ use crate::{
 };
 
 use super::Shared;
+
+/// How much of a lease a look at programs may take before somebody renews it.
+const PART_OF_LEASE: u32 = 3;
 
 /// What a worker lets in. By default everything that it understands.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +104,7 @@ impl Shared {
         delivery: &Delivery,
         message: &RunMessage,
     ) -> Option<NotHere> {
-        if let Some(violation) = self.violation(delivery, message) {
+        if let Some(violation) = self.violation(delivery, message).await {
             return Some(violation.into());
         }
         let user = message.spec.run_as.as_ref()?;
@@ -110,38 +113,58 @@ impl Shared {
     }
 
     /// The first rule of the policy that a run breaks. What cannot be told because its program or its secrets are not
-    /// there is left to the attempt, which cannot start then.
-    fn violation(&self, delivery: &Delivery, message: &RunMessage) -> Option<Violation> {
+    /// there, or do not answer in time, is left to the attempt, which cannot start then.
+    async fn violation(&self, delivery: &Delivery, message: &RunMessage) -> Option<Violation> {
+        let found = match self.looks_at_programs() {
+            true => {
+                // Nobody renews the lease yet.
+                let patience = (delivery.lease / PART_OF_LEASE).min(exec::PATIENCE);
+                self.program_of(message, patience).await
+            }
+            false => None,
+        };
         let gate = self.options.gate.borrow();
         let Some(policy) = &gate.policy else {
             return WorkerPolicy::check_without(message).err();
         };
-        if policy.executables.is_some() || policy.env.is_some() || policy.working_dirs.is_some() {
-            let program = self.program_of(message);
-            let located = program.as_ref().map(Program::located);
-            return broken_by(
-                policy,
-                &delivery.queue,
-                message,
-                program.as_ref().zip(located.as_ref()),
-            );
-        }
-        broken_by(policy, &delivery.queue, message, None)
+        let found = found
+            .as_ref()
+            .map(|(program, located)| (program, Some(located)));
+        broken_by(policy, &delivery.queue, message, found)
+    }
+
+    /// Whether a rule is about where programs are, or about what they are told.
+    fn looks_at_programs(&self) -> bool {
+        let gate = self.options.gate.borrow();
+        gate.policy.as_ref().is_some_and(|policy| {
+            policy.executables.is_some() || policy.env.is_some() || policy.working_dirs.is_some()
+        })
     }
 
     /// As it would be started, but for what only an attempt has.
-    fn program_of(&self, message: &RunMessage) -> Option<Program> {
-        let directory = self.options.credentials.as_deref();
-        let secrets = Secrets::load(&message.spec, directory).ok()?;
-        let context = RunContext {
-            message,
-            attempt: 1,
-            fence: 1,
-            lock: None,
-            secrets: &secrets,
-            hand_on: &self.options.hand_on,
+    async fn program_of(
+        &self,
+        message: &RunMessage,
+        patience: Duration,
+    ) -> Option<(Program, Located)> {
+        let message = message.clone();
+        let directory = self.options.credentials.clone();
+        let hand_on = self.options.hand_on.clone();
+        let look = move || {
+            let secrets = Secrets::load(&message.spec, directory.as_deref()).ok()?;
+            let context = RunContext {
+                message: &message,
+                attempt: 1,
+                fence: 1,
+                lock: None,
+                secrets: &secrets,
+                hand_on: &hand_on,
+            };
+            let program = Program::prepare(&context).ok().flatten()?;
+            let located = program.located();
+            Some((program, located))
         };
-        Program::prepare(&context).ok().flatten()
+        exec::in_time(patience, look).await.flatten()
     }
 
     /// What a program is given of the worker.
@@ -154,27 +177,46 @@ impl Shared {
         }
     }
 
-    /// The same rules once more, for a program as it is about to be started: from then on it is what was looked at,
-    /// wherever its path may lead when it is started.
-    pub(super) fn forbidden(
+    /// The same rules once more, for a program as it is about to be started; fails with a reason for the record. From then
+    /// on it is what was looked at, wherever its path may lead when it is started.
+    pub(super) async fn permitted(
         &self,
         queue: &QueueName,
         message: &RunMessage,
-        program: &mut Program,
-    ) -> Option<Violation> {
-        let gate = self.options.gate.borrow();
-        let Some(policy) = &gate.policy else {
-            return WorkerPolicy::check_without(message).err();
+        program: Program,
+    ) -> Result<Program, String> {
+        let (mut program, located) = match self.looks_at_programs() {
+            true => {
+                let look = move || {
+                    let located = program.located();
+                    (program, located)
+                };
+                let found = exec::in_time(exec::PATIENCE, look).await;
+                let (program, located) = found.ok_or_else(|| {
+                    format!(
+                        "where its program and its directory are cannot be told on this worker: nothing answers within {} s; \
+                         look at the file systems there",
+                        exec::PATIENCE.as_secs()
+                    )
+                })?;
+                (program, Some(located))
+            }
+            false => (program, None),
         };
-        let located = program.located();
-        let broken = broken_by(policy, queue, message, Some((program, &located)));
-        if policy.executables.is_some() {
-            program.confinement.executables = Some(located.executables);
+        let gate = self.options.gate.borrow();
+        let violation = match &gate.policy {
+            Some(policy) => broken_by(policy, queue, message, Some((&program, located.as_ref()))),
+            None => WorkerPolicy::check_without(message).err(),
+        };
+        if let Some(violation) = violation {
+            return Err(violation.to_string());
         }
-        if policy.working_dirs.is_some() {
-            program.confinement.working_dir = located.working_dir;
+        if let (Some(policy), Some(located)) = (&gate.policy, located) {
+            let confinement = &mut program.confinement;
+            confinement.executables = policy.executables.as_ref().map(|_| located.executables);
+            confinement.working_dir = policy.working_dirs.as_ref().and(located.working_dir);
         }
-        broken
+        Ok(program)
     }
 
     /// Whether somebody has published the same signed message again. Without keys anybody may.
@@ -218,11 +260,11 @@ fn broken_by(
     policy: &WorkerPolicy,
     queue: &QueueName,
     message: &RunMessage,
-    program: Option<(&Program, &Located)>,
+    found: Option<(&Program, Option<&Located>)>,
 ) -> Option<Violation> {
-    let (program, located) = program.unzip();
+    let (program, located) = found.unzip();
     let nowhere = Located::default();
-    let located = located.unwrap_or(&nowhere);
+    let located = located.flatten().unwrap_or(&nowhere);
     let found = Found {
         executables: &located.executables,
         working_dir: located.working_dir.as_deref(),

@@ -276,11 +276,81 @@ async fn every_role_has_the_server_write_where_it_may_not() {
     let asked = worker.publish_with_reply(ask, "$KV.ORCH_STATE.def.high", "".into());
     asked.await.unwrap();
     worker.flush().await.unwrap();
-    wait_for("the definition to be spoilt", || {
-        let sent = running
-            .installation
-            .run(&["run", "high", "--arg", "word=x"]);
-        sent.stderr.contains("is not understood").then_some(())
+    wait_for("beat to write the definition anew", || {
+        beat.log().contains("\"key\":\"def.high\"").then_some(())
+    });
+    running.run(&["high", "--arg", "word=hello"], "succeeded");
+}
+
+/// The marker of a removed key, wherever it lies, may be handed out and stored elsewhere, too: it removes nothing there.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_removes_what_he_may_not_write() {
+    let shipped = Shipped::start();
+    let running = start(&shipped);
+    let operator = &running.installation;
+    wait_for("a tick", || {
+        (!operator.runs("tick").is_empty()).then_some(())
+    });
+    operator.json(&["pause", "tick"]);
+    operator.json(&["pause", "--queue", "high"]);
+    let worker = connected(&shipped, "worker_high").await;
+    let marker = "$KV.ORCH_RUNS.evil.1";
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("KV-Operation", "DEL");
+    let stored = worker.request_with_headers(marker, headers, "".into());
+    stored.await.unwrap();
+    let beat = &running.services[0].1;
+    wait_for("beat to hear of the pause", || {
+        let paused = operator.json(&["jobs"]);
+        let tick = paused.as_array()?.iter().find(|job| job["name"] == "tick");
+        (!tick?["paused"].is_null()).then_some(())
+    });
+    let keys = [
+        "def.high",
+        "pause.tick",
+        "paused_queue.high",
+        "watermark",
+        "job.tick",
+    ];
+    for key in keys {
+        let ask = format!("$JS.API.DIRECT.GET.KV_ORCH_RUNS.{marker}");
+        let asked = worker.publish_with_reply(ask, format!("$KV.ORCH_STATE.{key}"), "".into());
+        asked.await.unwrap();
+        worker.flush().await.unwrap();
+        wait_for(&format!("beat to write {key} anew"), || {
+            let told = format!("\"key\":\"{key}\"");
+            beat.log().contains(&told).then_some(())
+        });
+    }
+    let found = wait_for("all to be as it was", || {
+        let doctor = operator.run(&["doctor"]).stdout;
+        let queues = operator.try_json(&["queues"])?;
+        let queues = queues.as_array()?;
+        let high = queues.iter().find(|queue| queue["queue"] == "high")?;
+        let is_known = !high["pause"]["since"].is_null();
+        (is_known && !doctor.contains("not understood")).then_some(doctor)
+    });
+    assert!(!found.contains("definition of"), "{found}");
+    let paused = operator.json(&["jobs"]);
+    let mut jobs = paused.as_array().unwrap().iter();
+    let tick = jobs.find(|job| job["name"] == "tick").unwrap();
+    assert!(!tick["paused"].is_null(), "{tick}");
+    operator.json(&["resume", "--queue", "high"]);
+    running.run(&["high", "--arg", "word=hello"], "succeeded");
+    // A record is spoilt, not forgotten: who has it forgotten could have its run executed again.
+    let run = operator.json(&["run", "long"])["run_id"].clone();
+    let run = run.as_str().unwrap();
+    wait_for("the long one", || {
+        (operator.try_json(&["show", run])?["state"] == "running").then_some(())
+    });
+    let ask = format!("$JS.API.DIRECT.GET.KV_ORCH_RUNS.{marker}");
+    let record = format!("$KV.ORCH_RUNS.{}", run.replace('@', "."));
+    let asked = worker.publish_with_reply(ask, record, "".into());
+    asked.await.unwrap();
+    worker.flush().await.unwrap();
+    wait_for("the record to be spoilt", || {
+        let shown = operator.run(&["show", run]);
+        shown.stderr.contains("not understood").then_some(())
     });
 }
 

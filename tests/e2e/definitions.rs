@@ -50,6 +50,8 @@ fn a_definition_that_nobody_vouches_for_is_not_signed_with_a_run() {
     assert_ne!(altered, genuine);
     let (unsigned, _) = altered.rsplit_once(",\"signature\"").unwrap();
     let number = letter["sequence"].to_string();
+    // It would write anew what is no definition of the job.
+    beat.signal(Signal::STOP);
     let run = here.runs("note")[0]["run_id"].as_str().unwrap().to_owned();
     for (value, why) in [
         (altered.clone(), "altered"),
@@ -86,6 +88,7 @@ fn a_definition_that_nobody_vouches_for_is_not_signed_with_a_run() {
 
     // Beat says again what its files say; who trusts its key can run that. And what a record says was given to a run
     // is not taken for what was signed.
+    beat.signal(Signal::CONT);
     beat.signal(Signal::HUP);
     wait_for("the definitions of beat", || {
         (hostile.definition("note") == genuine).then_some(())

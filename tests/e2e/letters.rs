@@ -121,3 +121,70 @@ fn a_letter_is_run_again_only_as_what_was_signed_for_its_run() {
     );
     assert_eq!(here.lines("notes"), [run], "run again");
 }
+
+/// Whoever can write to the file of an export can make its checksum, too.
+#[test]
+fn an_import_signs_nothing_that_nobody_signed() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", JOBS);
+    let (key, _) = new_key(&here, "beat.key");
+    let beat = here.start("beat", &["beat", "--signing-key", &key]);
+    ready(&here);
+    let sent = here.run(&["run", "note", "--signing-key", &key]);
+    let signed = sent.stdout.trim();
+    assert!(beat.stop().success());
+
+    let exported = String::from_utf8(here.bytes(&["state", "export"])).unwrap();
+    let (_, body) = exported.split_once('\n').unwrap();
+    let mut state: Value = serde_json::from_str(body).unwrap();
+    let run = "note@01936b2e-7c1a-7d54-8a3f-0123456789ab";
+    let forged: Value = serde_json::from_str(&message(run, "2026-11-27T00:00:00Z")).unwrap();
+    let runs = state["runs"].as_array_mut().unwrap();
+    runs.push(json!({ "queue": "default", "message": forged }));
+    let values = state["values"].as_array_mut().unwrap();
+    let of_note = values.iter_mut().find(|value| value["key"] == "def.note");
+    let of_note = of_note.unwrap()["value"].as_object_mut().unwrap();
+    assert!(of_note.remove("signature").is_some());
+    // Of a beat that is at work for good: it would hold up the next one.
+    let leader = json!({ "beat": "x", "until": "2999-01-01T00:00:00Z" });
+    values.push(json!({ "key": "leader", "value": leader }));
+    let body = state.to_string();
+    let sum = crc32c::crc32c(body.as_bytes());
+    let file = format!("orchestrator-state crc32c={sum:08x}\n{body}\n");
+    fs::write(here.path("state"), file).unwrap();
+
+    let stored = |namespace: &str| {
+        let runs = here.json(&["--namespace", namespace, "runs"]);
+        let ids = runs.as_array().unwrap().iter();
+        let ids = ids.map(|run| run["run_id"].as_str().unwrap().to_owned());
+        ids.filter(|run| run.starts_with("note@"))
+            .collect::<Vec<_>>()
+    };
+    let import = |namespace: &str, more: &[&str]| {
+        let file = here.path("state").display().to_string();
+        let import = ["--namespace", namespace, "state", "import", &file];
+        let keys = ["--signing-key", &key];
+        let imported = here.run(&[&import, keys.as_slice(), more].concat());
+        assert_eq!(imported.code, 0, "{}", imported.stderr);
+        imported.stderr
+    };
+    let said = import("orch", &["--replace"]);
+    assert!(said.contains("1 runs that nobody signed"), "{said}");
+    assert!(said.contains("--sign-unsigned"), "{said}");
+    assert_eq!(stored("orch"), [signed]);
+    let letter = letters(&here)[0].clone();
+    assert_eq!(letter["run_id"], run, "{letter}");
+    assert_eq!(letter["refused"]["rule"], "unsigned", "{letter}");
+    let refused = here.run(&["run", "note", "--signing-key", &key]);
+    let why = "it bears no signature";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    let leader = ["KV_ORCH_STATE", "$KV.ORCH_STATE.leader"];
+    let leader = Hostile::new(&nats.url()).value(leader[0], leader[1]);
+    assert!(!leader.contains("2999"), "{leader}");
+
+    // Who knows that nobody else could write to the file takes it for what it says.
+    let said = import("moved", &["--sign-unsigned"]);
+    assert!(!said.contains("nobody signed"), "{said}");
+    assert!(stored("moved").contains(&run.to_owned()));
+}

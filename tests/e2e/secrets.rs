@@ -1,5 +1,9 @@
 //! Credentials and files of variables: seen by the job, hidden from everybody else.
 
+use std::{fs, os::unix::fs::symlink};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use crate::support::{
     Installation,
     files::{self, has},
@@ -248,4 +252,52 @@ http = { url = "http://127.0.0.1:1/{credential.site}", headers = { Authorization
     }
     // Where it would be: the schedule, the definition in the server's files, the export.
     assert!(with_the_job >= 3, "{with_the_job}");
+}
+
+/// What never ends, or never begins, is no file of variables: it must not take the worker.
+#[test]
+fn a_file_of_variables_is_a_file() {
+    let here = Installation::new();
+    let fifo = here.path("fifo");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    fs::create_dir(here.path("credentials")).unwrap();
+    symlink(&fifo, here.path("credentials/never")).unwrap();
+    // Longer than it says.
+    symlink("/dev/zero", here.path("credentials/endless")).unwrap();
+    fs::write(
+        here.path("policy.toml"),
+        "executables = [\"/**\"]\nenv = [\"*\"]\n",
+    )
+    .unwrap();
+    let jobs = [
+        ("fifo", format!("env_file = {fifo:?}")),
+        ("never", "credential = \"never\"".to_owned()),
+        ("zero", "env_file = \"/dev/zero\"".to_owned()),
+        ("endless", "credential = \"endless\"".to_owned()),
+        ("directory", "env_file = \"/proc\"".to_owned()),
+    ];
+    let job = |(name, file): &(&str, String)| {
+        format!("[job.{name}]\n{file}\ntimeout = \"5s\"\ncommand = [\"true\"]\n")
+    };
+    let all: String = jobs.iter().map(job).collect();
+    here.schedule(
+        "a.toml",
+        &format!("{all}[job.good]\ncommand = [\"true\"]\n"),
+    );
+    let directory = here.path("credentials").display().to_string();
+    let policy = here.path("policy.toml").display().to_string();
+    for more in [&[][..], &["--policy", &policy]] {
+        let args = [&["up", "--credentials-dir", &directory], more].concat();
+        let up = here.start("up", &args);
+        wait_for("the jobs", || here.try_json(&["jobs"])?.get(5).cloned());
+        for (name, _) in &jobs {
+            let run = here.run_to_its_end(name);
+            assert_eq!(run["state"], "failed", "{name}: {run}");
+            let reason = run["attempts"][0]["exit"]["not_started"].to_string();
+            assert!(reason.contains("not a file"), "{name}: {run}");
+        }
+        let good = here.run_to_its_end("good");
+        assert_eq!(good["state"], "succeeded", "{good}");
+        assert!(up.stop().success());
+    }
 }

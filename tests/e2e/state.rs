@@ -11,7 +11,7 @@ use orchestrator::{
         Broker, Bucket, Durability,
         embedded::{EmbeddedBroker, EmbeddedOptions},
     },
-    ops::{InstallationState, import_state},
+    ops::{Import, InstallationState, import_state},
 };
 use serde_json::Value;
 
@@ -382,7 +382,9 @@ fn an_import_that_was_cut_off_is_repeated_whole() {
             EmbeddedBroker::open(&here.path(name), EmbeddedOptions::default()).unwrap()
         };
         let whole = open("whole");
-        let amount = import_state(&*whole, &state, false).await.unwrap();
+        let amount = import_state(&*whole, &state, Import::default())
+            .await
+            .unwrap();
         assert_eq!(amount.runs, 1);
         // The record was written; then the power failed.
         let cut_off = open("cut-off");
@@ -391,7 +393,9 @@ fn an_import_that_was_cut_off_is_repeated_whole() {
         let set =
             cut_off.compare_and_set(Bucket::Runs, &record.key, None, value, Durability::Power);
         set.await.unwrap();
-        let amount = import_state(&*cut_off, &state, false).await.unwrap();
+        let amount = import_state(&*cut_off, &state, Import::default())
+            .await
+            .unwrap();
         assert_eq!(amount.runs, 1, "its record is no reason to lose the run");
         assert_eq!(cut_off.pending(0, 10).await.unwrap().len(), 1);
     });

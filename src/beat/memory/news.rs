@@ -1,7 +1,7 @@
 //! What beat hears of finished runs and of pauses.
 
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use tracing::info;
 
 use super::Memory;
@@ -13,6 +13,9 @@ use crate::{
     plan::{PAUSE_PREFIX, Pause},
     run::{LAST_RUN_PREFIX, LastRun, Past},
 };
+
+/// Of how many jobs beyond those that are known it is remembered how they ran last: one may be defined again.
+const MOST_UNKNOWN: usize = 4096;
 
 impl Memory {
     /// Something may have been heard of this job that its state does not say.
@@ -64,14 +67,17 @@ impl Memory {
         }
         let mut heard = Vec::new();
         let news = self.others.watch(broker, |change| heard.push(change));
-        self.news = Some(news.await?);
+        let (news, definitions) = (news.await?, self.guard.watch(broker).await?);
+        self.news = Some(stream::select(news, definitions).boxed());
         heard.into_iter().for_each(|change| self.hear(change));
         Ok(())
     }
 
     fn note(&mut self, change: Change) {
-        let change = self.others.note(change);
-        self.hear(change);
+        if !self.guard.note(&change) {
+            let change = self.others.note(change);
+            self.hear(change);
+        }
     }
 
     fn hear(&mut self, change: Change) {
@@ -79,6 +85,10 @@ impl Memory {
             Change::Put(entry) => {
                 let now = clock::now().max(self.watermark.at);
                 if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX) {
+                    let is_known = self.states.get(&name).is_some();
+                    if !is_known && self.pasts.len() >= self.states.len() + MOST_UNKNOWN {
+                        return;
+                    }
                     self.look_at(&name);
                     self.pasts.insert(name, Past::from(&last).heard_at(now));
                 } else if let Some((name, pause)) = read_job::<Pause>(&entry, PAUSE_PREFIX) {

@@ -101,6 +101,9 @@ pub(super) struct StoredMessage {
     hdrs: String,
 }
 
+/// What a marker bears in place of a value.
+pub(super) const OPERATION_HEADER: &str = "KV-Operation";
+
 /// What the server adds to a message that it hands out directly.
 const PLACE_HEADERS: [&str; 4] = [
     "Nats-Stream",
@@ -112,6 +115,12 @@ const PLACE_HEADERS: [&str; 4] = [
 /// Whether what is stored was handed out by a server before: somebody had its answer sent where it is now.
 pub(super) fn is_an_answer(mut header: impl FnMut(&str) -> bool) -> bool {
     PLACE_HEADERS.iter().any(|name| header(name))
+}
+
+/// Whether what is stored is the marker of a removed key. One that is an answer is none: who may not write the key had it
+/// sent there.
+pub(super) fn is_a_marker(mut header: impl FnMut(&str) -> bool) -> bool {
+    header(OPERATION_HEADER) && !is_an_answer(header)
 }
 
 /// What stands for a message that the server itself stored, on behalf of somebody who may not write there: whoever

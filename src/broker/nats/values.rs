@@ -10,13 +10,14 @@ use serde_json::json;
 
 use super::{
     NatsBroker, PATIENCE,
-    api::{CallError, StoredMessage, code, is_an_answer, passed_over},
+    api::{
+        CallError, OPERATION_HEADER, StoredMessage, code, is_a_marker, is_an_answer, passed_over,
+    },
     publish::Stored,
     setup::Stream,
 };
 use crate::broker::{Broker, BrokerError, Bucket, Cas, Change, Changes, Entry, Revision};
 
-const OPERATION_HEADER: &str = "KV-Operation";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// How often a removed stream is made again.
 const TRIES: usize = 2;
@@ -63,8 +64,12 @@ async fn last(
     nats.last_message(&operation, &stream, &subject).await
 }
 
+fn is_removal(message: &StoredMessage) -> bool {
+    is_a_marker(|name| message.header(name).is_some())
+}
+
 fn as_entry(nats: &NatsBroker, bucket: Bucket, message: &StoredMessage) -> Option<Entry> {
-    if message.header(OPERATION_HEADER).is_some() {
+    if is_removal(message) {
         return None;
     }
     let key = message
@@ -106,9 +111,7 @@ pub(super) async fn compare_and_set(
     }
     // A key that was removed has left a marker, which stands for nothing.
     match last(nats, bucket, key).await? {
-        Some(marker) if marker.header(OPERATION_HEADER).is_some() => {
-            set_if(nats, bucket, key, marker.seq, value).await
-        }
+        Some(marker) if is_removal(&marker) => set_if(nats, bucket, key, marker.seq, value).await,
         Some(_) | None => Ok(Cas::Conflict),
     }
 }
@@ -130,7 +133,7 @@ pub(super) async fn was_removed(
     key: &str,
 ) -> Result<bool, BrokerError> {
     let message = last(nats, bucket, key).await?;
-    Ok(message.is_some_and(|message| message.header(OPERATION_HEADER).is_some()))
+    Ok(message.as_ref().is_some_and(is_removal))
 }
 
 async fn set_if(
@@ -161,7 +164,7 @@ pub(super) async fn delete(
     key: &str,
 ) -> Result<(), BrokerError> {
     let gone = last(nats, bucket, key).await?;
-    if gone.is_none_or(|message| message.header(OPERATION_HEADER).is_some()) {
+    if gone.as_ref().is_none_or(is_removal) {
         return Ok(());
     }
     let mut headers = HeaderMap::new();
@@ -286,9 +289,8 @@ fn understand(
     };
     let headers = message.headers.as_ref();
     let has = |name: &str| headers.is_some_and(|headers| headers.get(name).is_some());
-    let removed = has(OPERATION_HEADER);
     let key = key.to_owned();
-    let change = match removed {
+    let change = match is_a_marker(has) {
         // A marker of what was removed before the watch began tells nothing new.
         true if !*current => None,
         true => Some(Ok(Change::Deleted { key })),
