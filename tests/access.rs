@@ -10,6 +10,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "access/answers.rs"]
+mod answers;
 #[path = "access/authority.rs"]
 mod authority;
 #[path = "access/forbidden.rs"]

@@ -7,10 +7,15 @@
     reason = "tests"
 )]
 
+#[cfg(feature = "simulation")]
+#[path = "beat/clock.rs"]
+mod clock_ahead;
 #[path = "support/listener.rs"]
 mod listener;
 #[path = "beat/reload.rs"]
 mod reload;
+#[path = "beat/repeated.rs"]
+mod repeated;
 #[path = "beat/webhooks.rs"]
 mod webhooks;
 
@@ -25,7 +30,7 @@ use orchestrator::{
     },
     clock,
     job::Job,
-    plan::{JobState, Watermark},
+    plan::{JobState, SkipReason, Verdict, Watermark},
     run::{RunId, RunMessage, RunRecord, RunRequest, RunState},
     schedules::{self, JobSet},
 };
@@ -98,9 +103,8 @@ impl World {
         Beating::begin(self.start(id, set).await)
     }
 
-    /// A beat that has taken over `set` and does not work yet.
-    async fn start(&self, id: &str, set: JobSet) -> Beat {
-        let options = BeatOptions {
+    fn options(&self, id: &str) -> BeatOptions {
+        BeatOptions {
             id: id.to_owned(),
             schedules: vec![self.file()],
             own: None,
@@ -109,8 +113,12 @@ impl World {
             ping: None,
             credentials: None,
             pulse: orchestrator::health::Pulse::unwatched("beat"),
-        };
-        let beat = Beat::start(Arc::clone(&self.broker), options, set).await;
+        }
+    }
+
+    /// A beat that has taken over `set` and does not work yet.
+    async fn start(&self, id: &str, set: JobSet) -> Beat {
+        let beat = Beat::start(Arc::clone(&self.broker), self.options(id), set).await;
         beat.unwrap()
     }
 
@@ -217,4 +225,49 @@ async fn nothing_that_an_overtaken_beat_has_on_its_way_is_taken() {
         );
         assert_eq!(late.await.unwrap(), Cas::Conflict, "{key}");
     }
+}
+
+/// What is known of a job that was removed from the schedules is kept for a while, with its pause, and then forgotten.
+#[tokio::test]
+async fn a_job_that_is_gone_is_remembered_for_seven_days() {
+    let world = World::new();
+    let text = "[job.one]\nevery = \"20h\"\nfirst_run = \"now\"\nshell = \"true\"\n";
+    let two = text.replace("one", "two");
+    let set = world.jobs(&format!("{text}{two}"));
+    let now = clock::now();
+    let watermark = Watermark {
+        at: now,
+        next: None,
+        beat: "before".to_owned(),
+    };
+    world.put("watermark", &watermark).await;
+    for (name, days) in [("one", 6), ("two", 8)] {
+        let job = set.get(&name.parse().unwrap()).unwrap();
+        let then = now - chrono::Duration::days(days);
+        let state = JobState::first_seen(job, then, then);
+        let state = state.gone(then).unwrap();
+        world.put(&format!("job.{name}"), &state).await;
+        world
+            .put(
+                &format!("pause.{name}"),
+                &serde_json::json!({ "since": then }),
+            )
+            .await;
+    }
+    let other = world.jobs("[job.other]\nevery = \"1h\"\nshell = \"true\"\n");
+    drop(world.start("b", other).await);
+    for (name, is_kept) in [("one", true), ("two", false)] {
+        for key in [format!("job.{name}"), format!("pause.{name}")] {
+            let found = world.broker.get(Bucket::State, &key).await.unwrap();
+            assert_eq!(found.is_some(), is_kept, "{key}");
+        }
+    }
+    let beating = world.beat("c", set).await;
+    let one: JobState = world.get("job.one").await;
+    assert_eq!(one.gone_since, None);
+    let first = one.first_run_at.unwrap();
+    assert!(first < now, "it had its first run: {first}");
+    let two: JobState = world.get("job.two").await;
+    assert!(two.first_seen >= now, "it is new");
+    drop(beating);
 }

@@ -513,6 +513,53 @@ fn the_corpus_through_the_command_line() {
     }
 }
 
+/// What a terminal would obey of an output: everything but lines, tabs and colours.
+fn obeyed(output: &[u8]) -> Vec<char> {
+    let text = String::from_utf8(output.to_vec()).unwrap();
+    let mut found = Vec::new();
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == '\x1b' && rest.peek() == Some(&'[') {
+            let end = rest.find(|c| c.is_ascii_alphabetic());
+            found.extend(end.filter(|&end| end != 'm'));
+        } else if (c.is_control() && !matches!(c, '\n' | '\t')) || c == '\u{202e}' {
+            found.push(c);
+        }
+    }
+    found
+}
+
+#[test]
+fn what_is_read_does_nothing_to_a_terminal() {
+    const HOSTILE: &str = "\x1b]0;title\x07\x1b[2J\x1b[8mhidden\u{202e}\u{9b}2Jend";
+    let broken = format!(
+        "[job.a]\r\nevery = \"1x\" # {HOSTILE}\r\nshell = \"{HOSTILE}\"\r\n[job.\"{HOSTILE}\"]\r\n"
+    );
+    let escaped = "[job.b]\nevery = \"1m\"\nshell = \"true\"\ntimezone = \"\\u001b[2J\u{202e}\"\n\"\\u001b[8m\" = 1\n";
+    let crontab = format!("MAILTO={HOSTILE}\n* * * * * echo {HOSTILE}\n61 * * * * {HOSTILE}\n");
+    let cli = Cli::with(&[("a.toml", &broken), ("b.toml", escaped)]);
+    for colors in ["always", "never"] {
+        for args in [&["check"][..], &["import", "crontab", "-"]] {
+            let ended = Command::new(env!("CARGO_BIN_EXE_orchestrator"))
+                .args(args)
+                .args(["--color", colors])
+                .env_clear()
+                .current_dir(cli.dir.path())
+                .write_stdin(crontab.as_str())
+                .output()
+                .unwrap();
+            let all = [ended.stdout, ended.stderr].concat();
+            assert_eq!(obeyed(&all), [], "{args:?} {}", all.escape_ascii());
+            let all = String::from_utf8(all).unwrap();
+            assert!(all.contains("title") && all.contains('␛'), "{args:?} {all}");
+            assert!(!all.contains("\x1b[8m"), "{args:?} {all:?}");
+            assert_eq!(all.contains("\x1b["), colors == "always", "{args:?}");
+            // The end of a line of Windows is nothing to be shown.
+            assert!(!all.contains('␍'), "{args:?} {all:?}");
+        }
+    }
+}
+
 /// They are how a service gets into NATS, and what it signs with.
 #[test]
 fn no_job_and_no_webhook_names_the_credentials_of_a_service() {

@@ -6,15 +6,14 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use tracing::{info, warn};
 
-use super::{Beat, BeatError, shared::encode};
+use super::{Beat, BeatError, shared::encode, telling::Told};
 use crate::{
     broker::{
         self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker,
-        Slot,
     },
     clock,
     job::{Job, JobName, Overlap, QueueName},
-    plan::{JobState, JobStep, SkipReason, Span, Step, Verdict, VerdictNote},
+    plan::{JobState, JobStep, SkipReason, Span, Step, Verdict, VerdictNote, is_too_late},
     run::{RunId, RunMessage, RunRecord, RunRequest},
 };
 
@@ -37,6 +36,30 @@ struct Due {
     last_success: Option<DateTime<Utc>>,
     left_queues: Vec<QueueName>,
     tried: Tried,
+    told: Arc<Told>,
+}
+
+impl Due {
+    /// Where its runs may be stored.
+    fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        std::iter::once(&self.job.queue).chain(&self.left_queues)
+    }
+
+    /// Why a tick that was to be run when the step was announced is not to be run `now`.
+    fn is_over(
+        &self,
+        tick: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<(VerdictNote, &'static str)> {
+        let policy = &self.job.policy;
+        if is_too_late(policy, tick, now) {
+            return Some((note(Verdict::Missed, tick, None), "too late"));
+        }
+        // What is carried out at once was looked at just now.
+        let is_closed = policy.blackouts.iter().any(|one| one.covers(now));
+        let closed = VerdictNote::on(Verdict::Skipped, Some(SkipReason::Blackout), tick);
+        (self.tried == Tried::Before && is_closed).then_some((closed, "a blackout was in force"))
+    }
 }
 
 /// What became of them; a note for each that became none.
@@ -73,7 +96,7 @@ impl Beat {
         }
         let changed = step.jobs.iter().filter_map(|job_step| {
             let name = &job_step.job.name;
-            tell(job_step);
+            tell(job_step, &self.told);
             let notes = notes.get(name).map_or(&[][..], Vec::as_slice);
             let state = self.memory.state(name)?.after(
                 job_step,
@@ -133,6 +156,7 @@ impl Beat {
             last_success: self.memory.last_success(name),
             left_queues: left_queues.to_vec(),
             tried,
+            told: Arc::clone(&self.told),
         });
         groups.collect()
     }
@@ -160,19 +184,21 @@ async fn fire(
     let now = clock::now();
     let late = (now - tick).to_std().unwrap_or_default();
     let message = message(due, (&run_id, tick, starts_at), now);
-    let note = if late > job.policy.catch_up_window.get() {
-        // Only a step that was announced long ago comes here: its runs may be out already.
-        point!("beat-too-late");
-        match was_published(broker, due, &message, "too late").await? {
-            true => None,
-            false => Some(note(Verdict::Missed, tick, None)),
+    let note = match due.is_over(tick, now) {
+        Some((note, why)) => {
+            // Only a step that was announced long ago comes here: its runs may be out already.
+            point!("beat-too-late");
+            let was_published = was_published(broker, due, &message, why).await?;
+            (!was_published).then_some(note)
         }
-    } else {
-        point!("beat-before-publish");
-        publish(broker, due, &message, now).await?
+        None => {
+            point!("beat-before-publish");
+            publish(broker, due, &message, now).await?
+        }
     };
     point!("beat-published");
     match &note {
+        _ if !due.told.is_news(&run_id) => {}
         None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
             late_ms = late.as_millis() as u64, "run published"),
         Some(note) => info!(target: "orchestrator::beat", %run_id, job = %job.name,
@@ -212,6 +238,10 @@ async fn publish(
         let known = known(broker, run_id).await?;
         point!("beat-asked");
         match known {
+            // What its job was when it was published may have been edited since.
+            Known::Nothing if broker::is_stored_in(broker, run_id, due.queues()).await? => {
+                return stored(broker, message).await;
+            }
             Known::Nothing => {}
             Known::Begun => return Ok(None),
             Known::CalledOff => return Ok(Some(note(Verdict::Skipped, tick, None))),
@@ -232,12 +262,7 @@ async fn publish(
     };
     match broker::publish(broker, &candidate, &due.left_queues, now).await {
         Ok(Published::Stored | Published::Duplicate) if due.tried == Tried::Never => Ok(None),
-        Ok(Published::Stored | Published::Duplicate) => {
-            point!("beat-before-agreement");
-            let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
-            point!("beat-agreed");
-            Ok(called_off.then(|| note(Verdict::Skipped, tick, None)))
-        }
+        Ok(Published::Stored | Published::Duplicate) => stored(broker, message).await,
         // A step that is repeated late may find its own run gone, and the next one in its place.
         Ok(Published::Occupied(live)) => {
             point!("beat-occupied");
@@ -252,6 +277,17 @@ async fn publish(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A run is stored whose step was tried before: all who try it are to say the same of it.
+async fn stored(
+    broker: &dyn Broker,
+    message: &RunMessage,
+) -> Result<Option<VerdictNote>, BeatError> {
+    point!("beat-before-agreement");
+    let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
+    point!("beat-agreed");
+    Ok(called_off.then(|| note(Verdict::Skipped, message.scheduled_for, None)))
 }
 
 /// What the record of a run tells.
@@ -293,13 +329,8 @@ async fn was_published(
         Known::Begun => return Ok(true),
         Known::CalledOff => return Ok(false),
     }
-    for &slot in Slot::under(due.job.policy.overlap) {
-        let occupant = broker.occupant(&due.job.queue, run_id, slot).await?;
-        point!("beat-sought-run");
-        let stored = occupant.and_then(|stored| RunMessage::decode(&stored.payload).ok());
-        if stored.is_some_and(|stored| stored.run_id == *run_id) {
-            return Ok(true);
-        }
+    if broker::is_stored_in(broker, run_id, due.queues()).await? {
+        return Ok(true);
     }
     if due.tried == Tried::Never {
         return Ok(false);
@@ -340,10 +371,13 @@ fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> Verdict
     }
 }
 
-fn tell(step: &JobStep) {
+fn tell(step: &JobStep, told: &Told) {
     for unfired in &step.decision.unfired {
         let Span { count, first, last } = unfired.span;
         let job = &step.job.name;
+        if !told.are_news(job, first) {
+            continue;
+        }
         match unfired.verdict {
             Verdict::Missed => warn!(target: "orchestrator::beat", %job, count, %first, %last,
                 "ticks missed"),

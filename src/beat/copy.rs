@@ -12,11 +12,11 @@ use futures::{FutureExt, StreamExt};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    BeatError, OwnState,
+    BeatError, OwnState, newcomer,
     others::Others,
     own::{Head, Readiness},
     shared::{read, read_installation, read_job, read_watermark},
-    states::States,
+    succession,
 };
 use crate::{
     broker::{Bucket, Change, Changes, SharedBroker},
@@ -81,7 +81,7 @@ impl Copy {
     /// Follows what the leader shares.
     pub(super) async fn bring_up_to_date(
         &mut self,
-        broker: &SharedBroker,
+        (broker, beat): (&SharedBroker, &str),
         own: &OwnState,
     ) -> Result<(), BeatError> {
         let now = clock::monotonic();
@@ -98,6 +98,9 @@ impl Copy {
         };
         let head = self.head.insert(head).clone();
         let Some(shared) = read_shared(broker).await? else {
+            if let Some(kept) = &head.watermark {
+                newcomer::announce(broker, beat, kept).await?;
+            }
             return Ok(());
         };
         if self.kept_at.is_some() && is_up_to_date(&head, &shared) {
@@ -182,7 +185,7 @@ impl Copy {
         // One that has been led for longer is no successor, but somebody else's.
         let is_successor = leader.is_some_and(|leader| leader.since > kept);
         if is_successor {
-            let restored = share_again(broker, own).await;
+            let restored = succession::share_again(broker, own).await;
             if matches!(restored, Err(BeatError::Overtaken)) {
                 // The leader was quicker: the rest the next time.
                 return Ok(false);
@@ -192,7 +195,7 @@ impl Copy {
         error!(target: "orchestrator::beat", known = head.installation, found = shared.installation,
             %kept, shared = %shared.watermark.at, moved_to = %aside.display(), shared_again = is_successor,
             "the broker lost its data and a beat that knew nothing leads there, or it is another one: the copy is put \
-             aside; ticks since then may have no verdict; docs/recovery.md tells how to go on from it");
+             aside; docs/recovery.md tells how to go on from it");
         Ok(true)
     }
 
@@ -315,14 +318,6 @@ async fn read_shared(broker: &SharedBroker) -> Result<Option<Shared>, BeatError>
         installation,
         watermark,
     }))
-}
-
-async fn share_again(broker: &SharedBroker, own: &OwnState) -> Result<(), BeatError> {
-    if let Some((_, kept)) = own.load()? {
-        let mut states = States::read(broker).await?;
-        states.restore(broker, kept, false).await?;
-    }
-    own.others()?.restore(broker).await
 }
 
 fn is_up_to_date(head: &Head, shared: &Shared) -> bool {

@@ -1,13 +1,19 @@
 //! Takes over a job set: shares the definitions (`def.NAME`), so that any machine can run a job by
 //! hand, and writes down what is new before anything of it can be due.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use tracing::{debug, info, warn};
 
-use tracing::debug;
-
-use super::{Beat, BeatError, herald, shared::encode};
+use super::{
+    Beat, BeatError, herald,
+    shared::{encode, names},
+};
 use crate::{
     broker::{self, Broker, Bucket, Change, SharedBroker},
     clock,
@@ -19,30 +25,27 @@ use crate::{
 /// How many writes are on their way at once.
 const IN_FLIGHT: usize = 256;
 
+/// So many jobs that are gone are remembered, those that went last.
+const MOST_GONE: usize = 1_000;
+
 impl Beat {
     /// Makes `set` the jobs of this beat. Repeated after a failure it changes nothing more.
     pub(super) async fn adopt(&mut self, set: JobSet) -> Result<(), BeatError> {
         let now = clock::now();
-        let watermark = self.memory.watermark().at;
-        let changed: Vec<_> = set
-            .iter()
-            .filter_map(|job| {
-                let state = match self.memory.state(&job.name) {
-                    None => Some(JobState::first_seen(job, now, watermark)),
-                    Some(state) => state.redefined(job, now, watermark),
-                };
-                Some((job.name.clone(), state?))
-            })
-            .collect();
-        let known = self.memory.known_jobs();
-        let gone: Vec<_> = known
-            .filter(|name| set.get(name).is_none())
-            .cloned()
-            .collect();
+        let changed = self.states_under(&set, now);
+        let back = set.iter().map(|job| &job.name);
+        let is_gone = |state: &JobState| state.gone_since.is_some();
+        let back = back.filter(|name| self.memory.state(name).is_some_and(is_gone));
+        let back: Vec<_> = back.cloned().collect();
         self.memory.write_states(&self.broker, changed).await?;
-        for name in &gone {
-            self.memory.forget(&self.broker, name).await?;
+        // What was heard of them meanwhile is not taken over yet.
+        back.iter().for_each(|name| self.memory.look_at(name));
+        if !back.is_empty() {
+            let jobs = names(back.iter());
+            info!(target: "orchestrator::beat", count = back.len(), jobs,
+                "jobs are in the schedules again: they go on where they were");
         }
+        self.forget_who_is_gone_for_good().await?;
         self.memory.keep_own(self.options.own.as_ref()).await;
         if let Err(error) = herald::brief_new(&self.broker, &set, now).await {
             // It costs no tick: whoever tells the webhook tries again.
@@ -60,6 +63,77 @@ impl Beat {
         self.in_force.send_replace(self.jobs.clone());
         Ok(())
     }
+
+    /// The states that change if `set` takes the place of what is in force now.
+    fn states_under(&self, set: &JobSet, now: DateTime<Utc>) -> Vec<(JobName, JobState)> {
+        let watermark = self.memory.watermark().at;
+        let defined = set.iter().filter_map(|job| {
+            let before = self.jobs.get(&job.name).map(AsRef::as_ref);
+            let state = match self.memory.state(&job.name) {
+                None => Some(JobState::first_seen(job, now, watermark)),
+                Some(state) => state.redefined((before, job), now, watermark),
+            };
+            Some((job.name.clone(), state?))
+        });
+        let mut changed: Vec<_> = defined.collect();
+        let known = self.memory.states();
+        for (name, state) in known.filter(|(name, _)| set.get(name).is_none()) {
+            if let Some(gone) = state.gone(watermark) {
+                tell_gone(name, state, now);
+                changed.push((name.clone(), gone));
+            }
+        }
+        changed
+    }
+
+    /// Forgets the jobs that were removed from the schedules long ago.
+    pub(super) async fn forget_who_is_gone_for_good(&mut self) -> Result<(), BeatError> {
+        let watermark = self.memory.watermark().at;
+        let states = self.memory.states();
+        let gone = states.filter_map(|(name, state)| Some((state.gone_since?, name, state)));
+        let mut gone: Vec<_> = gone.collect();
+        gone.sort_unstable_by_key(|(since, name, _)| (std::cmp::Reverse(*since), *name));
+        let remembered = gone.iter().take(MOST_GONE);
+        let remembered = remembered.filter(|(_, _, state)| !state.is_gone_for_good(watermark));
+        let remembered: BTreeSet<_> = remembered.map(|(_, name, _)| *name).collect();
+        let forgotten = gone.iter().map(|(_, name, _)| *name);
+        let forgotten = forgotten.filter(|name| !remembered.contains(name));
+        let forgotten: Vec<_> = forgotten.cloned().collect();
+        for name in &forgotten {
+            self.memory.forget(&self.broker, name).await?;
+        }
+        if !forgotten.is_empty() {
+            info!(target: "orchestrator::beat", count = forgotten.len(), jobs = names(forgotten.iter()),
+                "jobs that were removed from the schedules are forgotten for good, with their pauses");
+        }
+        Ok(())
+    }
+}
+
+/// A job that is to go may take something with it that somebody relies on.
+fn tell_gone(job: &JobName, state: &JobState, now: DateTime<Utc>) {
+    let pause = state.paused.as_ref();
+    let pause = pause.filter(|pause| pause.until.is_none_or(|until| now < until));
+    match pause {
+        None => info!(target: "orchestrator::beat", %job,
+            "a job is in the schedules no longer: it has no ticks; its last runs, and that it had its first run, are \
+             remembered for seven days, should it come back"),
+        Some(pause) => {
+            warn!(target: "orchestrator::beat", %job, reason = pause.reason, since = %pause.since,
+            "a job that is paused is in the schedules no longer: its pause and its last runs are remembered for seven \
+             days, should it come back; after that it would come back without the pause")
+        }
+    }
+}
+
+/// The definitions that are in force, as far as they are understood and somebody vouches for them who may.
+pub(super) async fn definitions(broker: &SharedBroker) -> Result<JobSet, BeatError> {
+    let entries = broker::list(broker.as_ref(), Bucket::State, DEFINITION_PREFIX).await?;
+    let understood = entries.iter().filter_map(|entry| {
+        let value = broker::opened(broker.as_ref(), Bucket::State, entry).ok()?;
+        serde_json::from_slice::<Job>(&value).ok()
+    });
+    Ok(JobSet::new(understood))
 }
 
 /// What is shared of a job: signed if beat signs, for whoever runs it by hand signs what it says.

@@ -1,13 +1,13 @@
 //! The name of an installation: by it a beat sees that a broker lost its data, or is another one. Owns the key
 //! `installation` of the state bucket.
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{BeatError, shared::read_installation};
 use crate::{
     broker::{Bucket, Cas, Durability, SharedBroker},
     chance,
-    plan::INSTALLATION_KEY,
+    plan::{IMPORTED_PREFIX, INSTALLATION_KEY},
 };
 
 /// The name that this beat knows; see [`INSTALLATION_KEY`].
@@ -23,6 +23,26 @@ pub(super) enum Found {
     Nameless,
     /// It has another name.
     Another,
+    /// It has another name because somebody imported a state: that counts, and nothing of what it replaced.
+    Imported,
+}
+
+impl Found {
+    /// Whether what is missing there was lost. Of what was imported nothing is missing.
+    pub(super) fn is_lost(self) -> bool {
+        match self {
+            Self::Nameless | Self::Another => true,
+            Self::Same | Self::Imported => false,
+        }
+    }
+
+    /// Whether its ticks are those of another installation.
+    pub(super) fn is_replaced(self) -> bool {
+        match self {
+            Self::Another | Self::Imported => true,
+            Self::Same | Self::Nameless => false,
+        }
+    }
 }
 
 impl Installation {
@@ -42,6 +62,14 @@ impl Installation {
         let found = read_installation(broker.as_ref()).await?;
         if found.as_ref() == Some(known) {
             return Ok(Found::Same);
+        }
+        if found
+            .as_ref()
+            .is_some_and(|found| found.starts_with(IMPORTED_PREFIX))
+        {
+            info!(target: "orchestrator::beat", known, found,
+                "another state was imported: what this beat knew before is of no account");
+            return Ok(Found::Imported);
         }
         warn!(target: "orchestrator::beat", known, found,
             "the broker was wiped, or is another one: what is missing there is restored");

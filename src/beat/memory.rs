@@ -3,14 +3,15 @@
 //!
 //! The shared copy decides. Beat's own copy only replaces one that was lost.
 
+mod news;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, stream};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     BeatError, BeatOptions, OwnState,
@@ -18,27 +19,24 @@ use super::{
     installation::{Found, Installation},
     others::Others,
     own::{Kept, Readiness},
-    shared::{encode, read_job, read_watermark},
+    shared::{encode, read_watermark},
     states::States,
 };
 use crate::{
-    broker::{Bucket, Cas, Change, Changes, Durability, Revision, SharedBroker},
+    broker::{Bucket, Cas, Changes, Durability, Revision, SharedBroker},
     clock,
     job::JobName,
-    plan::{JobState, PAUSE_PREFIX, Pause, Scheduled, WATERMARK_KEY, Watermark},
-    run::{LAST_RUN_PREFIX, LastRun, Past},
+    plan::{JobState, Pause, Scheduled, WATERMARK_KEY, Watermark, outlives},
+    run::Past,
     schedules::JobSet,
 };
-
-/// Of how many jobs beyond those that are known it is remembered how they ran last: one may be defined again.
-const MOST_UNKNOWN: usize = 4096;
 
 /// What a look at the shared copy found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shared {
     /// It is as new as memory, or newer.
     Intact,
-    /// It was lost or set back, and has been written again.
+    /// It was lost or set back, and has been written again; or another one was imported.
     Restored,
 }
 
@@ -96,7 +94,7 @@ impl Memory {
             heard_of: BTreeSet::new(),
             news: None,
         };
-        memory.unsaved = memory.known_jobs().cloned().collect();
+        memory.unsaved = memory.states().map(|(name, _)| name.clone()).collect();
         if let Some(own) = &options.own {
             memory.installation = Installation::known(own.installation()?);
             memory.others = own.others()?;
@@ -126,9 +124,10 @@ impl Memory {
             };
         }
         let found = self.installation.look(broker).await?;
-        // What was kept of one installation says nothing of the ticks of another.
+        // What was kept of one installation says nothing of the ticks of another, nor what was kept under a clock that
+        // was hours ahead of those that follow.
         let is_older = match &shared {
-            Some(shared) => found != Found::Another && shared.at < kept.at,
+            Some(shared) => !found.is_replaced() && outlives(kept.at, shared.at, clock::now()),
             None => true,
         };
         if is_older {
@@ -136,9 +135,9 @@ impl Memory {
                 "the shared state is missing or older than this beat's own: going on from its own");
             self.watermark = kept;
         }
-        let is_lost = is_older || found != Found::Same;
+        let is_lost = is_older || found.is_lost();
         let mut lost = kept_states;
-        lost.retain(|(name, _)| is_lost || self.states.is_foreign(name));
+        lost.retain(|(name, _)| is_lost || found == Found::Same && self.states.is_foreign(name));
         self.states.restore(broker, lost, is_older).await?;
         if is_lost {
             self.others.restore(broker).await?;
@@ -160,8 +159,9 @@ impl Memory {
         self.states.get(job)
     }
 
-    pub(super) fn known_jobs(&self) -> impl Iterator<Item = &JobName> {
-        self.states.iter().map(|(name, _)| name)
+    /// The states of all jobs that are known, defined or not.
+    pub(super) fn states(&self) -> impl Iterator<Item = (&JobName, &JobState)> {
+        self.states.iter()
     }
 
     /// A job with the part of its state that decides when it is due.
@@ -187,12 +187,18 @@ impl Memory {
         let (found, revision) = read_watermark(broker.as_ref()).await?;
         let states = States::read(broker).await?;
         let before = std::mem::replace(&mut self.states, states);
-        let intact = found.filter(|shared| shared.at >= self.watermark.at);
+        let now = clock::now();
+        // A beat whose clock is right sets back what one wrote whose clock was hours ahead.
+        let is_set_back = |shared: &Watermark| outlives(self.watermark.at, shared.at, now);
+        let installation = self.installation.look(broker).await?;
+        let is_imported = installation == Found::Imported;
+        let intact = found.filter(|shared| is_imported || !is_set_back(shared));
         let is_older = intact.is_none();
-        let is_another = self.installation.look(broker).await? != Found::Same;
+        let is_another = installation.is_lost();
         let is_in_force = |name: &JobName| is_older || is_another || jobs.get(name).is_some();
-        let kept = self.states.lost_since(&before, is_older, is_in_force);
-        let is_restored = is_older || is_another || !kept.is_empty();
+        let mut kept = self.states.lost_since(&before, is_older, is_in_force);
+        kept.retain(|_| is_older || !is_imported);
+        let is_restored = is_older || is_another || is_imported || !kept.is_empty();
         if is_restored {
             let restored = self.states.restore(broker, kept, is_older).await;
             if let Err(error) = restored {
@@ -203,6 +209,8 @@ impl Memory {
         }
         if is_older || is_another {
             self.others.restore(broker).await?;
+        }
+        if is_older || is_another || is_imported {
             self.installation.settle(broker).await?;
             self.news = None;
         }
@@ -269,7 +277,7 @@ impl Memory {
         self.states.write(broker, states).await
     }
 
-    /// Forgets a job that is defined no longer.
+    /// Forgets a job that is defined no longer, for good.
     pub(super) async fn forget(
         &mut self,
         broker: &SharedBroker,
@@ -334,82 +342,5 @@ impl Memory {
     ) -> Result<(), BeatError> {
         self.others.mend(broker).await?;
         self.guard.mend(broker, jobs).await
-    }
-
-    /// Something may have been heard of this job that its state does not say.
-    pub(super) fn look_at(&mut self, job: &JobName) {
-        self.heard_of.insert(job.clone());
-    }
-
-    /// The states say what was heard.
-    pub(super) fn taken_over(&mut self) {
-        self.heard_of.clear();
-    }
-
-    /// Waits for the next news of a finished run or of a pause. Cancel-safe.
-    pub(super) async fn learn(&mut self) {
-        let Some(changes) = &mut self.news else {
-            // Watched again at the next recovery; until then there is nothing to wait for.
-            return std::future::pending().await;
-        };
-        match changes.next().await {
-            Some(Ok(change)) => self.note(change),
-            Some(Err(error)) => {
-                info!(target: "orchestrator::beat", %error, "the watch on finished runs broke off");
-                self.news = None;
-            }
-            None => self.news = None,
-        }
-    }
-
-    /// Whether news of finished runs has stopped coming.
-    pub(super) fn is_deaf(&self) -> bool {
-        self.news.is_none()
-    }
-
-    async fn watch_news(&mut self, broker: &SharedBroker) -> Result<(), BeatError> {
-        for (job, _) in self.pauses.drain() {
-            self.heard_of.insert(job);
-        }
-        let mut heard = Vec::new();
-        let news = self.others.watch(broker, |change| heard.push(change));
-        let (news, definitions) = (news.await?, self.guard.watch(broker).await?);
-        self.news = Some(stream::select(news, definitions).boxed());
-        heard.into_iter().for_each(|change| self.hear(change));
-        Ok(())
-    }
-
-    fn note(&mut self, change: Change) {
-        if !self.guard.note(&change) {
-            let change = self.others.note(change);
-            self.hear(change);
-        }
-    }
-
-    fn hear(&mut self, change: Change) {
-        match change {
-            Change::Put(entry) => {
-                if let Some((name, last)) = read_job::<LastRun>(&entry, LAST_RUN_PREFIX) {
-                    let is_known = self.states.get(&name).is_some();
-                    if !is_known && self.pasts.len() >= self.states.len() + MOST_UNKNOWN {
-                        return;
-                    }
-                    let now = clock::now().max(self.watermark.at);
-                    self.look_at(&name);
-                    self.pasts.insert(name, Past::from(&last).heard_at(now));
-                } else if let Some((name, pause)) = read_job::<Pause>(&entry, PAUSE_PREFIX) {
-                    self.look_at(&name);
-                    self.pauses.insert(name, pause);
-                }
-            }
-            Change::Deleted { key } => {
-                let name = key.strip_prefix(PAUSE_PREFIX).map(str::parse::<JobName>);
-                if let Some(Ok(name)) = name {
-                    self.look_at(&name);
-                    self.pauses.remove(&name);
-                }
-            }
-            Change::Current => {}
-        }
     }
 }

@@ -15,6 +15,7 @@ mod herald;
 mod installation;
 mod leader;
 mod memory;
+mod newcomer;
 mod others;
 mod outage;
 mod own;
@@ -22,7 +23,11 @@ mod reload;
 mod serve;
 mod shared;
 mod states;
+mod succession;
 mod sweep;
+mod switch;
+mod takeover;
+mod telling;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -32,7 +37,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::{
     broker::SharedBroker,
@@ -40,7 +45,7 @@ use crate::{
     exec::{PingEvent, Pings},
     health::Pulse,
     job::{Job, QueueName},
-    plan::{Move, Timeline, Watermark, next_move},
+    plan::{Differing, Move, Timeline, Watermark, next_move},
     schedules::JobSet,
 };
 use carry_out::Tried;
@@ -64,8 +69,6 @@ const NEWS_COMMIT: Duration = Duration::from_secs(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// A beat that works whoever else does says three times in this that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How often it is told that this beat is at work.
-const PING_EVERY: Duration = Duration::from_secs(60);
 /// How many of the next ticks are told at the start.
 const TOLD: usize = 10;
 
@@ -105,8 +108,13 @@ pub struct Beat {
     in_force: watch::Sender<JobSet>,
     /// Set whenever memory and broker may differ: after a start, an outage, an overtaking.
     must_recover: bool,
+    /// How the schedules of the beat before differed, if another one led.
+    differing: Option<Differing>,
     /// Read, but not yet in force.
     wanted: Option<reload::Wanted>,
+    /// What the clock showed last.
+    looked_at: Option<DateTime<Utc>>,
+    told: Arc<telling::Told>,
     swept_at: Option<std::time::Instant>,
     /// The sequence at which the next sweep goes on.
     sweep_from: u64,
@@ -131,16 +139,21 @@ impl Beat {
         set: JobSet,
     ) -> Result<Self, BeatError> {
         let memory = Memory::load(&broker, &options, clock::now()).await?;
+        let in_force = definitions::definitions(&broker).await?;
+        let differing = takeover::compare(&broker, &options, (&in_force, &set)).await?;
         let mut beat = Self {
             broker,
             options,
-            jobs: JobSet::default(),
+            jobs: in_force,
             memory,
             timeline: Timeline::default(),
             queues: watch::Sender::default(),
             in_force: watch::Sender::default(),
             must_recover: true,
+            differing,
             wanted: Some(reload::Wanted::set(set)),
+            looked_at: None,
+            told: Arc::default(),
             swept_at: None,
             sweep_from: 0,
             pings: Pings::new(),
@@ -245,22 +258,13 @@ impl Beat {
         self
     }
 
-    /// Tells that this beat gets on, or that it does not.
-    fn ping(&mut self, event: PingEvent, reason: &str) {
-        let now = clock::monotonic();
-        let is_told = |(told, at)| told == event && now - at < PING_EVERY;
-        if let (Some(url), false) = (&self.options.ping, self.pinged.is_some_and(is_told)) {
-            self.pinged = Some((event, now));
-            self.pings.send(url, event, None, reason);
-        }
-    }
-
     /// Does what is due; returns how long nothing more will be.
     async fn turn(&mut self) -> Result<Duration, BeatError> {
         if self.must_recover || self.memory.is_deaf() {
             self.recover().await?;
             self.must_recover = false;
         }
+        self.look_at_clock().await?;
         // What is due by the old files is decided by them: a reload costs no tick.
         self.take_over_news().await?;
         self.decide_on_what_is_due().await?;
@@ -294,12 +298,7 @@ impl Beat {
         let at = self.memory.watermark().at;
         match next_move(at, now) {
             Move::Wait | Move::Behind(_) => {}
-            Move::Reset => {
-                warn!(target: "orchestrator::beat", watermark = %at, %now,
-                    "the clock stepped back by hours: the schedule goes on from now");
-                self.commit(now).await?;
-                self.line_up();
-            }
+            Move::Reset => self.set_back(now).await?,
             Move::Plan if self.timeline.next_due().is_some_and(|due| due <= now) => {
                 point!("beat-due");
                 self.announce(now).await?;
@@ -344,6 +343,7 @@ impl Beat {
             point!("beat-repeating");
             self.step(to, Tried::Before).await?;
         }
+        self.bring_back(clock::now()).await?;
         self.swept_at = None;
         Ok(())
     }
@@ -359,6 +359,7 @@ impl Beat {
         point!("beat-before-states");
         self.change(states).await?;
         self.commit(to).await?;
+        self.told.forget();
         self.timeline.advance(&step);
         Ok(())
     }

@@ -11,9 +11,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use tracing::error;
 
-use super::{BeatError, shared::encode};
+use super::{
+    BeatError,
+    shared::{encode, tell_restored},
+};
 use crate::{
-    broker::{BrokerError, Bucket, Change, Changes, Durability, Entry, Revision, SharedBroker},
+    broker::{
+        BrokerError, Bucket, Cas, Change, Changes, Durability, Entry, Revision, SharedBroker,
+    },
     job::JobName,
     plan::{JobState, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX},
     run::{LAST_RUN_PREFIX, LastRun},
@@ -207,13 +212,18 @@ impl Others {
             async move {
                 let written =
                     broker.compare_and_set(Bucket::State, &key, None, value, Durability::Power);
-                written.await
+                let is_new = matches!(written.await?, Cas::Done(_));
+                Ok::<_, BrokerError>(is_new.then_some(key))
             }
         });
         let mut written = stream::iter(writes).buffer_unordered(IN_FLIGHT);
-        while written.try_next().await?.is_some() {
+        let mut restored = Vec::new();
+        while let Some(key) = written.try_next().await? {
             point!("beat-other-restored");
+            restored.extend(key);
         }
+        restored.sort_unstable();
+        tell_restored("what others wrote", &restored);
         Ok(())
     }
 

@@ -13,9 +13,20 @@ const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How long beat waits for the next try: there are few of them, and all ticks wait.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// Whose outage it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Ticks wait for this beat.
+    #[default]
+    Leads,
+    /// Another beat may be at work all the while.
+    StandsBy,
+}
+
 /// An outage is told once when it begins and once when it is over, whatever its length.
 #[derive(Debug, Default)]
 pub(super) struct Outage {
+    who: Who,
     failures: u32,
     overtaken_told_at: Option<std::time::Instant>,
     /// As long as the clock is behind the watermark.
@@ -23,6 +34,13 @@ pub(super) struct Outage {
 }
 
 impl Outage {
+    pub(super) fn of(who: Who) -> Self {
+        Self {
+            who,
+            ..Self::default()
+        }
+    }
+
     /// Whether the last try failed.
     pub(super) fn goes_on_now(&self) -> bool {
         self.failures > 0 || self.clock_told_at.is_some()
@@ -56,8 +74,12 @@ impl Outage {
                 BeatError::Broker(error) => error.help(),
                 _ => None,
             };
-            error!(target: "orchestrator::beat", %error, help,
-                "beat holds its watermark until this is over; no tick is lost");
+            match self.who {
+                Who::Leads => error!(target: "orchestrator::beat", %error, help,
+                    "beat holds its watermark until this is over; no tick is lost"),
+                Who::StandsBy => error!(target: "orchestrator::beat", %error, help,
+                    "this beat stands by, and can neither follow the one that leads nor take over until this is over"),
+            }
         }
         self.failures = self.failures.saturating_add(1);
         let factor = 1_u32 << self.failures.min(6);
@@ -69,7 +91,14 @@ impl Outage {
             info!(target: "orchestrator::beat", "the clock is at the watermark again: beat goes on");
         }
         if self.failures > 0 {
-            info!(target: "orchestrator::beat", tries = self.failures, "beat goes on");
+            match self.who {
+                Who::Leads => {
+                    info!(target: "orchestrator::beat", tries = self.failures, "beat goes on")
+                }
+                Who::StandsBy => {
+                    info!(target: "orchestrator::beat", tries = self.failures, "this beat can stand by again");
+                }
+            }
             self.failures = 0;
         }
     }

@@ -74,12 +74,22 @@ impl Beat {
             }
             None => InForce::AsBefore,
         };
+        if wanted.cause.is_some() {
+            // Somebody is at it.
+            self.differing = None;
+        }
+        let home = match &self.options.own {
+            Some(own) => own.home().await?,
+            None => None,
+        };
         let status = ReloadStatus {
             beat: self.options.id.clone(),
             at: clock::now(),
             schedules: self.options.schedules.clone(),
             jobs: self.jobs.len(),
             errors: wanted.errors,
+            home,
+            differing: self.differing.clone(),
         };
         let value = encode(RELOAD_KEY, &status)?;
         self.broker.put(Bucket::State, RELOAD_KEY, value).await?;

@@ -10,7 +10,8 @@ use super::{
     Beat, BeatError, BeatOptions, ReloadCause,
     copy::Copy,
     leader::{Candidate, Found, Term},
-    outage::Outage,
+    newcomer::Newcomer,
+    outage::{Outage, Who},
     reload::{self, Wanted},
 };
 use crate::{
@@ -59,12 +60,14 @@ pub async fn serve(
         is_one_of_many: false,
         pulse: options.pulse.clone(),
     };
+    let newcomer = Newcomer::with(options.own.as_ref())?;
     let mut server = Server {
         candidate,
+        newcomer,
         options: Arc::new(options),
         set,
         broken: None,
-        outage: Outage::default(),
+        outage: Outage::of(Who::StandsBy),
         has_worked: false,
     };
     while let Some(term) = server.stand_by(&mut reload, &stop).await? {
@@ -75,6 +78,7 @@ pub async fn serve(
 
 struct Server {
     candidate: Candidate,
+    newcomer: Newcomer,
     options: Arc<BeatOptions>,
     /// The jobs that were read last without an error.
     set: JobSet,
@@ -124,10 +128,23 @@ impl Server {
         Ok(None)
     }
 
-    async fn look(&self, vigil: &mut Vigil<Revision>, copy: &mut Copy) -> Result<Found, BeatError> {
+    async fn look(
+        &mut self,
+        vigil: &mut Vigil<Revision>,
+        copy: &mut Copy,
+    ) -> Result<Found, BeatError> {
+        let Candidate {
+            broker,
+            beat,
+            lease,
+            ..
+        } = &self.candidate;
+        if self.newcomer.waits(broker, *lease).await? {
+            return Ok(Found::StandingBy(None));
+        }
         let found = self.candidate.stand(vigil).await?;
         if let (Found::StandingBy(_), Some(own)) = (&found, &self.options.own) {
-            copy.bring_up_to_date(&self.candidate.broker, own).await?;
+            copy.bring_up_to_date((broker, beat), own).await?;
         }
         Ok(found)
     }
@@ -171,6 +188,7 @@ impl Server {
             }
         };
         self.has_worked = true;
+        self.newcomer.knows();
         self.outage.over();
         if let Some(broken) = self.broken.take() {
             beat.wanted = Some(broken);

@@ -1,7 +1,7 @@
 //! Reads and writes what beats share.
 
 use serde::{Serialize, de::DeserializeOwned};
-use tracing::error;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::BeatError;
@@ -10,6 +10,17 @@ use crate::{
     job::JobName,
     plan::{IMPORTED_PREFIX, INSTALLATION_KEY, WATERMARK_KEY, Watermark},
 };
+
+/// How many of the things that are restored are named.
+const NAMED: usize = 50;
+
+/// Says what was shared again because the broker had lost it.
+pub(super) fn tell_restored(what: &str, names: &[String]) {
+    if !names.is_empty() {
+        let named = names.get(..NAMED).unwrap_or(names).join(" ");
+        warn!(target: "orchestrator::beat", what, count = names.len(), named, "restored from this beat's own copy");
+    }
+}
 
 /// The shared watermark, with the version that has to be replaced to move it; no watermark but a version: what is
 /// there is none.
@@ -54,6 +65,18 @@ pub(super) fn read<T: DeserializeOwned>(entry: &Entry) -> Option<T> {
 pub(super) fn read_job<T: DeserializeOwned>(entry: &Entry, prefix: &str) -> Option<(JobName, T)> {
     let name = entry.key.strip_prefix(prefix)?.parse().ok()?;
     Some((name, read(entry)?))
+}
+
+/// Names for a line of the log, a few of them.
+pub(super) fn names<'a>(jobs: impl Iterator<Item = &'a JobName>) -> String {
+    const TOLD: usize = 20;
+    let mut jobs = jobs.map(JobName::as_str);
+    let told: Vec<_> = jobs.by_ref().take(TOLD).collect();
+    let more = jobs.count();
+    match more {
+        0 => told.join(", "),
+        more => format!("{} and {more} more", told.join(", ")),
+    }
 }
 
 pub(super) fn encode(key: &str, value: &impl Serialize) -> Result<Vec<u8>, BeatError> {

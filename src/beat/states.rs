@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
     BeatError,
-    shared::{encode, read_job},
+    shared::{encode, read_job, tell_restored},
 };
 use crate::{
     broker::{self, Bucket, Cas, Durability, Revision, SharedBroker},
@@ -151,6 +151,9 @@ impl States {
                 .await?;
             point!("beat-pause-restored");
         }
-        self.write(broker, lost).await
+        let names: Vec<_> = lost.iter().map(|(name, _)| name.to_string()).collect();
+        self.write(broker, lost).await?;
+        tell_restored("states of jobs", &names);
+        Ok(())
     }
 }

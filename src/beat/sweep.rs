@@ -21,6 +21,7 @@ impl Beat {
             return Ok(());
         }
         self.swept_at = Some(now);
+        self.forget_who_is_gone_for_good().await?;
         let (mut from, mut seen, mut removed) = (self.sweep_from, 0, 0);
         while seen < AT_MOST {
             let stored = self.broker.pending(from, BATCH).await?;

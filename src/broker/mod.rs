@@ -50,7 +50,7 @@ use crate::{
 pub use permits::{
     Observer, Taken, clear_places, give_place_back, renew_place, reserve_start, take_place,
 };
-pub use publish::{Candidate, older_run, publish, remove_if_ended, request_cancel};
+pub use publish::{Candidate, is_stored_in, older_run, publish, remove_if_ended, request_cancel};
 pub use types::{
     Bucket, Cas, Change, DeadLetter, Delivery, Durability, Entry, Lifetime, LogChunk, LogStream,
     Outgoing, Pending, Published, PullRequest, QueueDepth, Receipt, Refused, RefusedBy, Remark,

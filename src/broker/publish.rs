@@ -17,6 +17,8 @@ const TRIES: usize = 10;
 const LETTERS: usize = 1000;
 
 impl Slot {
+    const ALL: [Self; 3] = [Self::Job, Self::Next, Self::Run];
+
     /// The slots that a run may occupy under `overlap`, in the order in which they are tried.
     pub fn under(overlap: Overlap) -> &'static [Self] {
         match overlap {
@@ -159,13 +161,37 @@ async fn into(broker: &dyn Broker, run: Outgoing) -> Result<Published, BrokerErr
     Ok(first)
 }
 
-/// Whether this very run is stored.
+/// Whether this very run is stored where it would be stored now.
 async fn is_stored(broker: &dyn Broker, run: &Candidate) -> Result<bool, BrokerError> {
-    for &slot in Slot::under(run.overlap) {
-        let stored = broker.occupant(&run.queue, &run.run_id, slot).await?;
+    is_in(broker, &run.run_id, &run.queue, Slot::under(run.overlap)).await
+}
+
+/// Whether a run is stored in any slot of one of `queues`: where it was published before its job got another queue or
+/// another `overlap`, too.
+pub async fn is_stored_in<'a>(
+    broker: &dyn Broker,
+    run_id: &RunId,
+    queues: impl Iterator<Item = &'a QueueName>,
+) -> Result<bool, BrokerError> {
+    for queue in queues {
+        if is_in(broker, run_id, queue, &Slot::ALL).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn is_in(
+    broker: &dyn Broker,
+    run_id: &RunId,
+    queue: &QueueName,
+    slots: &[Slot],
+) -> Result<bool, BrokerError> {
+    for &slot in slots {
+        let stored = broker.occupant(queue, run_id, slot).await?;
         point!("publish-sought-run");
         let message = stored.and_then(|stored| RunMessage::decode(&stored.payload).ok());
-        if message.is_some_and(|message| message.run_id == run.run_id) {
+        if message.is_some_and(|message| message.run_id == *run_id) {
             return Ok(true);
         }
     }

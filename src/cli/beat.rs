@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{
-    CliError, Exit, Globals, connect, events, globals::DEFAULT_NAMESPACE, schedules::SchedulesArgs,
-    service, signing::Signing, worker::credentials,
+    CliError, Exit, Globals, connect, events, globals::DEFAULT_NAMESPACE, nats,
+    schedules::SchedulesArgs, service, signing::Signing, worker::credentials,
 };
 use crate::{
     beat::{self, BeatError, BeatOptions, OwnError, OwnState},
@@ -46,6 +46,10 @@ pub struct BeatArgs {
     /// Where the credentials that webhooks name are: a file each [default: systemd's `CREDENTIALS_DIRECTORY`]
     #[arg(long, env = "ORCHESTRATOR_CREDENTIALS_DIR", value_name = "DIR")]
     credentials_dir: Option<PathBuf>,
+
+    /// Only look at the options and the files that they name, as before a reload; start nothing
+    #[arg(long)]
+    check: bool,
 }
 
 /// How long a leader may be silent; `None`: nobody leads.
@@ -128,6 +132,10 @@ pub(super) async fn run(args: BeatArgs, globals: &Globals) -> Result<(), CliErro
     let stop = service::follow_signals([ask.clone()])?;
     let loaded = args.schedules.load()?;
     let authority = args.signing.authority()?;
+    if args.check {
+        nats::options(globals)?;
+        return Ok(());
+    }
     let sources = vec![args.schedules.schedules];
     let [pulse] = args.listen.start(["beat"], &stop).await?;
     let own = OwnState::open(&own_directory(globals))?;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     broker::{
         BrokerError, SharedBroker,
-        nats::{Missing, NatsBroker, NatsOptions},
+        nats::{Missing, NatsBroker, NatsOptions, is_there},
         socket::SocketBroker,
     },
     cli::{CliError, Globals, nats},
@@ -97,9 +97,14 @@ async fn nats_broker(
         missing,
         ..nats::options(globals).map_err(Connect::Other)?
     };
+    let url = options.url.clone();
     match NatsBroker::connect(options).await {
         Ok(broker) => Ok(broker),
-        Err(error @ BrokerError::Unreachable { .. }) => Err(Connect::Unreachable(error.into())),
+        // What a server that is there lacks the error says itself.
+        Err(error @ BrokerError::Unreachable { .. }) => Err(match is_there(&url).await {
+            true => Connect::Other(error.into()),
+            false => Connect::Unreachable(error.into()),
+        }),
         Err(error @ BrokerError::NotPermitted { .. }) => {
             let help = "--nats-creds, --nats-nkey, --nats-user with --nats-password-file, --nats-token-file and --nats-context \
                 name credentials; docs/nats.md says what else does";

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -53,6 +53,15 @@ impl Draft {
     }
 }
 
+/// Who reads what is written.
+#[derive(Debug, Clone, Copy)]
+enum Audience {
+    /// Whom the umask lets.
+    Us,
+    /// The users of units, too, whatever the umask is.
+    Units,
+}
+
 /// What became of the files.
 #[derive(Debug, Default, Serialize)]
 struct Report {
@@ -62,9 +71,14 @@ struct Report {
 
 pub(super) fn run(args: &InitArgs, globals: &Globals) -> Result<(), CliError> {
     let mut report = Report::default();
-    for draft in drafts(args)? {
+    let drafts = drafts(args)?;
+    let audience = match args.systemd {
+        true => Audience::Units,
+        false => Audience::Us,
+    };
+    for draft in drafts {
         let path = args.dir.join(&draft.path);
-        match write(&path, &draft) {
+        match write(&path, &draft, audience) {
             Ok(()) => report.written.push(path),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => report.kept.push(path),
             Err(error) => {
@@ -112,6 +126,9 @@ fn drafts(args: &InitArgs) -> Result<Vec<Draft>, CliError> {
     if args.systemd {
         let program = std::env::current_exe()?;
         let dir = std::path::absolute(&args.dir)?;
+        for path in [&program, &dir, &dir.join("schedules")] {
+            closed(path).map_or(Ok(()), Err)?;
+        }
         drafts.extend(units(&program, &dir)?);
     }
     Ok(drafts)
@@ -181,9 +198,27 @@ fn word(path: &Path) -> Result<&str, CliError> {
     }
 }
 
-fn write(path: &Path, draft: &Draft) -> io::Result<()> {
+/// Why no unit could come to this place: it has a user of its own, and a /tmp of its own.
+fn closed(path: &Path) -> Option<CliError> {
+    // What is there already; links lead elsewhere.
+    let real = path
+        .ancestors()
+        .find_map(|part| fs::canonicalize(part).ok())?;
+    let shut = real.ancestors().find_map(|part| {
+        let mode = fs::metadata(part).ok()?.permissions().mode();
+        (mode & 0o001 == 0).then(|| format!("their user cannot enter {}", part.display()))
+    });
+    let is_temporary = ["/tmp", "/var/tmp"].iter().any(|dir| real.starts_with(dir));
+    let temporary = || is_temporary.then(|| "they have a /tmp of their own".to_owned());
+    let why = shut.or_else(temporary)?;
+    let message = format!("units for {} would not start: {why}", path.display());
+    let help = "`orchestrator init --systemd /etc/orchestrator`, or a directory in /opt, with the program in /usr/local/bin";
+    Some(CliError::new(Exit::Usage, message).with_help(help))
+}
+
+fn write(path: &Path, draft: &Draft, audience: Audience) -> io::Result<()> {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+        make(parent, audience)?;
     }
     // Not there at this very moment: a file that somebody else makes just now is kept, too.
     let mut file = File::options()
@@ -191,7 +226,25 @@ fn write(path: &Path, draft: &Draft) -> io::Result<()> {
         .create_new(true)
         .mode(draft.mode)
         .open(path)?;
+    if let Audience::Units = audience {
+        file.set_permissions(fs::Permissions::from_mode(draft.mode))?;
+    }
     file.write_all(draft.text.as_bytes())
+}
+
+/// The directory, and those above that are missing.
+fn make(directory: &Path, audience: Audience) -> io::Result<()> {
+    let missing: Vec<_> = directory
+        .ancestors()
+        .take_while(|part| !part.as_os_str().is_empty() && !part.exists())
+        .collect();
+    fs::create_dir_all(directory)?;
+    if let Audience::Units = audience {
+        for part in missing {
+            fs::set_permissions(part, fs::Permissions::from_mode(0o755))?;
+        }
+    }
+    Ok(())
 }
 
 /// What to do now.
@@ -224,4 +277,52 @@ fn next_steps(args: &InitArgs) -> String {
         ));
     }
     text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_name_the_program_and_the_configuration() {
+        let drafts = units(Path::new("/usr/local/bin/o"), Path::new("/opt/o")).unwrap();
+        let text = |path: &str| {
+            let mut found = drafts.iter().filter(|draft| draft.path == Path::new(path));
+            found.next().unwrap().text.as_str()
+        };
+        let beat = text("systemd/orchestrator-beat.service");
+        for line in [
+            "\nExecStart=/usr/local/bin/o beat\n",
+            "\nExecReload=/usr/local/bin/o beat --check\n",
+            "\nEnvironmentFile=/opt/o/orchestrator.env\n",
+            "\nProtectHome=yes\n",
+        ] {
+            assert!(beat.contains(line), "{line} in {beat}");
+        }
+        let environment = text("orchestrator.env");
+        assert!(environment.contains("\nORCHESTRATOR_SCHEDULES=/opt/o/schedules\n"));
+        let secret = drafts.iter().filter(|draft| draft.mode == 0o600);
+        assert_eq!(secret.count(), 1);
+        let at_home = units(Path::new("/home/a/o"), Path::new("/opt/o")).unwrap();
+        assert!(at_home[0].text.contains("\nProtectHome=read-only\n"));
+        assert!(units(Path::new("/usr/bin/o"), Path::new("/opt/a b")).is_err());
+    }
+
+    #[test]
+    fn a_place_that_units_cannot_reach_is_named() {
+        let here = tempfile::tempdir().unwrap();
+        let dir = here.path().join("a/b");
+        let shut = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(here.path(), shut).unwrap();
+        let why = closed(&dir).unwrap().to_string();
+        assert!(why.contains("their user cannot enter "), "{why}");
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(here.path(), open).unwrap();
+        if here.path().starts_with("/tmp") {
+            let why = closed(&dir).unwrap().to_string();
+            assert!(why.contains("a /tmp of their own"), "{why}");
+        }
+        assert!(closed(Path::new("/opt/orchestrator")).is_none());
+        assert!(closed(Path::new("/usr/bin/env")).is_none());
+    }
 }

@@ -82,6 +82,18 @@ fn warn(view: &JobsView, now: DateTime<Utc>) {
             ));
         }
     }
+    let differing = view.reload.as_ref();
+    let differing = differing.and_then(|reload| Some((reload, reload.differing.as_ref()?)));
+    if let Some((reload, differing)) = differing {
+        let named: Vec<_> = differing.jobs.iter().map(|job| job.as_str()).collect();
+        output::to_stderr(&format!(
+            "warning: beat {} took over from {} with other schedules; {} jobs differ: {}; give all beats the same files",
+            reload.beat,
+            differing.before,
+            differing.count,
+            named.join(", ")
+        ));
+    }
     if let Some(reload) = view
         .reload
         .as_ref()

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use rustix::{fs::RenameFlags, rand::GetRandomFlags};
 use serde::Serialize;
 
-use super::{CliError, Exit, Globals, globals::Format, output, signing};
+use super::{CliError, Exit, Globals, globals::Format, named, output, signing};
 use crate::run::{PublicKey, Signer};
 
 /// The keys with which runs are signed
@@ -109,7 +109,7 @@ fn public_keys(file: &Path) -> Result<Vec<KeyView>, CliError> {
 }
 
 fn cannot_make(file: &Path, error: &io::Error) -> CliError {
-    let message = format!("no key is made at {}: {error}", file.display());
+    let message = format!("no key is made at {}: {error}", named::shown(file));
     match error.kind() {
         io::ErrorKind::AlreadyExists => CliError::new(Exit::Conflict, message)
             .with_help("a key is never overwritten: name another file, or move this one away"),

@@ -25,6 +25,7 @@ mod keys;
 mod lock;
 mod logs;
 mod manual;
+mod named;
 mod nats;
 mod next;
 mod nkey;

@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBu
 
 use clap::Args;
 
-use super::{CliError, Exit, output};
+use super::{CliError, Exit, named, output};
 use crate::broker::nats;
 
 /// Make an nkey, with which a user gets into NATS: the seed goes into a file, the public key is printed
@@ -18,7 +18,7 @@ pub struct NkeyArgs {
 }
 
 pub(super) fn run(args: &NkeyArgs) -> Result<(), CliError> {
-    let path = args.file.display();
+    let path = named::shown(&args.file);
     let failed =
         |error: &dyn std::fmt::Display| CliError::new(Exit::Failed, format!("{path}: {error}"));
     let (seed, public) = nats::new_nkey().map_err(|error| failed(&error))?;

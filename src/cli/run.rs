@@ -15,6 +15,10 @@ use crate::{
     run::{RunId, RunRecord, RunState},
 };
 
+/// What workers that demand signatures do with a run without one.
+const UNSIGNED: &str = "warning: beat signs here, and this run is not signed: a worker that demands signatures takes it to \
+    the dead letters instead of executing it; sign with --signing-key FILE or ORCHESTRATOR_SIGNING_KEY";
+
 /// Run a job now, or later
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -102,6 +106,12 @@ pub(super) async fn run(args: RunArgs, globals: &Globals) -> Result<(), CliError
         id: Uuid::now_v7(),
         now,
     };
+    if broker.authority().is_none()
+        && !globals.quiet
+        && ops::is_signed(broker.as_ref(), &args.job).await?
+    {
+        output::to_stderr(UNSIGNED);
+    }
     if let Some(source) = args.batch.as_deref() {
         return batch::run(broker.as_ref(), &args.job, source.into(), &wish, globals).await;
     }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Exit, output};
+use super::{
+    CliError, Exit, output,
+    terminal::{harmless, one_line},
+};
 use crate::{
     clock,
     schedules::{self, Diagnostic, Loaded},
@@ -39,10 +42,15 @@ impl SchedulesArgs {
     }
 }
 
-/// Findings on standard error, with the offending text underlined.
+/// Findings on standard error, with the offending text underlined. Whatever they quote of a file is harmless.
 pub fn show(findings: &[Diagnostic]) {
     for finding in findings {
-        let report = miette::Report::new(finding.clone());
+        let report = miette::Report::new(finding.cleaned(quoted, one_line));
         output::to_stderr_as_it_is(&format!("{report:?}"));
     }
+}
+
+/// Lines may end as on Windows.
+fn quoted(text: &str) -> String {
+    harmless(&text.replace("\r\n", "\n"))
 }

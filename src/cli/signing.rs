@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use super::{CliError, Exit};
+use super::{CliError, Exit, named};
 use crate::{
     broker::nats,
     run::{Authority, Keyring, Signer},
@@ -28,7 +28,12 @@ const MAX_FILE: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Signing {
     /// Sign the runs with the private key in this file [default: systemd's credential `orchestrator-signing-key`]
-    #[arg(long, env = "ORCHESTRATOR_SIGNING_KEY", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "ORCHESTRATOR_SIGNING_KEY",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     signing_key: Option<PathBuf>,
 
     /// The public keys of everybody who may publish, a file or a directory of *.pub: whose definitions of jobs are
@@ -105,7 +110,7 @@ impl Trust {
 /// Reads a private key.
 pub(super) fn signer(path: &Path) -> Result<Signer, CliError> {
     let bad = |what: String| {
-        let message = format!("the signing key {}: {what}", path.display());
+        let message = format!("the signing key {}: {what}", named::shown(path));
         CliError::new(Exit::Usage, message)
     };
     let text = read(path).map_err(|error| {
@@ -126,7 +131,7 @@ pub(super) fn signer(path: &Path) -> Result<Signer, CliError> {
 /// Reads the public keys of a file, or of all `*.pub` of a directory.
 pub(super) fn keyring(path: &Path) -> Result<Keyring, CliError> {
     let bad = |path: &Path, what: String| {
-        let message = format!("the trusted keys {}: {what}", path.display());
+        let message = format!("the trusted keys {}: {what}", named::shown(path));
         CliError::new(Exit::Usage, message)
     };
     let mut ring = Keyring::default();

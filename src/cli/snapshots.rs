@@ -7,9 +7,10 @@ use tracing::{debug, error, warn};
 
 use super::CliError;
 use crate::{
-    broker::{SharedBroker, embedded::EmbeddedBroker},
+    broker::{BrokerError, Bucket, SharedBroker, embedded::EmbeddedBroker},
     clock,
     ops::{self, Extent, Import},
+    plan::{FailingSnapshots, SNAPSHOTS_KEY},
     store::{SetAside, StoreError},
 };
 
@@ -67,12 +68,41 @@ pub(super) async fn keep(
             Err(_) => return,
         }
         let start = clock::monotonic();
-        if let Err(error) = write(&broker, &directory).await {
+        let written = write(&broker, &directory).await;
+        if let Err(error) = &written {
             error!(target: "orchestrator::state", directory = %directory.display(), %error,
                 "no snapshot could be written");
         }
+        if let Err(error) = share(&broker, &directory, written.err()).await {
+            debug!(target: "orchestrator::state", %error, "`doctor` does not know how snapshots fare");
+        }
         pause = every.max(start.elapsed().saturating_mul(PART));
     }
+}
+
+/// Lets `doctor` know why none could be written, until one is.
+async fn share(
+    broker: &SharedBroker,
+    directory: &Path,
+    reason: Option<String>,
+) -> Result<(), BrokerError> {
+    let known = broker.get(Bucket::State, SNAPSHOTS_KEY).await?;
+    let Some(reason) = reason else {
+        return match known {
+            Some(_) => broker.delete(Bucket::State, SNAPSHOTS_KEY).await,
+            None => Ok(()),
+        };
+    };
+    let known =
+        known.and_then(|known| serde_json::from_slice::<FailingSnapshots>(&known.value).ok());
+    let failing = FailingSnapshots {
+        since: known.map_or_else(clock::now, |known| known.since),
+        directory: directory.to_owned(),
+        reason,
+    };
+    let value = serde_json::to_vec(&failing).unwrap_or_default();
+    let told = broker.put(Bucket::State, SNAPSHOTS_KEY, value);
+    told.await.map(|_| ())
 }
 
 /// What went wrong, as text: nobody can do anything about it here.

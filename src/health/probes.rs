@@ -1,7 +1,11 @@
 //! The two paths that tell over HTTP how this process is.
+//!
+//! Whoever can reach the port must not be able to keep a probe from its answer: who does not send a request is
+//! kept for a second, and goes at once where somebody else needs the place.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, io, net::SocketAddr, time::Duration};
 
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -10,20 +14,23 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Health;
 use crate::clock;
 
-/// Connections at once; others wait.
+/// Connections at once; for one more the oldest goes.
 const CONNECTIONS: usize = 64;
-/// How long a client may take for its request.
-const REQUEST: Duration = Duration::from_secs(5);
-/// How long one connection is kept.
-const CONNECTION: Duration = Duration::from_secs(60);
+/// How long a client may take for its one request and for taking the answer.
+const CONNECTION: Duration = Duration::from_secs(1);
+/// How long nobody is accepted after that failed.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers `/livez` and `/readyz` at `address` until `stop`.
 ///
@@ -46,35 +53,75 @@ pub async fn listen(
 }
 
 async fn accept(listener: &TcpListener, health: &Health) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut guests = Guests::default();
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, perhaps: those who have some may give them back.
-                debug!(target: "orchestrator::service", %error, "a connection was not accepted");
-                sleep(Duration::from_millis(100)).await;
-                continue;
+        tokio::select! {
+            // Whoever has sent its request is answered before somebody else needs the place.
+            biased;
+            Some(number) = guests.served.next() => {
+                guests.waiting.remove(&number);
             }
-        };
-        let health = health.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            let answer = service_fn(move |request| {
-                let answer = answer(&request, &health);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST)
-                .serve_connection(TokioIo::new(stream), answer);
-            // Whoever broke off asks again.
-            let _ = tokio::time::timeout(CONNECTION, served).await;
-        });
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => guests.welcome(stream, health.clone()),
+                Err(error) => {
+                    debug!(target: "orchestrator::service", %error, "a connection was not accepted");
+                    // Out of descriptors, perhaps: one comes back, and others may give some back.
+                    guests.make_room();
+                    sleep(PAUSE).await;
+                }
+            },
+        }
     }
+}
+
+/// The connections. A connection is for one request: what is there has not sent a whole one, or is being
+/// answered.
+#[derive(Default)]
+struct Guests {
+    served: FuturesUnordered<BoxFuture<'static, u64>>,
+    /// By their numbers, the oldest first; cancelled: it has to go.
+    waiting: BTreeMap<u64, CancellationToken>,
+    came: u64,
+}
+
+impl Guests {
+    fn welcome(&mut self, stream: TcpStream, health: Health) {
+        if self.waiting.len() >= CONNECTIONS {
+            self.make_room();
+        }
+        self.came += 1;
+        let number = self.came;
+        let goes = CancellationToken::new();
+        self.waiting.insert(number, goes.clone());
+        let served = async move {
+            tokio::select! {
+                // If its request has come by now it is answered all the same.
+                biased;
+                () = serve(stream, health) => {}
+                () = goes.cancelled() => {}
+            }
+            number
+        };
+        self.served.push(served.boxed());
+    }
+
+    fn make_room(&mut self) {
+        if let Some((_, oldest)) = self.waiting.pop_first() {
+            oldest.cancel();
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, health: Health) {
+    let answer = service_fn(move |request| {
+        let answer = answer(&request, &health);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer);
+    // Whoever broke off asks again.
+    let _ = timeout(CONNECTION, served).await;
 }
 
 fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
@@ -102,4 +149,54 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Generous: it only bounds how long a failing test hangs.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn connect(address: SocketAddr, sends: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sends).await.unwrap();
+        stream
+    }
+
+    async fn rest(mut stream: TcpStream) -> String {
+        let mut rest = String::new();
+        // It may be broken off.
+        let _ = stream.read_to_string(&mut rest).await;
+        rest
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_whatever_slow_connections_there_are() {
+        let all = timeout(PATIENCE, slow_ones_and_a_probe());
+        all.await.expect("a probe that needs not wait for them");
+    }
+
+    async fn slow_ones_and_a_probe() {
+        let health = Health::default();
+        health.part("beat").is_well("leading");
+        let stop = CancellationToken::new();
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let address = listen(anywhere, health, stop.clone()).await.unwrap();
+        let mut slow = Vec::new();
+        for _ in 0..CONNECTIONS * 4 {
+            slow.push(connect(address, b"").await);
+            slow.push(connect(address, b"GET /livez HTTP/1.1\r\nho").await);
+        }
+        let probe = connect(address, b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        let answer = rest(probe).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        // The last ones had a place: they end by themselves, without an answer.
+        for stream in slow.split_off(slow.len() - 2) {
+            assert_eq!(rest(stream).await, "");
+        }
+        stop.cancel();
+    }
 }

@@ -14,6 +14,18 @@ pub async fn find_job(broker: &dyn Broker, name: &JobName) -> Result<Job, OpsErr
     understood(name, &entry.value)
 }
 
+/// Whether the shared definition of a job bears a signature: then its runs are signed, too, as a rule.
+pub async fn is_signed(broker: &dyn Broker, name: &JobName) -> Result<bool, OpsError> {
+    find(broker, name)
+        .await
+        .map(|entry| bears_signature(&entry))
+}
+
+fn bears_signature(entry: &Entry) -> bool {
+    let value = serde_json::from_slice::<serde_json::Value>(&entry.value);
+    value.is_ok_and(|value| value.get("signature").is_some())
+}
+
 /// The shared definition of a job, to make a run of it. Who signs the run vouches for what the definition says: so
 /// it has to be signed itself, by somebody who may publish.
 pub(super) async fn find_job_to_run(broker: &dyn Broker, name: &JobName) -> Result<Job, OpsError> {
@@ -31,17 +43,13 @@ pub(super) async fn find_job_to_run(broker: &dyn Broker, name: &JobName) -> Resu
 pub(super) async fn definitions(broker: &dyn Broker) -> Result<Vec<Finding>, BrokerError> {
     const HELP: &str = "somebody wrote over what beat shared: `systemctl reload orchestrator-beat` (SIGHUP) has it written anew";
     let entries = broker::list(broker, Bucket::State, DEFINITION_PREFIX).await?;
-    let is_signed = |entry: &Entry| {
-        let value = serde_json::from_slice::<serde_json::Value>(&entry.value);
-        value.is_ok_and(|value| value.get("signature").is_some())
-    };
-    let any_is_signed = entries.iter().any(is_signed);
+    let any_is_signed = entries.iter().any(bears_signature);
     let what_is_wrong = |entry: &Entry| match serde_json::from_slice::<Job>(&entry.value) {
         Err(error) => Some(format!("is not understood: {error}")),
         Ok(job) if entry.key != format!("{DEFINITION_PREFIX}{}", job.name) => {
             Some(format!("is that of `{}`", job.name))
         }
-        Ok(_) if any_is_signed && !is_signed(entry) => {
+        Ok(_) if any_is_signed && !bears_signature(entry) => {
             Some("is not signed, and others are".to_owned())
         }
         Ok(_) => None,

@@ -116,7 +116,9 @@ fn after_reload(
 ) -> JobState {
     let state = match state {
         None => JobState::first_seen(job, now, now),
-        Some(state) => state.redefined(job, now, now).unwrap_or(state.clone()),
+        Some(state) => state
+            .redefined((None, job), now, now)
+            .unwrap_or(state.clone()),
     };
     let news = (state.paused.as_ref(), past);
     state.heard(job, news, now, now).unwrap_or(state)

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{
-    JobView, JobsView, OpsError, QueueView, definition::definitions, jobs, queues, workers,
+    JobView, JobsView, OpsError, QueueView, definition::definitions, jobs, queues, storing, workers,
 };
 use crate::{
     broker::{Broker, BrokerError, Bucket, Remark, RemarkKind},
@@ -93,7 +93,13 @@ pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Findi
     let workers = permitted(workers(broker).await, &mut findings)?;
     let queues = permitted(queues(broker, now).await, &mut findings)?;
     if let Some(jobs) = &jobs {
-        findings.push(beat(jobs, now));
+        let beat = beat(jobs, now);
+        // One that gets on has just stored something itself.
+        let is_late = |leader: &Leader| now - leader.renewed_at > HELD_UP;
+        if jobs.beat.as_ref().is_some_and(is_late) {
+            findings.extend(storing::probe(broker).await);
+        }
+        findings.push(beat);
         findings.extend(clocks(jobs, now));
         findings.extend(jobs.beat.iter().flat_map(|leader| webhooks(leader, now)));
     }
@@ -112,6 +118,8 @@ pub async fn doctor(broker: &dyn Broker, now: DateTime<Utc>) -> Result<Vec<Findi
         findings.extend(definitions.into_iter().flatten());
         findings.extend(fates(&jobs.jobs));
     }
+    let snapshots = permitted(storing::snapshots(broker).await, &mut findings)?;
+    findings.extend(snapshots.flatten());
     let dead = permitted(dead(broker).await, &mut findings)?;
     findings.extend(dead.flatten());
     Ok(findings)

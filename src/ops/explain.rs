@@ -271,9 +271,11 @@ async fn account(
         return Ok(told_by(job, tick, note));
     }
     Ok(match (state, watermark) {
-        (Some(state), _) if tick <= state.counts_from => Account::BeforeItCounted {
-            counts_from: state.counts_from,
-        },
+        (Some(state), _) if tick <= state.counts_from && !state.carried.contains(&tick) => {
+            Account::BeforeItCounted {
+                counts_from: state.counts_from,
+            }
+        }
         (Some(_), Some(watermark)) if tick <= watermark => Account::Forgotten,
         (_, watermark) => Account::Pending { watermark },
     })

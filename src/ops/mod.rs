@@ -17,13 +17,14 @@ mod retry;
 mod runs;
 mod snapshot;
 mod state;
+mod storing;
 mod submit;
 
 pub use dead::{
     DeadFilter, DeadGroup, DeadView, Decided, LetterRef, dead_groups, dead_letters, discard_dead,
     retry_dead, whole_dead_letters,
 };
-pub use definition::find_job;
+pub use definition::{find_job, is_signed};
 pub use diff::{JobChange, JobDiff, ValueChange, diff};
 pub use doctor::{Finding, doctor};
 pub use error::OpsError;

@@ -1,24 +1,27 @@
 //! What an installation knows, in one file: to move it to another broker, and to begin again with it
 //! where the broker lost its data.
 
-use std::collections::{HashMap, HashSet};
+mod import;
+
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
-use uuid::Uuid;
 
 use super::OpsError;
 use crate::{
-    broker::{self, Broker, Bucket, Candidate, Cas, DeadLetter, Durability, Pending, Published},
-    job::{Job, JobName, Overlap, QueueName},
+    broker::{self, Broker, Bucket, DeadLetter},
+    job::QueueName,
     plan::{
-        DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader, RELOAD_KEY,
-        WATERMARK_KEY,
+        COPY_KEY, DEFINITION_PREFIX, INSTALLATION_KEY, LEADER_KEY, Leader, RELOAD_KEY,
+        SNAPSHOTS_KEY, WATERMARK_KEY,
     },
-    run::{Refusal, RunMessage, RunRecord, Standing},
+    run::RunMessage,
 };
+
+pub use import::{Import, import_state};
 
 /// The version of the file that this build writes and reads.
 const VERSION: u32 = 1;
@@ -109,15 +112,6 @@ pub struct Amount {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_none(count: &usize) -> bool {
     *count == 0
-}
-
-/// How an import is to be done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Import {
-    /// Also into a broker that has a state: its values are replaced, its runs stay.
-    pub replace: bool,
-    /// Sign what comes from a broker where nobody signs: who does so says that nobody else wrote to the file.
-    pub sign_unsigned: bool,
 }
 
 /// Why a file is not one.
@@ -227,7 +221,14 @@ pub async fn export_state(
 
 /// What beats say of themselves: it is no part of what an installation knows.
 fn is_of_a_process(key: &str) -> bool {
-    [LEADER_KEY, RELOAD_KEY, INSTALLATION_KEY].contains(&key)
+    [
+        LEADER_KEY,
+        COPY_KEY,
+        RELOAD_KEY,
+        INSTALLATION_KEY,
+        SNAPSHOTS_KEY,
+    ]
+    .contains(&key)
 }
 
 /// The stored runs, at most `limit`, and the names of their jobs.
@@ -296,127 +297,6 @@ pub async fn refuse_beside_a_beat(broker: &dyn Broker, now: DateTime<Utc>) -> Re
         }),
         None => Ok(()),
     }
-}
-
-/// Puts into a broker what an installation knew. One that has a watermark is refused, unless its values are to be
-/// replaced; runs that it has stay either way.
-pub async fn import_state(
-    broker: &dyn Broker,
-    state: &InstallationState,
-    how: Import,
-) -> Result<Amount, OpsError> {
-    if !how.replace && has_state(broker).await? {
-        return Err(OpsError::NotEmpty {
-            broker: broker.describe(),
-        });
-    }
-    // Another installation from here on: what beats kept of the one before is not to be taken for newer.
-    let name = format!("{IMPORTED_PREFIX}{}", Uuid::new_v4());
-    let name = name.into_bytes();
-    broker.put(Bucket::State, INSTALLATION_KEY, name).await?;
-    let mut amount = Amount::default();
-    let mut overlaps: HashMap<JobName, Overlap> = HashMap::new();
-    for value in &state.values {
-        if value.key.starts_with(DEFINITION_PREFIX)
-            && let Ok(job) = serde_json::from_str::<Job>(value.value.get())
-        {
-            overlaps.insert(job.name, job.policy.overlap);
-        }
-    }
-    let mut letters = state.dead.clone();
-    for run in &state.runs {
-        // What nobody else could write to is its user's word.
-        let is_taken = how.sign_unsigned && run.signature.is_none() && run.subject.is_empty();
-        let not_vouched_for = (!is_taken).then(|| not_vouched_for(broker, run, state.exported_at));
-        match not_vouched_for.flatten() {
-            Some((letter, why)) => {
-                amount.unsigned += usize::from(why == Refusal::Unsigned);
-                letters.push(letter);
-            }
-            None => amount.runs += usize::from(import_run(broker, run, &overlaps).await?),
-        }
-    }
-    // Those that are there, from an import that was cut off or because they never went, would be run again twice.
-    let known = dead_letters(broker).await?;
-    for letter in letters {
-        if !known.contains(&letter) {
-            broker.dead_letter(letter).await?;
-            amount.dead += 1;
-        }
-    }
-    for value in state
-        .values
-        .iter()
-        .filter(|value| !is_of_a_process(&value.key))
-    {
-        let bytes = value.value.get().as_bytes().to_vec();
-        broker.put(Bucket::State, &value.key, bytes).await?;
-        amount.values += 1;
-    }
-    Ok(amount)
-}
-
-/// A stored run that would be signed here, though it may be of anybody: a person has to decide on it.
-fn not_vouched_for(
-    broker: &dyn Broker,
-    run: &StoredRun,
-    at: DateTime<Utc>,
-) -> Option<(DeadLetter, Refusal)> {
-    let authority = broker.authority()?;
-    let stored = Pending {
-        sequence: 0,
-        queue: run.queue.clone(),
-        payload: run.message.get().as_bytes().to_vec(),
-        subject: run.subject.clone(),
-        signature: run.signature.clone(),
-    };
-    let why = match stored.judged_by(authority) {
-        Standing::Genuine => return None,
-        Standing::Forged(why) => why,
-        Standing::Unknown(key) => Refusal::Untrusted(key),
-    };
-    Some((DeadLetter::refusing(stored, &why, at), why))
-}
-
-/// Whether it was not there before.
-async fn import_run(
-    broker: &dyn Broker,
-    run: &StoredRun,
-    overlaps: &HashMap<JobName, Overlap>,
-) -> Result<bool, OpsError> {
-    let payload = run.message.get().as_bytes().to_vec();
-    let Ok(message) = RunMessage::decode(&payload) else {
-        return Ok(false);
-    };
-    if let Some(record) = &run.record {
-        let key = message.run_id.key();
-        let value = record.get().as_bytes().to_vec();
-        let set = broker.compare_and_set(Bucket::Runs, &key, None, value, Durability::Power);
-        if set.await? == Cas::Conflict && has_ended(broker, &key).await? {
-            return Ok(false);
-        }
-    }
-    let overlap = overlaps.get(message.run_id.job()).copied();
-    let candidate = Candidate {
-        run_id: message.run_id.clone(),
-        queue: run.queue.clone(),
-        // A run by hand of a job that is defined no longer is in nobody's way. Nothing is cancelled here.
-        overlap: match overlap.unwrap_or(Overlap::Allow) {
-            Overlap::Replace => Overlap::Queue,
-            other => other,
-        },
-        payload,
-    };
-    let published = broker::publish(broker, &candidate, &[], message.published_at).await?;
-    Ok(published == Published::Stored)
-}
-
-/// What became of a run is said by the record that is there. One without an end may be that of an import that
-/// was cut off: then it is published now, and refused if it is stored already.
-async fn has_ended(broker: &dyn Broker, key: &str) -> Result<bool, OpsError> {
-    let entry = broker.get(Bucket::Runs, key).await?;
-    let record = entry.map(|entry| serde_json::from_slice::<RunRecord>(&entry.value));
-    Ok(matches!(record, Some(Ok(record)) if record.state.is_final()))
 }
 
 #[cfg(test)]

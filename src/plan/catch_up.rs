@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{Scheduled, SkipReason, Verdict};
+use super::{Scheduled, SkipReason, Skipper, Verdict};
 use crate::job::{
     CatchUp, Policy,
     blackout::{self, Stretch},
@@ -120,8 +120,8 @@ pub(super) fn decide_from(
     (decide(scheduled, after, now), following)
 }
 
-/// Decides on the ticks of `scheduled` in `(after, now]`, and on those that a pause skipped before
-/// and that are to be made up for.
+/// Decides on the ticks of `scheduled` in `(after, now]`, and on those that were passed over before and that are to be
+/// made up for.
 ///
 /// Ticks while the job is paused, and those whose runs would start in a blackout, are skipped.
 /// Ticks older than the job's `catch_up_window` are missed. Of the others, `latest` runs the newest
@@ -197,6 +197,11 @@ fn rest(catch_up: CatchUp, kind: Kind) -> Fate {
     }
 }
 
+/// Whether a tick is too old to be run at `now`.
+pub fn is_too_late(policy: &Policy, tick: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    tick < oldest_eligible(policy, now)
+}
+
 /// Ticks before this are too old to be run at `now`.
 fn oldest_eligible(policy: &Policy, now: DateTime<Utc>) -> DateTime<Utc> {
     let window = match policy.catch_up {
@@ -217,9 +222,13 @@ fn parts(scheduled: &Scheduled, after: DateTime<Utc>, now: DateTime<Utc>) -> Vec
     let cut = match (scheduled.to_make_up, paused) {
         (Some(made_up), _) => {
             let until = made_up.until.min(now);
+            let kind = match made_up.skipped_by {
+                Skipper::Pause => Kind::MadeUpFor,
+                Skipper::Absence => Kind::Open,
+            };
             vec![
                 part(after, made_up.from.min(now), Kind::Open),
-                part(made_up.from, until, Kind::MadeUpFor),
+                part(made_up.from, until, kind),
                 part(until.max(after), now, Kind::Open),
             ]
         }

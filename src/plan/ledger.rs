@@ -171,6 +171,18 @@ impl Ledger {
         self.notes.drain(..surplus);
     }
 
+    /// This one and a `later` one that was begun without it.
+    pub(super) fn followed_by(&self, later: &Self) -> Self {
+        let notes = self.notes.iter().chain(&later.notes);
+        let surplus = (self.notes.len() + later.notes.len()).saturating_sub(KEPT_NOTES);
+        Self {
+            missed: self.missed.saturating_add(later.missed),
+            skipped: self.skipped.saturating_add(later.skipped),
+            coalesced: self.coalesced.saturating_add(later.coalesced),
+            notes: notes.skip(surplus).cloned().collect(),
+        }
+    }
+
     /// Forgets the notes on ticks that lie longer back than `kept_for`.
     pub(super) fn forget(&mut self, now: DateTime<Utc>, kept_for: Duration) {
         let is_kept = |note: &VerdictNote| {

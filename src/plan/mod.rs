@@ -5,7 +5,9 @@
 //! `(W, W']`; carrying it out twice is harmless, because run ids are a function of job and tick.
 
 mod alerts;
+mod bring_back;
 mod catch_up;
+mod edited;
 mod leader;
 mod ledger;
 mod load;
@@ -13,20 +15,21 @@ mod pause;
 mod shared;
 mod simulate;
 mod state;
+mod succession;
 mod timeline;
 mod watermark;
 
 pub use alerts::{Alert, Briefing, Standing, TOLD_PREFIX, Told};
-pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide};
+pub use catch_up::{Decision, ON_TIME, Span, Unfired, decide, is_too_late};
 pub use leader::{Candidacy, FailingWebhook, HeldUp, LEADER_KEY, Leader, Stall, Vigil};
 pub use ledger::{Ledger, SkipReason, Verdict, VerdictNote};
 pub use load::{Load, LoadRow};
-pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX};
+pub use pause::{MakeUp, PAUSE_PREFIX, Pause, QUEUE_PAUSE_PREFIX, Skipper};
 pub use shared::{
-    DEFINITION_PREFIX, IMPORTED_PREFIX, INSTALLATION_KEY, JOB_STATE_PREFIX, RELOAD_KEY,
-    ReloadStatus, WATERMARK_KEY,
+    COPY_KEY, DEFINITION_PREFIX, Differing, FailingSnapshots, IMPORTED_PREFIX, INSTALLATION_KEY,
+    JOB_STATE_PREFIX, KeptCopy, RELOAD_KEY, ReloadStatus, SNAPSHOTS_KEY, WATERMARK_KEY,
 };
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;
 pub use timeline::{JobStep, Scheduled, Step, Timeline};
-pub use watermark::{CLOCK_STEP_LIMIT, Move, Watermark, next_move, outlives};
+pub use watermark::{CLOCK_SLACK, CLOCK_STEP_LIMIT, Move, Watermark, next_move, outlives};

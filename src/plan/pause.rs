@@ -32,13 +32,33 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-/// Ticks that a pause has skipped and that are to be decided on anew: those in `(from, until]`.
+/// Ticks that were passed over and that are to be decided on anew: those in `(from, until]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MakeUp {
     /// Excluded.
     pub from: DateTime<Utc>,
     /// Included.
     pub until: DateTime<Utc>,
+    /// Why they were passed over.
+    #[serde(default, skip_serializing_if = "Skipper::is_pause")]
+    pub skipped_by: Skipper,
+}
+
+/// Why ticks that are to be made up for were passed over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Skipper {
+    /// The job was paused: what is not made up for stays skipped.
+    #[default]
+    Pause,
+    /// The job was not defined: nobody decided on them.
+    Absence,
+}
+
+impl Skipper {
+    fn is_pause(&self) -> bool {
+        *self == Self::Pause
+    }
 }
 
 impl Pause {

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{JobStep, Ledger, MakeUp, Pause, Verdict, VerdictNote};
+use super::{
+    JobStep, Ledger, MakeUp, Pause, Skipper, Verdict, VerdictNote, edited::ticks_in_common,
+};
 use crate::{
     job::{Anchor, FirstRun, Job, QueueName},
     run::{Past, latest},
@@ -14,6 +16,11 @@ use crate::{
 
 /// How many former queues of a job are remembered.
 const KEPT_QUEUES: usize = 4;
+/// How long what is known of a job is kept after it was removed from the schedules: a mistake is noticed by then.
+const KEPT_WHEN_GONE: TimeDelta = TimeDelta::days(7);
+/// A job that is back so soon was not meant to go, as when a beat with other files led for a moment: its ticks are made
+/// up for.
+const SLIP: TimeDelta = TimeDelta::minutes(10);
 
 /// What beat remembers of a job. Small, and written only when something unusual happens: runs are
 /// remembered by their records.
@@ -44,6 +51,13 @@ pub struct JobState {
     /// The additional tick of `first_run = "now"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_run_at: Option<DateTime<Utc>>,
+    /// Ticks at or before `counts_from` that count all the same: the trigger was edited before they were decided on, and
+    /// has them before and after. Oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<DateTime<Utc>>,
+    /// The job is defined no longer: its ticks were decided on up to here. It may come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_since: Option<DateTime<Utc>>,
     /// The counters below include the ticks up to here, so that a repeated step adds nothing.
     pub as_of: DateTime<Utc>,
     /// What became of the ticks that were not run.
@@ -67,23 +81,29 @@ impl JobState {
             paused: None,
             to_make_up: None,
             first_run_at: runs_now.then(|| whole_second_after(from)),
+            carried: Vec::new(),
+            gone_since: None,
             as_of: from,
             ledger: Ledger::default(),
         }
     }
 
     /// The state after the job's definition was read again: an edited trigger or a job that was
-    /// enabled again counts from now, another queue is remembered beside the old one, anything else
-    /// changes nothing. `None`: no change.
+    /// enabled again counts from now, another queue is remembered beside the old one, one that comes back
+    /// goes on as before, anything else changes nothing. `None`: no change.
+    ///
+    /// Of the ticks since `watermark` an edit takes none away that the job has by the definition `before` as well: they
+    /// were to be decided on, and still are.
     #[must_use]
     pub fn redefined(
         &self,
-        job: &Job,
+        (before, job): (Option<&Job>, &Job),
         now: DateTime<Utc>,
         watermark: DateTime<Utc>,
     ) -> Option<Self> {
         let mut next = self.clone();
         next.move_to(&job.queue);
+        let gone_since = next.gone_since.take();
         let fingerprint = job.fingerprint();
         if fingerprint != self.fingerprint {
             next.fingerprint = fingerprint;
@@ -91,6 +111,12 @@ impl JobState {
             next.first_run_at = None;
             next.anchored_at = None;
             next.to_make_up = None;
+            let before = before.filter(|before| before.fingerprint() == self.fingerprint);
+            let undecided = (watermark.max(self.counts_from), next.counts_from);
+            next.carried =
+                before.map_or_else(Vec::new, |before| ticks_in_common((before, job), undecided));
+        } else if let Some(gone_since) = gone_since {
+            next.come_back(gone_since, watermark);
         }
         (next != *self).then_some(next)
     }
@@ -137,6 +163,45 @@ impl JobState {
         (next != *self).then_some(next)
     }
 
+    /// The state of a job that is defined no longer. `None`: no change.
+    #[must_use]
+    pub fn gone(&self, watermark: DateTime<Utc>) -> Option<Self> {
+        let is_news = self.gone_since.is_none();
+        is_news.then(|| Self {
+            gone_since: Some(watermark),
+            ..self.clone()
+        })
+    }
+
+    /// Whether the job has been gone for so long that nothing of it need be remembered.
+    pub fn is_gone_for_good(&self, watermark: DateTime<Utc>) -> bool {
+        let gone_for = self.gone_since.map(|since| watermark - since);
+        gone_for.is_some_and(|gone_for| gone_for > KEPT_WHEN_GONE)
+    }
+
+    /// Nobody decided on its ticks in `(gone_since, watermark]`.
+    fn come_back(&mut self, gone_since: DateTime<Utc>, watermark: DateTime<Utc>) {
+        let paused_until = self
+            .paused
+            .as_ref()
+            .map(|pause| pause.until.unwrap_or(DateTime::<Utc>::MAX_UTC));
+        let from = paused_until.map_or(gone_since, |until| until.max(gone_since));
+        match watermark - gone_since <= SLIP {
+            true if from < watermark => {
+                self.to_make_up.get_or_insert(MakeUp {
+                    from,
+                    until: watermark,
+                    skipped_by: Skipper::Absence,
+                });
+            }
+            true => {}
+            false => {
+                self.counts_from = self.counts_from.max(watermark);
+                self.to_make_up = None;
+            }
+        }
+    }
+
     /// What a pause that is over has skipped, as far as it is noted or not decided on yet.
     fn made_up_for(&self, over: &Pause, watermark: DateTime<Utc>) -> MakeUp {
         let until = over.until.unwrap_or(watermark);
@@ -147,10 +212,12 @@ impl JobState {
                     .checked_sub_signed(chrono::Duration::nanoseconds(1))
                     .unwrap_or(first),
                 until: until.max(last),
+                skipped_by: Skipper::Pause,
             },
             None => MakeUp {
                 from: over.since.max(watermark),
                 until,
+                skipped_by: Skipper::Pause,
             },
         }
     }
@@ -161,7 +228,7 @@ impl JobState {
         self.ledger.on(tick).filter(|_| self.as_of >= until)
     }
 
-    fn move_to(&mut self, queue: &QueueName) {
+    pub(super) fn move_to(&mut self, queue: &QueueName) {
         let before = self.queue.replace(queue.clone());
         let left = before.filter(|before| before != queue);
         self.left_queues.retain(|other| other != queue);
@@ -208,12 +275,12 @@ impl JobState {
     }
 }
 
-fn whole_second_after(at: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn whole_second_after(at: DateTime<Utc>) -> DateTime<Utc> {
     let next = whole_second(at).checked_add_signed(chrono::Duration::seconds(1));
     next.unwrap_or(at)
 }
 
-fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
+pub(super) fn whole_second(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
 }
 
@@ -295,9 +362,9 @@ mod tests {
     #[test]
     fn a_job_that_moves_remembers_the_queues_that_it_left() {
         let mut state = JobState::first_seen(&job("a"), at(0), at(0));
-        assert_eq!(state.redefined(&job("a"), at(1), at(1)), None);
+        assert_eq!(state.redefined((None, &job("a")), at(1), at(1)), None);
         for queue in ["b", "c", "a", "d", "e", "f"] {
-            state = state.redefined(&job(queue), at(1), at(1)).unwrap();
+            state = state.redefined((None, &job(queue)), at(1), at(1)).unwrap();
         }
         let left: Vec<_> = state.left_queues.iter().map(QueueName::as_str).collect();
         assert_eq!(left, ["e", "d", "a", "c"]);

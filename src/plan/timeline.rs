@@ -15,8 +15,10 @@ use crate::{
 pub struct Scheduled {
     /// The definition.
     pub job: Arc<Job>,
-    counts_from: DateTime<Utc>,
-    first_run_at: Option<DateTime<Utc>>,
+    pub(super) counts_from: DateTime<Utc>,
+    pub(super) first_run_at: Option<DateTime<Utc>>,
+    /// See [`JobState::carried`].
+    pub(super) carried: Vec<DateTime<Utc>>,
     pub(super) paused: Option<Pause>,
     pub(super) to_make_up: Option<MakeUp>,
 }
@@ -39,6 +41,7 @@ impl Scheduled {
             job,
             counts_from,
             first_run_at: state.first_run_at,
+            carried: state.carried.clone(),
             paused: state.paused.clone(),
             to_make_up: state.to_make_up,
         }
@@ -70,10 +73,15 @@ impl Scheduled {
         if !self.job.enabled {
             return None;
         }
-        match self.first_run_at {
-            Some(first) if after < first && self.job.policy.active.contains(first) => Some(first),
-            Some(_) | None => self.job.next_after(after.max(self.counts_from)),
-        }
+        let additional = self.additional().find(|tick| after < *tick);
+        additional.or_else(|| self.job.next_after(after.max(self.counts_from)))
+    }
+
+    /// The ticks besides those of the trigger that come later than `counts_from`; they come before those.
+    fn additional(&self) -> impl Iterator<Item = DateTime<Utc>> {
+        let first = self.first_run_at;
+        let first = first.filter(|first| self.job.policy.active.contains(*first));
+        self.carried.iter().copied().chain(first)
     }
 
     /// All ticks in `(after, until]`, oldest first.
@@ -90,8 +98,11 @@ impl Scheduled {
     pub fn count_between(&self, after: DateTime<Utc>, until: DateTime<Utc>) -> u64 {
         match self.next_after(after) {
             Some(first) if first <= until => {
-                let start = first.max(self.counts_from);
-                1 + self.job.count_between(start, until)
+                let additional = self.additional();
+                let additional = additional.filter(|tick| after < *tick && *tick <= until);
+                let (count, last) =
+                    additional.fold((0, after), |(count, _), tick| (count + 1, tick));
+                count + self.job.count_between(last.max(self.counts_from), until)
             }
             Some(_) | None => 0,
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A clock that stepped back by more than this is believed: the watermark follows it.
 pub const CLOCK_STEP_LIMIT: Duration = Duration::from_secs(3 * 3600);
 /// Smaller steps back are corrections, and differences between machines: nobody need know of them.
-const CLOCK_SLACK: Duration = Duration::from_secs(5);
+pub const CLOCK_SLACK: Duration = Duration::from_secs(5);
 
 /// Every tick at or before `at` has its verdict.
 ///

@@ -66,6 +66,11 @@ impl WorkerStatus {
         names.filter_map(|name| name?.parse().ok())
     }
 
+    /// Whether it may execute a run that it began at `since`: it names it, or not all of them, or said this before.
+    pub fn may_execute(&self, run: &RunId, since: DateTime<Utc>) -> bool {
+        self.running.contains(run) || self.running.len() >= NAMED || self.seen_at <= since
+    }
+
     /// Names the running runs, no more than are shown.
     pub fn name_running(&mut self, running: impl Iterator<Item = RunId>) {
         self.running = running.take(NAMED).collect();

@@ -128,6 +128,18 @@ impl Diagnostic {
         place.source.inner().get(place.span.clone())
     }
 
+    /// The same finding with all that it quotes made harmless, `line` being for what has to stay within its line.
+    #[must_use]
+    pub fn cleaned(&self, text: fn(&str) -> String, line: fn(&str) -> String) -> Self {
+        Self {
+            severity: self.severity,
+            message: text(&self.message),
+            help: self.help.as_deref().map(text),
+            file: self.file.as_deref().map(|file| line(file).into()),
+            place: self.place.as_ref().map(|place| place.cleaned(text, line)),
+        }
+    }
+
     /// `FILE:LINE:COLUMN`, as far as known.
     pub fn location(&self) -> Option<String> {
         let file = self.file()?;
@@ -135,6 +147,23 @@ impl Diagnostic {
             (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
             _ => file.to_owned(),
         })
+    }
+}
+
+impl Place {
+    fn cleaned(&self, clean: fn(&str) -> String, line: fn(&str) -> String) -> Self {
+        let whole = self.source.inner();
+        let (before, rest) = whole.split_at(self.span.start);
+        let (within, after) = rest.split_at(self.span.len());
+        let (mut text, within) = (clean(before), clean(within));
+        let span = text.len()..text.len() + within.len();
+        text.push_str(&within);
+        text.push_str(&clean(after));
+        Self {
+            source: NamedSource::new(line(self.source.name()), text.into()),
+            span,
+            position: self.position,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Shared,
@@ -15,10 +15,11 @@ use super::{
     settle::Settling,
 };
 use crate::{
-    broker::{BrokerError, Cas, Delivery, Durability, Revision},
+    broker::{BrokerError, Bucket, Cas, Delivery, Durability, Revision},
     clock,
     run::{
         ClaimRefused, Claimant, DeliveryMark, Refusal, RunMessage, RunRecord, RunState, Waiting,
+        WorkerStatus,
     },
 };
 
@@ -186,8 +187,16 @@ impl Shared {
         message: &RunMessage,
         record: &RunRecord,
     ) -> Result<bool, BrokerError> {
-        if let Some(wait) = put_off(record, delivery) {
+        if let Some(wait) = put_off(record) {
             self.broker.release(&delivery.receipt, wait).await?;
+            return Ok(true);
+        }
+        if self.is_held_by_another(record, delivery).await? {
+            debug!(target: "orchestrator::worker", run_id = %message.run_id,
+                "another message of a run that is being executed waits for its end");
+            self.broker
+                .release(&delivery.receipt, delivery.lease)
+                .await?;
             return Ok(true);
         }
         if self.may_be_early(record, delivery) {
@@ -210,6 +219,31 @@ impl Shared {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Whether this is another message than the one by which the run is being executed: its lease says nothing of that
+    /// one's. The holder keeps the run for a lease at least, and as long as it says that it executes it; after that its
+    /// own message is gone, or would have come again.
+    async fn is_held_by_another(
+        &self,
+        record: &RunRecord,
+        delivery: &Delivery,
+    ) -> Result<bool, BrokerError> {
+        let open = record.attempts.last();
+        let Some(open) = open.filter(|open| {
+            record.state == RunState::Running && open.delivery.sequence != delivery.sequence
+        }) else {
+            return Ok(false);
+        };
+        if delivery.deliveries <= 1 {
+            return Ok(true);
+        }
+        let told = match self.broker.get(Bucket::Workers, &open.worker).await {
+            Err(BrokerError::NotPermitted { .. }) => None,
+            told => told?,
+        };
+        let status = told.and_then(|told| serde_json::from_slice::<WorkerStatus>(&told.value).ok());
+        Ok(status.is_some_and(|status| status.may_execute(&record.run_id, open.started_at)))
     }
 
     /// Whether a run that somebody else holds may have been delivered before its lease was over: the broker was away
@@ -334,24 +368,11 @@ fn mark(delivery: &Delivery) -> DeliveryMark {
     }
 }
 
-/// A run that waits for its next attempt and was delivered before that, or one that arrives anew
-/// while its record says that it is being executed: the original holder keeps it for a lease.
-fn put_off(record: &RunRecord, delivery: &Delivery) -> Option<Duration> {
-    match (record.state, record.next_attempt_at) {
-        (RunState::Retrying, Some(at)) => {
-            let wait = (at - clock::now()).to_std().ok()?;
-            (wait > Duration::ZERO).then_some(wait)
-        }
-        (RunState::Running, _)
-            if delivery.deliveries <= 1 && !is_same_message(record, delivery) =>
-        {
-            Some(Duration::from_secs(1))
-        }
-        _ => None,
-    }
-}
-
-fn is_same_message(record: &RunRecord, delivery: &Delivery) -> bool {
-    let open = record.attempts.last();
-    open.is_some_and(|open| open.delivery.sequence == delivery.sequence)
+/// A run that waits for its next attempt and was delivered before that.
+fn put_off(record: &RunRecord) -> Option<Duration> {
+    let at = record
+        .next_attempt_at
+        .filter(|_| record.state == RunState::Retrying)?;
+    let wait = (at - clock::now()).to_std().ok()?;
+    (wait > Duration::ZERO).then_some(wait)
 }

@@ -48,6 +48,7 @@ use outage::Outage;
 use pauses::Pauses;
 use permits::Waiters;
 use pulse::Pulse;
+use record::Unwritten;
 use refused::Refused;
 use registry::Registry;
 pub use shares::QueueShare;
@@ -79,6 +80,7 @@ struct Shared {
     options: WorkerOptions,
     registry: Registry,
     refused: Refused,
+    unwritten: Unwritten,
     recording: Arc<Semaphore>,
     pauses: watch::Sender<Pauses>,
     pulse: Pulse,
@@ -129,6 +131,7 @@ impl Worker {
                 options,
                 registry: Registry::default(),
                 refused: Refused::default(),
+                unwritten: Unwritten::default(),
                 recording: Arc::new(recording),
                 pauses: watch::channel(None).0,
                 pulse,
@@ -217,7 +220,7 @@ async fn take(shared: &Arc<Shared>, drain: &CancellationToken, deliveries: &mut 
         let pulling = shared.broker.pull(request, &stop);
         match stopped_by_change(pulling, &mut serving, &stop).await {
             Ok(taken) => {
-                shared.options.pulse.is_well("taking runs");
+                shared.tell_pulse();
                 outage.over();
                 shares.taken(taken.iter().map(|delivery| &delivery.queue));
                 let since = shared.pulse.held_since(asked);

@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use super::{
-    installation::{ROLES, Shipped},
+    installation::{Accounts, ROLES, Shipped},
     support::{Installation, PATIENCE, Service, wait_for},
 };
 
@@ -176,12 +176,12 @@ fn everything_works_under_the_roles_and_nothing_is_refused() {
     assert!(!log.contains("Violation"), "{log}");
 }
 
-/// Permissions do not reach what the server sends to the reply subject that a request names. So whoever can write
-/// what he likes somewhere, and have it read, can have the server store it anywhere: it bears the marks of an answer,
-/// and is no run.
+/// With all roles in one account, permissions do not reach what the server sends to the reply subject that a request
+/// names. So whoever can write what he likes somewhere, and have it read, can have the server store it anywhere: it
+/// bears the marks of an answer, and is no run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_goes_where_its_user_may_not_publish() {
-    let shipped = Shipped::start();
+    let shipped = Shipped::start_in(Accounts::One);
     let running = start(&shipped);
     let seed = std::fs::read_to_string(&shipped.seeds["worker_high"]).unwrap();
     let options = async_nats::ConnectOptions::with_nkey(seed.trim().to_owned());
@@ -238,7 +238,7 @@ async fn who_may_write_one_value_cannot_remove_all() {
 /// The same for every role, by an answer. What beat owns is written over by one who may only read, and beat goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_has_the_server_write_where_it_may_not() {
-    let shipped = Shipped::start();
+    let shipped = Shipped::start_in(Accounts::One);
     let running = start(&shipped);
     let reader = connected(&shipped, "viewer").await;
     for role in ROLES {

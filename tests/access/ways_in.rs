@@ -147,6 +147,62 @@ fn nkey() {
     );
 }
 
+/// What is given by mistake is in the journal else, and everybody's who may read that.
+#[test]
+fn a_seed_or_key_in_place_of_a_file_is_not_shown() {
+    let seed = nkeys::KeyPair::new_user().seed().unwrap();
+    let here = Installation::new();
+    assert_eq!(here.run(&["keys", "new", "a.key"]).code, 0);
+    let text = fs::read_to_string(here.path("a.key")).unwrap();
+    let key = text
+        .lines()
+        .find(|line| line.starts_with("ed25519-private:"));
+    let key = key.unwrap();
+    let (cut, quoted, lengthened) = (&seed[..57], format!("\"{seed}\""), format!("{seed}A"));
+    let quoted_key = format!("'{key}'");
+    let (beat, jobs) = (&["beat", "--check"][..], &["jobs"][..]);
+    let given = [
+        ("NATS_NKEY", cut, jobs),
+        ("NATS_NKEY", &quoted, jobs),
+        ("NATS_NKEY", &lengthened, jobs),
+        ("ORCHESTRATOR_NATS_NKEY", &seed, jobs),
+        ("ORCHESTRATOR_NATS_TOKEN_FILE", &seed, jobs),
+        ("NATS_CREDS", &seed, jobs),
+        ("NATS_CA", key, jobs),
+        ("ORCHESTRATOR_SIGNING_KEY", key, beat),
+        ("ORCHESTRATOR_SIGNING_KEY", &quoted_key, beat),
+        ("ORCHESTRATOR_SIGNING_KEY", &seed, beat),
+        ("ORCHESTRATOR_SIGNING_KEY", key, &["jobs", "--help"]),
+        ("ORCHESTRATOR_NATS_NKEY", &seed, &["jobs", "--help"]),
+    ];
+    here.schedule("a.toml", "[job.a]\nshell = \"true\"\n");
+    for (name, value, args) in given {
+        let mut command = here.command(args);
+        let output = command.env(name, value).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let is_help = args.contains(&"--help");
+        assert_eq!(output.status.success(), is_help, "{name}: {said}");
+        assert!(!said.contains(&seed[4..20]), "{name}: {said}");
+        assert!(!said.contains(&key[20..36]), "{name}: {said}");
+        let names_it = said.contains(" characters") && (said.contains("seed"));
+        assert!(is_help || names_it, "{name}: {said}");
+    }
+    for args in [
+        ["keys", "show", key],
+        ["keys", "new", &format!("no-such/{seed}")],
+        ["nkey", &format!("no-such/{seed}"), "--quiet"],
+    ] {
+        let ended = here.run(&args);
+        assert_ne!(ended.code, 0);
+        let said = ended.stderr;
+        assert!(
+            !said.contains(&seed[4..20]) && !said.contains(&key[20..36]),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn credentials_of_an_operators_account() {
     let (config, creds) = operator("beat");

@@ -5,6 +5,7 @@ use crate::support::{
     Installation, checker,
     mounts::{Mounts, fill},
     nats::NatsServer,
+    probes::{ask, port},
     wait_for,
 };
 
@@ -31,7 +32,15 @@ fn beat_waits_until_there_is_room() {
     let here = Installation::on_nats(&nats.url());
     here.schedule("a.toml", EVERY_SECOND);
     let mut beat = here.start("beat", &["beat"]);
-    let mut worker = here.start("worker", &["worker", "--queue", "default", "--lease", "3s"]);
+    let (port, serves) = (
+        port(),
+        ["worker", "--queue", "default", "--lease", "3s", "--listen"],
+    );
+    let address = format!("127.0.0.1:{port}");
+    let mut worker = here.start("worker", &[&serves[..], &[&address]].concat());
+    wait_for("a worker that is ready", || {
+        (ask(port, "GET /readyz")?.0 == 200).then_some(())
+    });
     wait_for("the first runs", || {
         (here.lines("ticks").len() > 2).then_some(())
     });
@@ -49,6 +58,18 @@ fn beat_waits_until_there_is_room() {
     assert!([1, 5].contains(&refused.code), "{refused:?}");
     assert!(refused.stderr.contains("NATS at"), "{refused:?}");
     assert!(refused.stderr.contains("room"), "{refused:?}");
+    wait_for("the doctor to say that nothing can be stored", || {
+        let ended = here.run(&["doctor", "--monitor", "off"]);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        // Or JetStream is switched off by now.
+        let is_said =
+            said.contains("nothing can be stored") || said.contains("JetStream is not enabled");
+        (ended.code == 1 && is_said).then_some(())
+    });
+    wait_for("a worker that says why it is not ready", || {
+        let (status, report) = ask(port, "GET /readyz")?;
+        (status == 503 && report.contains("NATS at")).then_some(())
+    });
 
     mounts.remount(disk.path(), "size=96m").unwrap();
     // A server that ran out of room switches JetStream off until it is started again.
@@ -56,6 +77,9 @@ fn beat_waits_until_there_is_room() {
     let before = here.lines("ticks").len();
     wait_for("runs after there is room", || {
         (here.lines("ticks").len() > before + 3).then_some(())
+    });
+    wait_for("a worker that is ready again", || {
+        (ask(port, "GET /readyz")?.0 == 200).then_some(())
     });
     assert!(beat.ended().is_none() && worker.ended().is_none());
     assert!(beat.stop().success());

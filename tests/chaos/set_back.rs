@@ -60,6 +60,20 @@ fn copy_of(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
+/// What a leader committed last may be unknown to a standby, and run twice.
+fn is_without_gap(here: &Installation) -> Option<()> {
+    let ran = here.lines("ticks");
+    let ran: std::collections::BTreeSet<_> = ran.iter().cloned().collect();
+    let ran: Vec<_> = ran.into_iter().collect();
+    let tick = |id: &String| {
+        let (_, tick) = id.split_once('@')?;
+        let tick = chrono::NaiveDateTime::parse_from_str(tick, "%Y%m%dT%H%M%SZ").ok()?;
+        Some(tick.and_utc().timestamp())
+    };
+    let whole = tick(ran.last()?)? - tick(ran.first()?)? + 1;
+    (usize::try_from(whole) == Ok(ran.len())).then_some(())
+}
+
 /// The machine of NATS and of the beat that led dies, and a backup takes its place.
 #[test]
 fn a_standby_goes_on_from_its_own_copy_if_nats_is_set_back() {
@@ -129,6 +143,8 @@ fn what_a_standby_kept_is_not_lost_to_a_beat_that_knew_nothing() {
 
     leader.kill9();
     standby.signal(Signal::STOP);
+    // What waits is lost with the server.
+    checker::all_ended(&here);
     nats.kill9();
     nats.wipe();
     nats.restart();
@@ -142,6 +158,9 @@ fn what_a_standby_kept_is_not_lost_to_a_beat_that_knew_nothing() {
             .then_some(())
     });
     wait_for("the pause, still", || is_paused(&here));
+    wait_for("the ticks on which nobody had decided", || {
+        is_without_gap(&here)
+    });
     let files = std::fs::read_dir(here.path("standby/beat")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     let aside: Vec<_> = names.filter(|name| name.starts_with("kept-")).collect();
@@ -161,6 +180,59 @@ fn what_a_standby_kept_is_not_lost_to_a_beat_that_knew_nothing() {
         again.log().contains(ITS_OWN).then_some(())
     });
     wait_for("the pause, from the copy", || is_paused(&here));
+}
+
+/// The same, but the one that has a copy is awake: it leads first.
+#[test]
+fn a_beat_that_knows_nothing_lets_one_that_has_a_copy_lead_first() {
+    let mut nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", JOBS);
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    let patient = |name: &str| {
+        let directory = here.path(name).display().to_string();
+        let args = [
+            "beat",
+            "--data-dir",
+            &directory,
+            "--leader-lease",
+            "6s",
+            "-v",
+        ];
+        here.start(name, &args)
+    };
+    let leader = patient("leader");
+    more_ticks(&here, 1);
+    let standby = patient("standby");
+    pause(&here);
+    wait_for("the pause", || is_paused(&here));
+    more_ticks(&here, 2);
+    copied(&standby);
+    let silent = here.lines("paused").len();
+    leader.kill9();
+    checker::all_ended(&here);
+    nats.kill9();
+    nats.wipe();
+    nats.restart();
+    wait_for("the standby to say what it has", || {
+        let said = standby.log().contains("telling that this beat has a copy");
+        said.then_some(())
+    });
+    let stranger = patient("stranger");
+    wait_for("the standby at work", || {
+        standby.log().contains(ITS_OWN).then_some(())
+    });
+    more_ticks(&here, 2);
+    wait_for("every tick", || is_without_gap(&here));
+    let log = stranger.log();
+    assert!(log.contains("is to lead first"), "{log}");
+    assert!(!log.contains("\"leading\""), "{log}");
+    wait_for("the pause, still", || is_paused(&here));
+    assert_eq!(
+        here.lines("paused").len(),
+        silent,
+        "the pause was forgotten"
+    );
 }
 
 /// A beat that has only ever stood by knows whose copy it has.
@@ -189,7 +261,7 @@ fn what_is_imported_stands_against_the_copy_of_a_standby() {
     more_ticks(&here, 1);
     assert!(standby.stop().success());
     let log = here.read("standby.log");
-    assert!(log.contains("is another one"), "{log}");
+    assert!(log.contains("another state was imported"), "{log}");
     assert!(!log.contains(ITS_OWN), "{log}");
 
     // Another beat leads when it sees that.

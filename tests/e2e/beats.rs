@@ -122,3 +122,108 @@ fn a_beat_that_is_stopped_says_so_at_once() {
     let said = here.run(&["doctor"]).stdout;
     assert!(said.contains("it has just been stopped"), "{said}");
 }
+
+const SHARED: &str = r#"
+[defaults]
+working_dir = ".."
+
+[job.edited]
+every = "2s"
+catch_up = "all"
+overlap = "allow"
+shell = "echo $ORCHESTRATOR_RUN_ID >> edited"
+"#;
+const NOT_EVERYWHERE: &str = r#"
+[job.paused]
+every = "1s"
+shell = "echo no >> paused"
+
+[job.cookie]
+every = "20h"
+first_run = "now"
+shell = "echo $ORCHESTRATOR_RUN_ID >> cookie"
+
+[job.steady]
+every = "1s"
+catch_up = "all"
+overlap = "allow"
+shell = "echo $ORCHESTRATOR_RUN_ID >> steady"
+"#;
+
+/// Two machines cannot be given new files at the same moment.
+#[test]
+fn a_moment_with_another_beats_files_harms_no_job() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", &format!("{SHARED}{NOT_EVERYWHERE}"));
+    let others = here.path("others");
+    std::fs::create_dir(&others).unwrap();
+    let older = SHARED.replace("2s", "1s");
+    std::fs::write(others.join("a.toml"), older).unwrap();
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    let start = |name: &str, more: &[&str]| {
+        let directory = here.path(name).display().to_string();
+        let args = [&["beat", "--data-dir", &directory][..], more].concat();
+        here.start(name, &args)
+    };
+    let more = |file: &str| {
+        let before = here.lines(file).len();
+        wait_for(file, || (here.lines(file).len() > before + 1).then_some(()));
+    };
+    let newer = start("newer", &[]);
+    more("edited");
+    assert_eq!(here.run(&["pause", "paused", "--reason", "a test"]).code, 0);
+    let pause = || {
+        let jobs = here.try_json(&["jobs"])?;
+        let paused = jobs
+            .as_array()?
+            .iter()
+            .find(|job| job["name"] == "paused")?;
+        paused["paused"]["reason"].as_str().map(str::to_owned)
+    };
+    wait_for("the pause", pause);
+    checker::none_waits(&here, "edited");
+    more("edited");
+    let silent = here.lines("paused").len();
+
+    let schedules = others.display().to_string();
+    let older = start("older", &["--schedules", &schedules]);
+    wait_for("a standby", || {
+        older.log().contains("standing by").then_some(())
+    });
+    newer.kill9();
+    wait_for("the older files to be in force", || {
+        older.log().contains("\"leading\"").then_some(())
+    });
+    more("edited");
+    let log = older.log();
+    for told in [
+        "takes over with other schedules",
+        "cookie, edited, paused, steady",
+        "a job that is paused is in the schedules no longer",
+    ] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    let warned = here.run(&["jobs"]).stderr;
+    assert!(warned.contains("with other schedules"), "{warned}");
+    assert!(older.stop().success());
+    let newer = start("newer", &[]);
+    more("edited");
+    more("steady");
+    assert_eq!(pause().as_deref(), Some("a test"));
+    assert!(newer.stop().success());
+    checker::all_ended(&here);
+    assert_eq!(
+        here.lines("paused").len(),
+        silent,
+        "the pause was forgotten"
+    );
+    assert_eq!(here.lines("cookie").len(), 1, "it had its first run");
+    checker::every_second_once(&here.lines("steady"));
+    let ticks = checker::fired(&here, "edited");
+    let (first, last) = (ticks[0].timestamp(), ticks[ticks.len() - 1].timestamp());
+    for tick in (first..=last).filter(|tick| tick % 2 == 0) {
+        let has_it = |ran: &chrono::DateTime<chrono::Utc>| ran.timestamp() == tick;
+        assert!(ticks.iter().any(has_it), "{tick} was lost: {ticks:?}");
+    }
+}

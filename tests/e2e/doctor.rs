@@ -339,3 +339,32 @@ fn the_doctor_sees_what_others_can_read() {
     fs::set_permissions(&secret, Permissions::from_mode(0o640)).unwrap();
     assert_eq!(finding(&here, &option, "permissions", "names"), None);
 }
+
+#[test]
+fn the_doctor_sees_that_no_snapshot_can_be_written() {
+    let here = Installation::new();
+    here.schedule("a.toml", "");
+    let up = here.up(&["--snapshot-every", "100ms", "-v"]);
+    wait_for("a snapshot", || {
+        up.log().contains("snapshot written").then_some(())
+    });
+    assert_eq!(finding(&here, &[], "snapshots", ""), None);
+    let directory = here.path("data/snapshots");
+    wait_for("something else in their place", || {
+        // One that is written just now makes the directory again.
+        let _ = fs::remove_dir_all(&directory);
+        fs::write(&directory, "").ok()
+    });
+    let failing = wait_for("the doctor to say so", || {
+        finding(&here, &[], "snapshots", "none could be written")
+    });
+    assert_eq!(failing["state"], "failed");
+    let message = failing["message"].as_str().unwrap();
+    assert!(message.contains("data/snapshots since 20"), "{message}");
+    fs::remove_file(&directory).unwrap();
+    wait_for("a snapshot again", || {
+        let (_, found) = findings(&here);
+        let is_told = found.iter().any(|(check, _)| check == "snapshots");
+        (!found.is_empty() && !is_told).then_some(())
+    });
+}

@@ -174,3 +174,38 @@ fn a_job_whose_limits_cannot_be_kept_is_not_started() {
     );
     assert!(!here.path("started").exists());
 }
+
+/// A server that is there is not to be started: it is said what it lacks.
+#[test]
+fn a_server_that_is_there_and_does_not_answer_is_told_from_none() {
+    let frozen = NatsServer::start();
+    frozen.signal(rustix::process::Signal::STOP);
+    // It waits for servers of its cluster that never come.
+    let alone = NatsServer::start_with(
+        "server_name: n0\ncluster { name: c, listen: \"127.0.0.1:-1\", routes: [\"nats://127.0.0.1:9\"] }",
+    );
+    let ask = |url: String| Installation::on_nats(&url).run(&["queues"]);
+    let (of_frozen, of_alone) = std::thread::scope(|both| {
+        let of_frozen = both.spawn(|| ask(frozen.url()));
+        let of_alone = ask(alone.url());
+        (of_frozen.join().unwrap(), of_alone)
+    });
+    for (ended, says) in [
+        (
+            of_frozen,
+            "accepts connections there, and says nothing within 5s",
+        ),
+        (
+            of_alone,
+            "a server is there, but its JetStream does not answer",
+        ),
+    ] {
+        assert_eq!(ended.code, 5, "{}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("nats-server -js"),
+            "{}",
+            ended.stderr
+        );
+    }
+}

@@ -26,6 +26,14 @@ overlap = "allow"
 shell = "true"
 "#;
 
+/// Each of its ticks but the first finds that run in its way.
+const IN_THE_WAY: &str = r#"
+[job.in-the-way]
+every = "1s"
+queue = "nobody"
+shell = "true"
+"#;
+
 const HELD: &str = "beat holds its watermark";
 
 fn waiting(here: &Installation) -> u64 {
@@ -66,7 +74,18 @@ fn is_told_once(beat: &Service) {
     wait_for("some ticks to be due", || {
         (clock::now() > start + chrono::Duration::seconds(4)).then_some(())
     });
-    assert_eq!(beat.log().matches(HELD).count(), 1, "{}", beat.log());
+    let log = beat.log();
+    assert_eq!(log.matches(HELD).count(), 1, "{log}");
+    let told = log.lines().filter_map(|line| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let message = event["message"].as_str()?;
+        let of_a_tick = ["tick not run", "run published"].contains(&message);
+        of_a_tick.then(|| event["run_id"].to_string())
+    });
+    let mut known = BTreeSet::new();
+    for run_id in told {
+        assert!(known.insert(run_id.clone()), "{run_id} again: {log}");
+    }
 }
 
 /// Every tick from the first to the last has one run, which was executed once.
@@ -117,6 +136,7 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
     let server = NatsServer::start();
     let here = Installation::on_nats(&server.url());
     here.schedule("a.toml", JOBS);
+    here.schedule("b.toml", IN_THE_WAY);
     let beat = beat(&here);
     server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": 4 }));
     wait_until_it_waits(&beat);

@@ -79,10 +79,8 @@ fn nothing_is_overwritten_and_more_can_be_added() {
         here.read("schedules/first.toml"),
         "[job.mine]\nshell = \"true\"\n"
     );
-    let more = here.run(&["init", "--nats", "--systemd"]);
+    let more = here.run(&["init", "--nats"]);
     assert_eq!(more.code, 0, "{}", more.stderr);
-    let services = "systemctl enable --now orchestrator-beat orchestrator-worker@default";
-    assert!(more.stderr.contains(services), "{}", more.stderr);
     assert!(
         more.stdout.contains("kept   ./worker.toml"),
         "{}",
@@ -92,23 +90,22 @@ fn nothing_is_overwritten_and_more_can_be_added() {
         here.read("nats-server.conf")
             .contains("sync_interval: always")
     );
-    let dir = fs::canonicalize(here.path(".")).unwrap();
-    let dir = dir.to_str().unwrap();
-    let beat = here.read("systemd/orchestrator-beat.service");
-    let program = env!("CARGO_BIN_EXE_orchestrator");
+}
+
+/// What it writes where that is possible, and that it starts there: `tests/package`.
+#[test]
+fn no_unit_is_written_for_a_place_that_its_user_cannot_enter() {
+    let here = Installation::new();
+    let dir = here.path("mine");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    let refused = here.run(&["init", "--systemd", "mine"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(
-        beat.contains(&format!("ExecStart={program} beat")),
-        "{beat}"
+        refused.stderr.contains("would not start")
+            && refused.stderr.contains("init --systemd /etc/orchestrator"),
+        "{}",
+        refused.stderr
     );
-    assert!(
-        beat.contains(&format!("EnvironmentFile={dir}/orchestrator.env")),
-        "{beat}"
-    );
-    let environment = here.path("orchestrator.env");
-    assert!(
-        here.read("orchestrator.env")
-            .contains(&format!("\nORCHESTRATOR_SCHEDULES={dir}/schedules\n"))
-    );
-    let mode = fs::metadata(environment).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
 }

@@ -305,3 +305,22 @@ alert_if_no_success_for = "1h"
         checked.stderr
     );
 }
+
+#[test]
+fn a_defect_in_what_tells_a_webhook_is_an_error_in_the_log() {
+    let listener = Listener::start(|_, _| "200 OK");
+    let here = Installation::new();
+    let webhook = format!(
+        "[notify.ops]\nurl = \"{}\"\non = \"failed\"\n",
+        listener.url
+    );
+    here.schedule("a.toml", &format!("[job.a]\nshell = \"true\"\n{webhook}"));
+    let defect = [("FAILPOINTS", "webhook-briefed=panic")];
+    let up = here.start_with("up", &["up"], &defect);
+    let told = wait_for("an error", || {
+        let mut lines = here.lines("up.log").into_iter();
+        lines.find(|line| line.contains("ended what tells a webhook"))
+    });
+    assert!(told.contains("ERROR"), "{told}");
+    assert!(up.stop().success(), "all else goes on");
+}

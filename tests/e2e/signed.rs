@@ -215,13 +215,14 @@ fn only_what_was_signed_is_executed_once_where_it_was_sent() {
     let record = here.json(&["show", run]);
     assert_eq!(record["state"], "succeeded", "{record}");
 
+    // Who does not wait for the refusal is warned.
+    let warning = "warning: beat signs here, and this run is not signed";
+    assert!(!sent.stderr.contains(warning), "{}", sent.stderr);
     let unsigned = here.run(&["run", "note", "--wait"]);
     assert_eq!(unsigned.code, 6, "{}", unsigned.stderr);
-    assert!(
-        unsigned.stderr.contains("not signed"),
-        "{}",
-        unsigned.stderr
-    );
+    assert!(unsigned.stderr.contains(warning), "{}", unsigned.stderr);
+    let refusal = unsigned.stderr.replace(warning, "");
+    assert!(refusal.contains("not signed"), "{refusal}");
     refused(&here, 5, "unsigned");
     let trusted = here.path("trusted").display().to_string();
     let keys = ["--signing-key", &foreign, "--trusted-keys", &trusted];

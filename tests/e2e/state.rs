@@ -161,12 +161,18 @@ fn what_is_restored_stands_against_the_own_copy_of_a_beat() {
     at_work("first");
     let file = here.path("state").display().to_string();
     assert_eq!(here.run(&["state", "export", &file]).code, 0);
+    assert_eq!(here.run(&["pause", "--queue", "held"]).code, 0);
     at_work("later");
+    // The own copy does not hear of that.
+    assert_eq!(here.run(&["resume", "--queue", "held"]).code, 0);
     let imported = here.run(&["state", "import", &file, "--replace"]);
     assert_eq!(imported.code, 0, "{}", imported.stderr);
     let log = at_work("again");
-    assert!(log.contains("is another one"), "{log}");
+    assert!(log.contains("another state was imported"), "{log}");
     assert!(!log.contains("going on from its own"), "{log}");
+    assert!(!log.contains("restored"), "{log}");
+    let queues = here.run(&["queues"]).stdout;
+    assert!(!queues.contains("held"), "the pause is back: {queues}");
 }
 
 #[test]
@@ -236,8 +242,18 @@ fn without_a_snapshot_it_begins_anew_and_says_so() {
     up.kill9();
     let database = File::options().write(true).open(here.path("data/db"));
     database.unwrap().set_len(0).unwrap();
+    let snapshots = here.path("data/snapshots");
+    std::fs::create_dir_all(&snapshots).unwrap();
+    std::fs::write(snapshots.join("state-0.snapshot"), "not one").unwrap();
     let up = here.up(&[]);
     assert!(up.log().contains("there is no snapshot"), "{}", up.log());
+    let mut told = here.lines("up.log").into_iter();
+    let unusable = told.find(|line| line.contains("no snapshot is whole"));
+    assert!(
+        unusable.is_some_and(|line| line.contains("ERROR")),
+        "{}",
+        up.log()
+    );
     let before = here.lines("ticks").len();
     wait_for("ticks", || {
         (here.lines("ticks").len() > before).then_some(())

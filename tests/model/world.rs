@@ -253,7 +253,7 @@ impl World {
                         truth.anchored_at = None;
                     }
                     truth.job = Arc::clone(job);
-                    state.redefined(job, now, watermark)
+                    state.redefined((None, job), now, watermark)
                 }
             };
             if let Some(next) = next {

@@ -161,6 +161,53 @@ async fn changed_settings_of_consumers_are_named() {
     }
 }
 
+/// What cannot be edited, and what leaves no room for other settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_something_was_made_with_are_named() {
+    let server = NatsServer::start();
+    let broker = connect(server.url(), LONG).await;
+    broker.make_everything().await.unwrap();
+    publish(&*broker, "high", 1).await;
+    let is_new = is_of(&broker.remarks().await.unwrap(), (2, 11));
+    let consumer = server.api("CONSUMER.INFO.ORCH_JOBS.high", "")["config"].take();
+    let make_consumer = |change: &dyn Fn(&mut Value)| {
+        server.api("CONSUMER.DELETE.ORCH_JOBS.high", "");
+        let mut config = consumer.clone();
+        change(&mut config);
+        let body = json!({ "stream_name": "ORCH_JOBS", "config": config }).to_string();
+        server.api("CONSUMER.DURABLE.CREATE.ORCH_JOBS.high", &body);
+    };
+    let thing = "the consumer high of ORCH_JOBS";
+    let edit = "`nats consumer edit ORCH_JOBS high`";
+    make_consumer(&|config| {
+        config["deliver_subject"] = "elsewhere".into();
+        config.as_object_mut().unwrap().remove("max_waiting");
+    });
+    let pushed = remarks_about(&*broker, "high", edit).await;
+    let says = format!(
+        "{thing} was changed: deliver_subject is elsewhere, and no worker can ask for runs"
+    );
+    assert!(
+        pushed.iter().any(|remark| remark.message == says),
+        "{pushed:#?}"
+    );
+    if is_new {
+        let grouped = json!({ "priority_groups": ["a"], "priority_policy": "overflow" });
+        make_consumer(&|config| {
+            let more = grouped.as_object().unwrap().clone();
+            config.as_object_mut().unwrap().extend(more);
+        });
+        let groups = json!({ "priority_groups": ["a"] });
+        each_is_named(&remarks_about(&*broker, "high", edit).await, thing, &groups);
+    }
+    let mut stream = server.api("STREAM.INFO.ORCH_JOBS", "")["config"].take();
+    server.api("STREAM.DELETE.ORCH_JOBS", "");
+    stream["max_consumers"] = 3.into();
+    server.api("STREAM.CREATE.ORCH_JOBS", &stream.to_string());
+    let few = remarks_about(&*broker, "ORCH_JOBS", "`nats stream edit ORCH_JOBS`").await;
+    each_is_named(&few, "ORCH_JOBS", &json!({ "max_consumers": 3 }));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_is_not_that_of_the_workers_is_named() {
     let server = NatsServer::start();

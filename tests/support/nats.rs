@@ -137,8 +137,9 @@ impl NatsServer {
 
     /// Whether it stores this stream.
     pub fn has_stream(&self, name: &str) -> bool {
-        let streams = self.dir.path().join("store/jetstream/$G/streams");
-        streams.join(name).exists()
+        let accounts = fs::read_dir(self.dir.path().join("store/jetstream"));
+        let mut accounts = accounts.into_iter().flatten().flatten();
+        accounts.any(|account| account.path().join("streams").join(name).exists())
     }
 
     /// Where its files are.

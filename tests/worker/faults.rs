@@ -3,11 +3,13 @@
 
 use orchestrator::{
     broker::{Broker, Bucket},
+    clock,
+    health::Health,
     run::{LastRun, RunState},
 };
 
 use super::{
-    bench::{Bench, LONG, SHORT, message, retried, shell},
+    bench::{Bench, LONG, SHORT, message, retried, shell, until},
     faulty::Op,
 };
 
@@ -40,6 +42,32 @@ async fn a_last_run_that_was_refused_is_remembered_later() {
     let last: LastRun = serde_json::from_slice(&entry.unwrap().value).unwrap();
     assert_eq!((last.run_id, last.state), (run.run_id, RunState::Dead));
     assert_eq!(bench.dead_letters().await.len(), 1, "no second letter");
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_write_records_is_not_ready_and_says_why() {
+    let bench = Bench::new(LONG);
+    let health = Health::default();
+    let mut options = Bench::options("w1");
+    options.pulse = health.part("worker");
+    let _working = bench.work_as(options);
+    bench.broker.fail(Op::Record, usize::MAX);
+    let run = message(RUN, "default", shell("true"));
+    bench.publish(&run).await;
+    let report = || health.report(clock::monotonic());
+    let why = until("a worker that is not ready", async || {
+        let report = report();
+        let detail = &report.parts[0].detail;
+        (report.live && !report.ready && detail.contains("records")).then(|| detail.clone())
+    });
+    let why = why.await;
+    assert!(why.ends_with("made to fail"), "{why}");
+    bench.broker.fail(Op::Record, 0);
+    bench.ended(&run).await;
+    until("a worker that is ready", async || {
+        report().ready.then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

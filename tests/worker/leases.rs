@@ -5,7 +5,12 @@ use std::{
     time::Duration,
 };
 
-use orchestrator::run::{AttemptEnd, RunMessage, RunState};
+use orchestrator::{
+    broker::{Broker, Bucket},
+    clock,
+    run::{AttemptEnd, Claimant, DeliveryMark, RunMessage, RunRecord, RunState},
+    worker::WorkerOptions,
+};
 
 use super::{
     bench::{Bench, LONG, SHORT, Working, join, message, shell, until},
@@ -199,4 +204,61 @@ async fn a_run_that_waits_its_turn_is_not_handed_out_twice() {
         assert_eq!(bench.ended(run).await.fence, 1);
     }
     assert_eq!(bench.text("ran").lines().count(), 40);
+}
+
+/// Another message of `run`, in a queue of its own: its lease says nothing of the first one's.
+async fn published_again(bench: &Bench, run: &RunMessage) {
+    let again = RunMessage {
+        queue: "moved".parse().unwrap(),
+        ..run.clone()
+    };
+    let other = message("crawl@20261123T033000Z", "moved", run.spec.clone());
+    bench.publish_bytes(&other, again.encode().unwrap()).await;
+}
+
+fn serving_moved(id: &str) -> WorkerOptions {
+    WorkerOptions::new(id.to_owned(), vec!["moved".parse().unwrap()])
+}
+
+#[tokio::test]
+async fn another_message_of_a_run_waits_as_long_as_its_holder_lives() {
+    let bench = Bench::new(KEPT);
+    let _first = bench.work("w1");
+    let script = format!("echo x >> {}; sleep 5", bench.path("ran").display());
+    let run = message(RUN, "default", shell(&script));
+    bench.publish(&run).await;
+    until("the program", || async {
+        (bench.text("ran") == "x\n").then_some(())
+    })
+    .await;
+    let _second = bench.work_as(serving_moved("w2"));
+    published_again(&bench, &run).await;
+    let record = bench.ended(&run).await;
+    assert_eq!((record.state, record.fence), (RunState::Succeeded, 1));
+    bench.settled().await;
+    assert_eq!(bench.text("ran"), "x\n", "it was executed once");
+}
+
+#[tokio::test]
+async fn another_message_of_a_run_stands_for_one_that_is_gone() {
+    let bench = Bench::new(SHORT);
+    let script = format!("echo x >> {}", bench.path("ran").display());
+    let run = message(RUN, "default", shell(&script));
+    let by = Claimant {
+        worker: "gone".to_owned(),
+        delivery: DeliveryMark {
+            sequence: 77,
+            count: 1,
+        },
+        at: clock::now(),
+    };
+    let held = RunRecord::queued(&run).claim(&by, None, 3).unwrap().record;
+    let value = serde_json::to_vec(&held).unwrap();
+    let key = run.run_id.key();
+    bench.broker.put(Bucket::Runs, &key, value).await.unwrap();
+    let _second = bench.work_as(serving_moved("w2"));
+    published_again(&bench, &run).await;
+    let record = bench.ended(&run).await;
+    assert_eq!((record.state, record.fence), (RunState::Succeeded, 2));
+    assert_eq!(record.attempts[0].end, Some(AttemptEnd::Lost));
 }

@@ -119,6 +119,7 @@ impl Courier {
     async fn watch(&mut self) -> Result<(), BeatError> {
         self.brief().await?;
         let mut changes = self.take_stock().await?;
+        point!("webhook-briefed");
         let mut look_at = Instant::now();
         loop {
             if look_at <= Instant::now() {

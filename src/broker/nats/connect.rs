@@ -2,7 +2,8 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use async_nats::{ConnectOptions, Event, ServerError};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
+use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -17,6 +18,9 @@ use super::{
     violations::Violations,
 };
 use crate::{broker::BrokerError, clock, run::Authority};
+
+/// How long it may take to find out whether somebody is there at all.
+const DIAL: Duration = Duration::from_secs(1);
 
 /// Where a server is and how to get in.
 #[derive(Debug, Clone)]
@@ -119,15 +123,14 @@ impl NatsBroker {
         let work = connect.connect(servers);
         let client = match tokio::time::timeout(options.connect_timeout, work).await {
             Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(refused::cannot_connect(broker, &who, &error)),
-            Err(_) => {
+            Ok(Err(error)) if error.kind() != ConnectErrorKind::TimedOut => {
+                return Err(refused::cannot_connect(broker, &who, &error));
+            }
+            Ok(Err(_)) | Err(_) => {
                 return Err(BrokerError::Unreachable {
                     broker,
                     operation: "connect".to_owned(),
-                    reason: format!(
-                        "no answer within {:?}; if the server begins with TLS (`handshake_first`), give --nats-tls-first",
-                        options.connect_timeout
-                    ),
+                    reason: silence(&options).await,
                 });
             }
         };
@@ -145,6 +148,33 @@ impl NatsBroker {
         });
         broker.check_jetstream().await?;
         Ok(broker)
+    }
+}
+
+/// Whether somebody accepts connections at one of `nats://HOST:PORT[,…]`, whoever it is.
+pub async fn is_there(urls: &str) -> bool {
+    for url in urls.split(',') {
+        let Ok(server) = url.trim().parse::<async_nats::ServerAddr>() else {
+            continue;
+        };
+        let host = server.host().trim_matches(['[', ']']);
+        let dialled = TcpStream::connect((host, server.port()));
+        if let Ok(Ok(_)) = tokio::time::timeout(DIAL, dialled).await {
+            return true;
+        }
+    }
+    false
+}
+
+/// What no word of a server means.
+async fn silence(options: &NatsOptions) -> String {
+    const TLS: &str = "if it begins with TLS (`handshake_first`), give --nats-tls-first";
+    let waited = options.connect_timeout;
+    match is_there(&options.url).await {
+        true => format!(
+            "a server accepts connections there, and says nothing within {waited:?}: it hangs, and is to be started again; {TLS}"
+        ),
+        false => format!("no answer within {waited:?}; {TLS}"),
     }
 }
 

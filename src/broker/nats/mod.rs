@@ -36,7 +36,9 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use burst::Burst;
-pub use connect::{NatsOptions, check_url, is_namespace, is_on_loopback, without_secrets};
+pub use connect::{
+    NatsOptions, check_url, is_namespace, is_on_loopback, is_there, without_secrets,
+};
 pub use credentials::{Credentials, check_seed, new_nkey};
 use disturbed::Disturbed;
 use names::Names;

@@ -170,7 +170,17 @@ impl NatsBroker {
                 OPERATION,
                 "JetStream is not enabled; start the server with `nats-server -js`, or give its configuration a `jetstream` block".to_owned(),
             )),
-            Err(error) => Err(self.error(OPERATION, error)),
+            Err(error) => Err(match self.error(OPERATION, error) {
+                BrokerError::Unreachable { reason, .. } if self.is_connected() => self.out_of_reach(
+                    OPERATION,
+                    format!(
+                        "a server is there, but its JetStream does not answer within {PATIENCE:?}: {reason}; a cluster has \
+                         no leader while most of its servers are away; a server that hangs is to be started again; \
+                         `nats server check jetstream`, and /healthz of its monitoring, say more"
+                    ),
+                ),
+                error => error,
+            }),
         }
     }
 

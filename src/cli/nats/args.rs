@@ -24,6 +24,7 @@ pub struct NatsArgs {
         long,
         global = true,
         env = "ORCHESTRATOR_NATS_CREDS",
+        hide_env_values = true,
         value_name = "FILE",
         hide_short_help = true
     )]
@@ -34,6 +35,7 @@ pub struct NatsArgs {
         long,
         global = true,
         env = "ORCHESTRATOR_NATS_NKEY",
+        hide_env_values = true,
         value_name = "FILE",
         hide_short_help = true
     )]
@@ -54,6 +56,7 @@ pub struct NatsArgs {
         long,
         global = true,
         env = "ORCHESTRATOR_NATS_PASSWORD_FILE",
+        hide_env_values = true,
         value_name = "FILE",
         hide_short_help = true
     )]
@@ -64,6 +67,7 @@ pub struct NatsArgs {
         long,
         global = true,
         env = "ORCHESTRATOR_NATS_TOKEN_FILE",
+        hide_env_values = true,
         value_name = "FILE",
         hide_short_help = true
     )]
@@ -94,6 +98,7 @@ pub struct NatsArgs {
         long,
         global = true,
         env = "ORCHESTRATOR_NATS_KEY",
+        hide_env_values = true,
         value_name = "FILE",
         hide_short_help = true
     )]

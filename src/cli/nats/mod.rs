@@ -15,7 +15,7 @@ use tracing::info;
 pub use args::NatsArgs;
 use layers::{Layer, settle};
 
-use super::{CliError, Exit, Globals};
+use super::{CliError, Exit, Globals, named};
 use crate::broker::nats::{self, Credentials, NatsOptions};
 
 /// Where NATS is if nobody says otherwise.
@@ -135,6 +135,12 @@ fn of_variables() -> Result<Layer, String> {
     let nkey = match variable("NATS_NKEY") {
         // The `nats` command has a file here; the seed itself is taken, too.
         Some(seed) if nats::check_seed(&seed).is_ok() => Some(seed),
+        Some(seed) if named::is_secret(&seed) => {
+            return Err(format!(
+                "NATS_NKEY is a seed that is damaged, of {} characters: it has 58, without quotes and blanks",
+                named::length(&seed)
+            ));
+        }
         Some(path) => Some(seed_in(Path::new(&path))?),
         None => None,
     };
@@ -186,7 +192,7 @@ fn secret(path: Option<&Path>) -> Result<Option<String>, String> {
     match line.is_empty() {
         true => Err(format!(
             "{} is empty: it is to hold a secret for NATS",
-            path.display()
+            named::shown(path)
         )),
         false => Ok(Some(line.to_owned())),
     }
@@ -201,17 +207,17 @@ fn seed_in(path: &Path) -> Result<String, String> {
         .unwrap_or_default();
     match nats::check_seed(seed) {
         Ok(()) => Ok(seed.to_owned()),
-        Err(why) => Err(format!("{}: {why}", path.display())),
+        Err(why) => Err(format!("{}: {why}", named::shown(path))),
     }
 }
 
 fn read(what: &str, path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| format!("{what}: {}: {error}", path.display()))
+    fs::read_to_string(path).map_err(|error| format!("{what}: {}: {error}", named::shown(path)))
 }
 
 fn check_files(credentials: &Credentials) -> Result<(), String> {
-    credentials.check_user()?;
     let files = [
+        ("the credentials for NATS", &credentials.creds_file),
         ("the authority of NATS", &credentials.ca),
         ("our certificate for NATS", &credentials.cert),
         ("the key of our certificate for NATS", &credentials.key),
@@ -220,9 +226,10 @@ fn check_files(credentials: &Credentials) -> Result<(), String> {
         if let Some(path) = path
             && let Err(error) = fs::File::open(path)
         {
-            return Err(format!("{what}: {}: {error}", path.display()));
+            return Err(format!("{what}: {}: {error}", named::shown(path)));
         }
     }
+    credentials.check_user()?;
     credentials.check_certificates()
 }
 

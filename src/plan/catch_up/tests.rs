@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     job::{Blackout, Execute, Job, RunSpec, Seconds, Trigger, blackout::When, interval::Interval},
-    plan::{JobState, MakeUp, Pause},
+    plan::{JobState, MakeUp, Pause, Skipper},
 };
 
 fn at(text: &str) -> DateTime<Utc> {
@@ -177,6 +177,7 @@ fn what_was_paused_is_made_up_for_as_far_as_the_policy_has_it() {
         job.to_make_up = Some(MakeUp {
             from: at("08:00:00"),
             until: at("10:05:00"),
+            skipped_by: Skipper::Pause,
         });
         told(&job, decided, "10:15:00")
     };

@@ -142,7 +142,27 @@ impl Draft {
 
 /// A text in TOML.
 pub(super) fn text(text: &str) -> String {
-    toml::Value::from(text).to_string()
+    match text.contains(is_invisible) {
+        false => toml::Value::from(text).to_string(),
+        true => escaped(text),
+    }
+}
+
+/// Characters that TOML allows, and that turn, move or erase what is shown: they are written as escapes.
+pub(super) fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text between quotation marks: TOML has the escapes of JSON, and wants one more.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in serde_json::Value::from(text).to_string().chars() {
+        match is_invisible(c) {
+            true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// A list of texts in TOML.
@@ -156,10 +176,7 @@ pub(super) fn key(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match !name.is_empty() && name.chars().all(bare) {
         true => name.to_owned(),
-        // TOML has the escapes of JSON, and wants one more.
-        false => serde_json::Value::from(name)
-            .to_string()
-            .replace('\u{7f}', "\\u007f"),
+        false => escaped(name),
     }
 }
 
@@ -229,7 +246,9 @@ mod tests {
             "\u{1}\t\\",
             "'''\"\"\"\n",
             "ü→",
+            "\u{202e}\u{9b}\u{7f}\u{1}\"x",
         ] {
+            assert!(!text(one).contains(is_invisible), "{one:?}");
             let table: toml::Table = format!("k = {}", text(one)).parse().unwrap();
             assert_eq!(table["k"].as_str(), Some(one), "{one:?}");
         }

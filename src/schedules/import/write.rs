@@ -11,7 +11,7 @@ use super::{
         source::{Position, Source},
     },
     ImportError, Imported, Input,
-    document::{Document, Draft, Note},
+    document::{Document, Draft, Note, is_invisible},
     name::Names,
 };
 use crate::job::JobName;
@@ -220,14 +220,14 @@ fn comment(toml: &mut String, text: &str) {
     }
 }
 
-/// A line as it is, but without the characters that TOML does not allow in comments.
+/// A line as it is, but without the characters that TOML does not allow in comments, or that nobody sees.
 fn raw_comment(toml: &mut String, line: &str) {
     toml.push('#');
     if !line.is_empty() {
         toml.push(' ');
     }
     for c in line.trim_end().chars() {
-        match c.is_control() && c != '\t' {
+        match (c.is_control() && c != '\t') || is_invisible(c) {
             true => toml.extend(c.escape_default()),
             false => toml.push(c),
         }
