@@ -282,10 +282,11 @@ async fn every_role_has_the_server_write_where_it_may_not() {
     running.run(&["high", "--arg", "word=hello"], "succeeded");
 }
 
-/// The marker of a removed key, wherever it lies, may be handed out and stored elsewhere, too: it removes nothing there.
+/// The marker of a removed key, wherever it lies, may be handed out and stored elsewhere, too, with all roles in one account:
+/// it removes nothing there.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_removes_what_he_may_not_write() {
-    let shipped = Shipped::start();
+    let shipped = Shipped::start_in(Accounts::One);
     let running = start(&shipped);
     let operator = &running.installation;
     wait_for("a tick", || {
