@@ -64,7 +64,6 @@ impl Beat {
             "these jobs were seen or edited by a clock that was ahead: they count from now");
         self.still_counts().await?;
         self.change(changed).await?;
-        point!("beat-brought-back");
         self.memory.hear_anew(to);
         Ok(())
     }

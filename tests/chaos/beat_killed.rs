@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use crate::{
-    beat_stopped::{BATCH, WIPED, WORKER},
+    beat_stopped::{BATCH, BRIEFED, WIPED, WORKER},
+    clock::SET_BACK,
     seed,
     support::{Installation, Service, checker, nats::NatsServer, random::number, wait_for},
 };
 
 /// The steps of beat between "due" and "committed", and those of a start before it repeats a step.
-pub const POINTS: [&str; 48] = [
+pub const POINTS: [&str; 47] = [
     "beat-watermark-read",
     "beat-states-read",
     "beat-installation-read",
@@ -51,7 +52,6 @@ pub const POINTS: [&str; 48] = [
     "beat-agreed",
     "beat-occupied",
     "beat-sought-record",
-    "beat-sought-run",
     "beat-before-calling-off",
     "beat-looked-up",
     "beat-published",
@@ -160,6 +160,8 @@ fn no_point_is_forgotten() {
         &mut there,
     );
     let stopped_at = POINTS.iter().chain(&AFTER).chain(&BATCH).chain(&WIPED);
-    let stopped_at = stopped_at.chain([&WORKER]).map(|point| (*point).to_owned());
+    let stopped_at = stopped_at
+        .chain([&WORKER, &SET_BACK, &BRIEFED])
+        .map(|point| (*point).to_owned());
     assert_eq!(there, stopped_at.collect());
 }

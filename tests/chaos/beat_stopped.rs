@@ -19,6 +19,8 @@ pub const BATCH: [&str; 2] = ["nats-batch-sent", "nats-batch-stored"];
 pub const WIPED: [&str; 2] = ["beat-pause-restored", "beat-other-restored"];
 /// Where a worker has recorded an outcome and has not said so.
 pub const WORKER: &str = "worker-recorded";
+/// Where a webhook's task knows what it has to tell; that it ends there is tried with webhooks.
+pub const BRIEFED: &str = "webhook-briefed";
 
 /// Jobs that meet what is rare: nobody executes `stuck`, so that it is always one that waits that is replaced; `short`
 /// is too late after seconds already; the worker of `frail` and `doomed` dies before it acknowledges.

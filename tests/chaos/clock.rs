@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde_json::Value;
 
+use crate::beat_stopped::beat_killed_at;
 use crate::support::{
     Installation, Service, checker,
     listener::{Heard, Listener},
@@ -28,6 +29,9 @@ shell = \"true\"
 [job.by-hand]
 shell = \"true\"
 ";
+
+/// Where the states of jobs count from now, and the watermark does not yet.
+pub const SET_BACK: &str = "beat-states-set-back";
 
 fn set_clock(here: &Installation, offset: &str) {
     let whole = here.path("clock");
@@ -273,4 +277,28 @@ fn an_hour_that_is_repeated_repeats_no_tick() {
         "only the first time: {fixed:?}"
     );
     drop(up);
+}
+
+/// Beat ran by a clock that was ahead by hours, and dies in the middle of taking back what it remembers of that: the next
+/// one does it again, and goes on at once.
+#[test]
+fn killed_while_it_takes_back_what_was_ahead_it_goes_on_at_once() {
+    let nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    here.schedule("a.toml", JOBS);
+    let _worker = here.start("worker", &["worker", "--queue", "default"]);
+    set_clock(&here, "+8h");
+    let ahead = start(&here, "beat", &["beat"]);
+    wait_for("a run", || (!here.lines("ran").is_empty()).then_some(()));
+    ahead.kill9();
+    set_clock(&here, "+0");
+    beat_killed_at(&here, SET_BACK, "");
+    let before = here.lines("ran").len();
+    let _beat = here.start("beat", &["beat"]);
+    wait_for("runs of now", || {
+        (here.lines("ran").len() > before + 2).then_some(())
+    });
+    let runs = here.lines("ran");
+    let each: BTreeSet<_> = runs.iter().collect();
+    assert_eq!(each.len(), runs.len(), "{runs:?}");
 }
