@@ -3,7 +3,7 @@
 //! Decides on bytes and records; what was refused goes to the dead letters with the reason, and leaves the record of
 //! the run that it claims to be alone.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     broker::{BrokerError, Bucket, Delivery, Refused, RefusedBy},
@@ -206,7 +206,16 @@ impl Shared {
             program.confinement.executables = Some(located.executables);
         }
         if policy.working_dirs.is_some() {
-            program.confinement.working_dir = located.working_dir;
+            // What comes there until it starts was not looked at.
+            let directory = located.working_dir.ok_or_else(|| {
+                let directory = program.working_dir.as_deref().unwrap_or(Path::new("."));
+                format!(
+                    "the working directory `{}` is not there on this worker, or cannot be entered; create it, permit it, or \
+                     correct `working_dir`",
+                    directory.display()
+                )
+            })?;
+            program.confinement.working_dir = Some(directory);
         }
         Ok(program)
     }

@@ -69,6 +69,12 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
             &work,
             &format!("{work}/directory:{bin}"),
         ),
+        job(
+            "ok-nowhere",
+            "command = [\"good\"]",
+            &format!("{work}/nowhere"),
+            &bin,
+        ),
         job("unlisted", "command = [\"good\"]", &work, &bin),
         job("ok-evil", "command = [\"evil\"]", &work, &other),
         job("ok-disguised", "command = [\"disguised\"]", &work, &bin),
@@ -116,7 +122,7 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
     };
     policy("");
     let _beat = here.start("beat", &["beat"]);
-    wait_for("the jobs", || here.try_json(&["jobs"])?.get(16).cloned());
+    wait_for("the jobs", || here.try_json(&["jobs"])?.get(17).cloned());
     let worker = worker(&here, &["--queue", "other", "--policy", "worker.toml"]);
 
     for name in ["ok-path", "ok-link", "ok-relative", "ok-magic", "ok-behind"] {
@@ -165,6 +171,10 @@ fn what_a_policy_does_not_allow_is_a_dead_letter_with_its_rule() {
             .contains("no-such-program"),
         "{absent}"
     );
+    // Nor is a directory; what may come there until the start is entered by nobody.
+    let nowhere = here.run_to_its_end("ok-nowhere");
+    let reason = nowhere["reason"].as_str().unwrap();
+    assert!(reason.contains("is not there on this worker"), "{reason}");
 
     // A file with mistakes changes nothing; all of them are told.
     policy("shel = true\numask = 27\n");

@@ -129,6 +129,10 @@ async fn values_of_which_not_all_arrive_are_not_waited_for_without_an_end() {
     assert!(matches!(error, BrokerError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("did not all arrive"), "{error}");
     proxy.set(Line::Cut);
+    let refused = eventually("the connection to be cut", async || {
+        (proxy.refused() > 0).then_some(())
+    });
+    refused.await;
     proxy.set(Line::Whole);
     let all = eventually("all values", async || {
         broker::list(&*broker, Bucket::State, "many.").await.ok()
