@@ -198,6 +198,11 @@ mod tests {
         let decision = decide(&scheduled, at(700), at(701));
         assert_eq!(decision.fire, [at(660)]);
         assert_eq!(decision.count(Verdict::Coalesced, None), 9);
+        // It went once more before anybody decided.
+        let again = back(&gone, 400).gone(at(400)).unwrap();
+        let again = back(&again, 700);
+        let scheduled = Scheduled::new(Arc::new(job.clone()), &again);
+        assert_eq!(decide(&scheduled, at(700), at(701)), decision);
         let late = back(&gone, 701);
         assert_eq!((late.to_make_up, late.counts_from), (None, at(701)));
         assert_eq!(late.first_run_at, Some(at(1)), "it had that");

@@ -188,11 +188,17 @@ impl JobState {
         let from = paused_until.map_or(gone_since, |until| until.max(gone_since));
         match watermark - gone_since <= SLIP {
             true if from < watermark => {
-                self.to_make_up.get_or_insert(MakeUp {
+                let absence = MakeUp {
                     from,
                     until: watermark,
                     skipped_by: Skipper::Absence,
-                });
+                };
+                // One that was to be decided on before it went still is, and so is what has come since.
+                let until = |before: MakeUp| before.until.max(watermark);
+                self.to_make_up = Some(self.to_make_up.map_or(absence, |before| MakeUp {
+                    until: until(before),
+                    ..before
+                }));
             }
             true => {}
             false => {
