@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use tracing::error;
 
-use super::{BeatError, definitions::definition};
+use super::{BeatError, definitions::definition, shared::write_anew};
 use crate::{
-    broker::{BrokerError, Bucket, Change, Changes, Durability, Entry, Revision, SharedBroker},
+    broker::{Bucket, Change, Changes, Entry, Revision, SharedBroker},
     job::{Job, JobName},
     plan::DEFINITION_PREFIX,
     schedules::JobSet,
@@ -67,20 +67,7 @@ impl Guard {
                     "the shared definition of a job is not understood: it is written anew; who may ask the broker anything \
                      had something else stored there");
                 let value = definition(broker.as_ref(), &key, job)?;
-                let expected = Some(revision);
-                let written = broker
-                    .compare_and_set(Bucket::State, &key, expected, value, Durability::Power)
-                    .await;
-                match written {
-                    // Or written since: that is heard of.
-                    Ok(_) => {}
-                    // No reason to fire no tick.
-                    Err(refused @ BrokerError::NotPermitted { .. }) => {
-                        let help = refused.help();
-                        error!(target: "orchestrator::beat", key, error = %refused, help, "it stays as it is");
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+                write_anew(broker, &key, revision, value).await?;
             }
             self.spoilt.pop_first();
         }

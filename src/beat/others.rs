@@ -13,7 +13,7 @@ use tracing::error;
 
 use super::{
     BeatError,
-    shared::{encode, tell_restored},
+    shared::{encode, tell_restored, write_anew},
 };
 use crate::{
     broker::{
@@ -183,21 +183,7 @@ impl Others {
                 error!(target: "orchestrator::beat", key,
                     "a shared value is not understood: it is written anew as this beat knows it; who may write to the \
                      broker wrote over it");
-                let expected = Some(revision);
-                let value = value.clone();
-                let written = broker
-                    .compare_and_set(Bucket::State, key, expected, value, Durability::Power)
-                    .await;
-                match written {
-                    // Or written since: that is heard of.
-                    Ok(_) => {}
-                    // No reason to fire no tick.
-                    Err(refused @ BrokerError::NotPermitted { .. }) => {
-                        let help = refused.help();
-                        error!(target: "orchestrator::beat", key, error = %refused, help, "it stays as it is");
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+                write_anew(broker, key, revision, value.clone()).await?;
             }
             self.spoilt.pop_first();
         }

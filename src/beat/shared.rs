@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::BeatError;
 use crate::{
-    broker::{Broker, Bucket, Entry, Revision},
+    broker::{Broker, BrokerError, Bucket, Durability, Entry, Revision, SharedBroker},
     job::JobName,
     plan::{IMPORTED_PREFIX, INSTALLATION_KEY, WATERMARK_KEY, Watermark},
 };
@@ -84,6 +84,31 @@ pub(super) fn encode(key: &str, value: &impl Serialize) -> Result<Vec<u8>, BeatE
         key: key.to_owned(),
         reason: error.to_string(),
     })
+}
+
+/// Writes `value` where a spoilt one of that revision stands. One that was written since stays, and so does the spoilt one
+/// where this beat may not write.
+pub(super) async fn write_anew(
+    broker: &SharedBroker,
+    key: &str,
+    spoilt: Revision,
+    value: Vec<u8>,
+) -> Result<(), BeatError> {
+    let expected = Some(spoilt);
+    let written = broker
+        .compare_and_set(Bucket::State, key, expected, value, Durability::Power)
+        .await;
+    match written {
+        // Or written since: that is heard of.
+        Ok(_) => Ok(()),
+        // No reason to fire no tick.
+        Err(refused @ BrokerError::NotPermitted { .. }) => {
+            let help = refused.help();
+            error!(target: "orchestrator::beat", key, error = %refused, help, "it stays as it is");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
