@@ -1,8 +1,8 @@
 //! The example that the repository ships: the crawler in `schedules/`, on a site of its own port.
 
-use std::{fs, net::TcpListener, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
-use crate::support::{Installation, is_alive, within};
+use crate::support::{Installation, is_alive, probes, within};
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -23,10 +23,7 @@ fn shipped() -> Installation {
         &root.join("examples/crawler"),
         &here.path("examples/crawler"),
     );
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = format!("127.0.0.1:{}", probes::port());
     let text = fs::read_to_string(root.join("schedules/crawler.toml")).unwrap();
     assert!(
         text.contains("127.0.0.1:8321"),
@@ -34,7 +31,7 @@ fn shipped() -> Installation {
     );
     here.schedule(
         "crawler.toml",
-        &text.replace("127.0.0.1:8321", &free.to_string()),
+        &text.replace("127.0.0.1:8321", &free),
     );
     here
 }

@@ -5,13 +5,16 @@
 use std::{
     fs,
     io::Write,
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+#[path = "ports.rs"]
+pub mod ports;
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -51,11 +54,9 @@ impl NatsServer {
 
     /// The same, at another address of this machine.
     pub fn start_at(host: Ipv4Addr, more: &str) -> Self {
-        // A free port may be taken by somebody else a moment later: then another is tried.
+        // Another program may take it a moment later: then another is tried.
         for _ in 0..10 {
-            let free = TcpListener::bind((host, 0)).unwrap();
-            let port = free.local_addr().unwrap().port();
-            drop(free);
+            let port = ports::free(host);
             let dir = tempfile::tempdir().unwrap();
             fs::write(
                 dir.path().join("nats.conf"),
@@ -83,15 +84,9 @@ impl NatsServer {
 
     /// The same, with these lines in the configuration of each.
     pub fn cluster_with(size: usize, more: &str) -> Vec<Self> {
-        // All at the same time: each port is another one.
-        let free: Vec<_> = (0..2 * size)
-            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+        let ports: Vec<_> = (0..2 * size)
+            .map(|_| ports::free(Ipv4Addr::LOCALHOST))
             .collect();
-        let ports: Vec<_> = free
-            .iter()
-            .map(|free| free.local_addr().unwrap().port())
-            .collect();
-        drop(free);
         let (clients, routes) = ports.split_at(size);
         let all: Vec<_> = routes
             .iter()
@@ -99,7 +94,8 @@ impl NatsServer {
             .collect();
         let start = |at: usize| {
             let more = format!(
-                "server_name: n{at}\ncluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{}] }}\n{more}",
+                "server_name: n{at}\ncluster {{ name: c{}, listen: \"127.0.0.1:{}\", routes: [{}] }}\n{more}",
+                routes[0],
                 routes[at],
                 all.join(", ")
             );

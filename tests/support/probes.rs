@@ -2,13 +2,14 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
 };
+
+use super::nats::ports;
 
 /// A port that is free now.
 pub fn port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    ports::free(Ipv4Addr::LOCALHOST)
 }
 
 /// Asks for a path; the status and the body.
