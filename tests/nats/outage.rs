@@ -22,6 +22,7 @@ use super::{
 /// Publishes until told to stop, repeating whatever is not certain, and writes down what was accepted.
 pub(super) async fn publishing(broker: Arc<NatsBroker>, stop: CancellationToken, accepted: Done) {
     let mut n = 0;
+    let mut refusals = Refusals::default();
     while !stop.is_cancelled() {
         match broker.publish(outgoing("high", n)).await {
             Ok(Published::Stored | Published::Duplicate) => {
@@ -30,7 +31,24 @@ pub(super) async fn publishing(broker: Arc<NatsBroker>, stop: CancellationToken,
                 n += 1;
             }
             Ok(Published::Occupied(by)) => panic!("occupied by {by}"),
-            Err(error) => assert!(error.is_transient(), "{error:?}"),
+            Err(error) => refusals.tell("publish", &error),
+        }
+    }
+}
+
+/// What a broker that is away answers: told once each time that it changes, for whoever reads why a test failed.
+#[derive(Default)]
+struct Refusals {
+    last: String,
+}
+
+impl Refusals {
+    fn tell(&mut self, of: &str, error: &BrokerError) {
+        assert!(error.is_transient(), "{error:?}");
+        let text = error.to_string();
+        if text != self.last {
+            eprintln!("{of}: {text}");
+            self.last = text;
         }
     }
 }
@@ -40,12 +58,13 @@ pub(super) type Done = Arc<Mutex<BTreeSet<String>>>;
 
 /// Takes and acknowledges until told to stop.
 pub(super) async fn working(broker: Arc<NatsBroker>, stop: CancellationToken, done: Done) {
+    let mut refusals = Refusals::default();
     while !stop.is_cancelled() {
         let pulled = broker.pull(request(&["high"], 8, Duration::from_secs(1)), &stop);
         let runs = match pulled.await {
             Ok(runs) => runs,
             Err(error) => {
-                assert!(error.is_transient(), "{error:?}");
+                refusals.tell("pull", &error);
                 continue;
             }
         };

@@ -37,7 +37,7 @@ working_dir = ".."
 "#;
 
 /// Generous: it only bounds how long a failing test hangs.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `look` finds something; panics with `what` after [`PATIENCE`].
 pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {

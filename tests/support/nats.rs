@@ -17,7 +17,7 @@ use tempfile::TempDir;
 pub mod ports;
 
 /// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server; killed when dropped.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::faulty::Faulty;
 
 /// Only bounds how long a failing test hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A lease that does not run out within a test.
 pub(super) const LONG: Duration = Duration::from_secs(120);
