@@ -321,7 +321,7 @@ impl Standing<'_> {
         // One of a time to come may be off by a clock, but puts the alarm off once at most.
         let success = success.filter(|at| *at - now <= limit);
         let resumed = self.pause.and_then(|pause| pause.until);
-        let from = state.counts_from.max(success.unwrap_or_default());
+        let from = state.defined_at().max(success.unwrap_or_default());
         let from = from.max(resumed.unwrap_or_default());
         let since = from.checked_add_signed(limit)?;
         (since <= now).then_some(since)

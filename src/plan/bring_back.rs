@@ -18,7 +18,7 @@ impl JobState {
         let moments = [self.first_seen, self.counts_from, self.as_of].into_iter();
         let moments = moments.chain(first_run).chain(self.anchored_at);
         let moments = moments.chain(self.carried.iter().copied());
-        let moments = moments.chain(self.gone_since);
+        let moments = moments.chain(self.gone_since).chain(self.defined_at);
         let mut moments = moments.chain(self.to_make_up.map(|made_up| made_up.until));
         let mut notes = self.ledger.notes.iter();
         moments.any(|at| at > limit) || notes.any(|note| note.last > limit)
@@ -43,6 +43,7 @@ impl JobState {
             true => second,
             false => self.counts_from,
         };
+        next.defined_at = self.defined_at.map(|at| at.min(to));
         next.as_of = self.as_of.min(to);
         // The run was, just now.
         next.anchored_at = self.anchored_at.map(|at| at.min(second));

@@ -33,6 +33,9 @@ pub struct JobState {
     /// Ticks at or before this do not count: the trigger was defined, edited, enabled or anchored
     /// anew then.
     pub counts_from: DateTime<Utc>,
+    /// When the trigger was defined, edited or enabled, if it was anchored anew since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub defined_at: Option<DateTime<Utc>>,
     /// The queue of its runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<QueueName>,
@@ -75,6 +78,7 @@ impl JobState {
             fingerprint: job.fingerprint(),
             first_seen: now,
             counts_from: from,
+            defined_at: None,
             queue: Some(job.queue.clone()),
             left_queues: Vec::new(),
             anchored_at: None,
@@ -108,6 +112,7 @@ impl JobState {
         if fingerprint != self.fingerprint {
             next.fingerprint = fingerprint;
             next.counts_from = whole_second(now).max(watermark);
+            next.defined_at = None;
             next.first_run_at = None;
             next.anchored_at = None;
             next.to_make_up = None;
@@ -151,6 +156,7 @@ impl JobState {
         };
         if next.anchored_at != self.anchored_at {
             // Up to here the former grid was decided on; it cannot be walked again.
+            next.defined_at = Some(self.defined_at());
             next.counts_from = next.counts_from.max(watermark);
             next.to_make_up = None;
         }
@@ -161,6 +167,11 @@ impl JobState {
             next.to_make_up = over.map(|over| next.made_up_for(over, watermark));
         }
         (next != *self).then_some(next)
+    }
+
+    /// When the trigger was defined, edited or enabled; the state of a job that is back after long counts anew.
+    pub fn defined_at(&self) -> DateTime<Utc> {
+        self.defined_at.unwrap_or(self.counts_from)
     }
 
     /// The state of a job that is defined no longer. `None`: no change.
@@ -203,6 +214,7 @@ impl JobState {
             true => {}
             false => {
                 self.counts_from = self.counts_from.max(watermark);
+                self.defined_at = None;
                 self.to_make_up = None;
             }
         }

@@ -25,6 +25,7 @@ impl JobState {
         let mut next = Self {
             first_seen: self.first_seen,
             counts_from: self.counts_from,
+            defined_at: self.defined_at,
             // It has had that.
             first_run_at: self.first_run_at,
             anchored_at: begun.anchored_at.max(self.anchored_at),

@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
-    job::{Execute, Policy, RunSpec, Trigger},
+    job::{Anchor, Execute, Policy, RunSpec, Trigger, interval::Interval},
     plan::VerdictNote,
-    run::LastSuccess,
+    run::{LastSuccess, Past},
 };
 
 fn at(minute: i64) -> DateTime<Utc> {
@@ -212,4 +212,29 @@ fn an_overdue_success_is_told_again_and_again_until_it_comes() {
     assert_eq!(world.told(132), [(Event::Overdue, 132)]);
     world.job.enabled = false;
     assert_eq!(world.told(200), []);
+}
+
+#[test]
+fn a_job_that_counts_from_its_starts_is_overdue_while_it_starts_and_fails() {
+    let mut world = World::new();
+    let interval = Interval::new(600, 0).unwrap();
+    world.job.trigger = Trigger::Every(interval.with_anchor(Anchor::LastStart));
+    world.state = JobState::first_seen(&world.job, at(0), at(0));
+    for minute in (10..60).step_by(10) {
+        world.ends(minute, RunState::Failed);
+        let past = world.last.as_ref().map(Past::from);
+        let heard = (None, past.as_ref());
+        let next = world.state.heard(&world.job, heard, at(minute), at(minute));
+        world.state = next.expect("it is anchored anew");
+        assert!(
+            world
+                .told(minute)
+                .iter()
+                .all(|told| told.0 == Event::Failed)
+        );
+    }
+    assert_eq!(world.told(60), [(Event::Overdue, 60)]);
+    // As it was stored before this was known apart.
+    world.state.defined_at = None;
+    assert_eq!(world.state.defined_at(), world.state.counts_from);
 }
