@@ -17,7 +17,6 @@ pub(super) fn ticks_in_common(
     (before, now): (&Job, &Job),
     (after, until): (DateTime<Utc>, DateTime<Utc>),
 ) -> Vec<DateTime<Utc>> {
-    let is_fixed = |job: &Job| job.enabled && job.trigger.anchor().is_epoch();
     let mut found = Vec::new();
     if !(is_fixed(before) && is_fixed(now)) {
         return found;
@@ -36,6 +35,16 @@ pub(super) fn ticks_in_common(
         }
         reach = reach * 4;
     }
+}
+
+/// Whether a job has this tick by its definition alone.
+pub(super) fn has_tick(job: &Job, tick: DateTime<Utc>) -> bool {
+    let before = tick.checked_sub_signed(Duration::nanoseconds(1));
+    is_fixed(job) && before.and_then(|before| job.next_after(before)) == Some(tick)
+}
+
+fn is_fixed(job: &Job) -> bool {
+    job.enabled && job.trigger.anchor().is_epoch()
 }
 
 /// All of them; `None`: there was too much to be looked at.
@@ -161,6 +170,22 @@ mod tests {
         assert_eq!(due(&next, &edited, 180, 450), [at(360), at(450)]);
         let decided = next.redefined((Some(&edited), &edited), at(421), at(420));
         assert_eq!(decided, None, "nothing else was edited");
+        // Once more, before anybody has decided on more than the tick at 180.
+        for (third, ticks) in [
+            (&before, vec![360]),
+            (&every(120, 0), vec![360]),
+            (&every(50, 0), vec![]),
+        ] {
+            let again = next.redefined((Some(&edited), third), at(430), at(180));
+            let expected: Vec<_> = ticks.into_iter().map(at).collect();
+            assert_eq!(due(&again.unwrap(), third, 180, 430), expected);
+        }
+        let mut disabled = edited.clone();
+        disabled.enabled = false;
+        let off = next
+            .redefined((Some(&edited), &disabled), at(430), at(180))
+            .unwrap();
+        assert!(off.carried.is_empty(), "somebody wants none");
         for unknown in [None, Some(&every(30, 0))] {
             let next = state.redefined((unknown, &edited), at(420), at(100));
             assert!(due(&next.unwrap(), &edited, 100, 420).is_empty());

@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    JobStep, Ledger, MakeUp, Pause, Skipper, Verdict, VerdictNote, edited::ticks_in_common,
+    JobStep, Ledger, MakeUp, Pause, Skipper, Verdict, VerdictNote,
+    edited::{has_tick, ticks_in_common},
 };
 use crate::{
     job::{Anchor, FirstRun, Job, QueueName},
@@ -118,8 +119,11 @@ impl JobState {
             next.to_make_up = None;
             let before = before.filter(|before| before.fingerprint() == self.fingerprint);
             let undecided = (watermark.max(self.counts_from), next.counts_from);
-            next.carried =
-                before.map_or_else(Vec::new, |before| ticks_in_common((before, job), undecided));
+            // Those that an edit before this one has carried over, and nobody has decided on since.
+            next.carried
+                .retain(|tick| *tick > watermark && has_tick(job, *tick));
+            let common = before.map(|before| ticks_in_common((before, job), undecided));
+            next.carried.extend(common.unwrap_or_default());
         } else if let Some(gone_since) = gone_since {
             next.come_back(gone_since, watermark);
         }
