@@ -36,7 +36,11 @@ pub mod types;
 mod unique;
 mod vouched;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
@@ -123,6 +127,18 @@ pub trait Broker: fmt::Debug + Send + Sync {
 
     /// Starts the lease anew. `Ok` proves only that the broker was reached.
     async fn renew(&self, receipt: &Receipt) -> Result<(), BrokerError>;
+
+    /// Whether the broker has lost its data since a run was delivered: nobody else is given it any more, and its receipt
+    /// is good for nothing.
+    async fn is_of_before(&self, _receipt: &Receipt) -> Result<bool, BrokerError> {
+        Ok(false)
+    }
+
+    /// When it was seen that the broker has lost its data and was begun anew, if it was, as far as this process has
+    /// lived through it.
+    async fn begun_anew_at(&self) -> Result<Option<Instant>, BrokerError> {
+        Ok(None)
+    }
 
     /// Removes a run for good. Returns after the broker has confirmed it.
     async fn ack(&self, receipt: &Receipt) -> Result<(), BrokerError>;

@@ -213,6 +213,12 @@ impl RunRecord {
         self.state == RunState::Running && self.fence == fence
     }
 
+    /// The same, if that attempt is one of `worker`: fences begin anew when a broker has lost its data.
+    pub fn is_held_by(&self, worker: &str, fence: u64) -> bool {
+        let open = self.attempts.last();
+        self.is_held_under(fence) && open.is_some_and(|open| open.worker == worker)
+    }
+
     /// Closes the running attempt.
     pub fn close_attempt(&mut self, at: DateTime<Utc>, end: AttemptEnd, exit: Option<Exit>) {
         if let Some(open) = self.attempts.last_mut().filter(|a| a.end.is_none()) {

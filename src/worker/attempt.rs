@@ -107,6 +107,7 @@ async fn perform(
     slot: OwnedSemaphorePermit,
 ) -> Result<(), BrokerError> {
     held.lease.claimed(claimed.fence);
+    held.claim.note(&claimed.record, message.spec.lease_loss());
     if message.spec.lease_loss() == LeaseLoss::Stop && !held.lease.is_good() {
         // Claimed too late to be sure: whoever takes it next uses up no attempt.
         let outcome = (RunEnding::HandedBack, None);

@@ -336,9 +336,13 @@ impl Shared {
         };
         for _ in 0..TRIES {
             let Some((mut record, revision)) = self.record(message).await? else {
+                if self.has_lost(&held.lease.receipt()).await {
+                    self.outlive(&message.run_id, held).await?;
+                    continue;
+                }
                 return Ok(false);
             };
-            if !record.is_held_under(fence) {
+            if !record.is_held_by(&self.options.id, fence) {
                 return Ok(false);
             }
             if record.cancel_requested_at.is_some() {

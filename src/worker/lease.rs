@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,11 +20,11 @@ use super::{
     registry::{Cause, Held},
 };
 use crate::{
-    broker::{BrokerError, Bucket, Receipt},
+    broker::{BrokerError, Receipt},
     clock,
     exec::Stop,
     job::LeaseLoss,
-    run::{RunId, RunMessage, RunRecord},
+    run::{RunId, RunMessage},
 };
 
 /// How much earlier than agreed a server may take a lease for over.
@@ -36,6 +36,8 @@ pub(super) struct Lease {
     length: Duration,
     /// 0 until the run has been claimed; real ones begin at 1.
     fence: AtomicU64,
+    /// The broker has lost its data since the run was delivered: nobody else is given it any more.
+    alone: AtomicBool,
     hold: Mutex<Hold>,
     renewed: Notify,
 }
@@ -60,6 +62,7 @@ impl Lease {
         Self {
             length,
             fence: AtomicU64::new(0),
+            alone: AtomicBool::new(false),
             hold: Mutex::new(Hold {
                 confirmed,
                 receipt,
@@ -80,6 +83,16 @@ impl Lease {
         (fence > 0).then_some(fence)
     }
 
+    /// The broker has lost the run. Returns whether that is news.
+    pub(super) fn leave_alone(&self) -> bool {
+        !self.alone.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether the broker has lost the run, as far as that was noticed.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Acquire)
+    }
+
     /// What renews and settles the run now.
     pub(super) fn receipt(&self) -> Receipt {
         self.hold().receipt.clone()
@@ -97,6 +110,7 @@ impl Lease {
         hold.confirmed = clock::monotonic();
         hold.receipt = receipt;
         drop(hold);
+        self.alone.store(false, Ordering::Release);
         self.renewed.notify_one();
     }
 
@@ -219,6 +233,12 @@ impl Shared {
             let asked = clock::monotonic();
             let receipt = lease.receipt();
             let renewed = self.broker.renew(&receipt).await;
+            if matches!(renewed, Err(BrokerError::Failed { .. })) && self.has_lost(&receipt).await {
+                // It may be delivered anew.
+                let _ = self.outlive(run_id, held).await;
+                tokio::time::sleep(pause).await;
+                continue;
+            }
             doubtful |= !lease.is_safe();
             let owned = match &renewed {
                 Ok(()) if !doubtful => Ok(true),
@@ -251,9 +271,7 @@ impl Shared {
 
     /// Whether the record still names this execution; if it was cancelled meanwhile, it is ended.
     async fn owns(&self, run_id: &RunId, fence: u64, held: &Held) -> Result<bool, BrokerError> {
-        let entry = self.broker.get(Bucket::Runs, &run_id.key()).await?;
-        let record = entry.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
-        let Some(record) = record.filter(|record| record.is_held_under(fence)) else {
+        let Some(record) = self.record_if_ours(run_id, fence).await? else {
             return Ok(false);
         };
         if record.cancel_requested_at.is_some() {

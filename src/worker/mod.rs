@@ -7,6 +7,7 @@
 //! A delivery goes through named steps, each in a file of its own: `claim`, then execution under a
 //! renewed lease (`attempt`, `lease`, `log`, `cancel`), then `settle`.
 
+mod alone;
 mod attempt;
 mod bury;
 mod cancel;
@@ -154,6 +155,7 @@ impl Worker {
         let mut helpers = JoinSet::new();
         let (own, stop) = (|| Arc::clone(&shared), || beside.clone());
         helpers.spawn(clock::same(heartbeat::beat(own(), drain.clone(), stop())));
+        helpers.spawn(clock::same(alone::watch(own(), stop())));
         helpers.spawn(clock::same(cancel::follow(own(), stop())));
         helpers.spawn(clock::same(pauses::follow(own(), stop())));
         helpers.spawn(clock::same(pulse::beat(own(), stop())));

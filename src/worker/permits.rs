@@ -215,7 +215,12 @@ impl Shared {
         let broker = self.broker.as_ref();
         let run_id = &applicant.message.run_id;
         let key = kind.key(name);
-        let watch = (&self.observer, applicant.delivery.lease);
+        let lease = applicant.delivery.lease;
+        if let Some(wait) = self.others_may_hold_it(lease).await? {
+            debug!(target: "orchestrator::worker", %run_id, name, "waits for those who held it when the broker lost its data");
+            return Ok(Err(Permission::Wait(applicant.waiting(kind, name), wait)));
+        }
+        let watch = (&self.observer, lease);
         match take_place(broker, (kind, name), wish, watch).await? {
             Taken::Place(token) => {
                 self.waiters.leave(&key, run_id);

@@ -9,7 +9,7 @@ use super::Shared;
 use crate::{
     broker::{BrokerError, Bucket, Cas, Durability, Revision},
     clock,
-    run::{RunMessage, RunRecord},
+    run::{RunId, RunMessage, RunRecord},
 };
 
 /// What a worker does that is well.
@@ -85,6 +85,17 @@ impl Shared {
         Ok(record
             .map(|record| Some((record, entry.revision)))
             .map_err(|error| Foreign(format!("its record is not understood: {error}"))))
+    }
+
+    /// The record of a run, if it says that this worker executes it under `fence`.
+    pub(super) async fn record_if_ours(
+        &self,
+        run_id: &RunId,
+        fence: u64,
+    ) -> Result<Option<RunRecord>, BrokerError> {
+        let entry = self.broker.get(Bucket::Runs, &run_id.key()).await?;
+        let record = entry.and_then(|entry| serde_json::from_slice::<RunRecord>(&entry.value).ok());
+        Ok(record.filter(|record| record.is_held_by(&self.options.id, fence)))
     }
 
     /// Writes a record, if it is still at `revision`; `None`: if there is none yet.

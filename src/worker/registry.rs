@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::lease::Lease;
+use super::{alone::Claim, lease::Lease};
 use crate::{exec::Stop, run::RunId};
 
 /// Why somebody other than the program ended it.
@@ -51,6 +51,7 @@ impl Ending {
 pub(super) struct Held {
     pub(super) ending: Ending,
     pub(super) lease: Arc<Lease>,
+    pub(super) claim: Claim,
 }
 
 /// The runs that are executed now.
@@ -78,6 +79,7 @@ impl Registry {
         let held = Held {
             ending: Ending::default(),
             lease,
+            claim: Claim::default(),
         };
         let mut runs = lock(&self.0);
         held.stop(runs.stopping);
@@ -119,6 +121,14 @@ impl Registry {
         for held in runs.held.values() {
             held.stop(stopping);
         }
+    }
+
+    /// All runs that are executed here.
+    pub(super) fn all(&self) -> Vec<(RunId, Held)> {
+        let runs = lock(&self.0);
+        let all = runs.held.iter();
+        all.map(|(run_id, held)| (run_id.clone(), held.clone()))
+            .collect()
     }
 
     pub(super) fn running(&self) -> Vec<RunId> {

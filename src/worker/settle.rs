@@ -25,6 +25,9 @@ const TRIES: usize = 10;
 /// The longest pause between two tries while the broker is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// Why a run that is to be tried again is dead.
+const BROKER_LOST_IT: &str = "the broker lost its data while the run was executed";
+
 /// How far back the letter of a run that is settled again is looked for.
 const LETTERS: usize = 1000;
 
@@ -55,8 +58,8 @@ impl Shared {
         };
         let disposition = dispose(&message.spec, used, &outcome.0, timing);
         let fence = claimed.fence;
-        let recording = self.record_outcome(message, claimed, &outcome, &disposition);
-        let Some(record) = self.kept(message, fence, held, recording).await? else {
+        let recording = self.record_outcome(message, claimed, held, (&outcome, disposition));
+        let Some((record, disposition)) = self.kept(message, fence, held, recording).await? else {
             warn!(target: "orchestrator::worker", run_id = %message.run_id,
                 "its outcome is not recorded: somebody else has the run");
             return Ok(());
@@ -67,6 +70,10 @@ impl Shared {
             self.ping_end(message, &record);
             self.follow_up(delivery, message, &record, Settling::First)
                 .await?;
+        }
+        if held.lease.is_alone() {
+            // There is nothing to be settled.
+            return Ok(());
         }
         if !held.lease.is_safe() {
             debug!(target: "orchestrator::worker", run_id = %message.run_id,
@@ -137,32 +144,58 @@ impl Shared {
         }
     }
 
-    /// Writes the outcome into the record; `None` if the run belongs to somebody else by now.
-    /// While the broker is away it tries again, until nothing is waited for any more.
+    /// Writes the outcome into the record, and returns it with what becomes of the run; `None` if the run belongs to
+    /// somebody else by now. While the broker is away it tries again, until nothing is waited for any more.
+    ///
+    /// A broker that has lost its data is given the record again. It has no message any more that could bring the run
+    /// back, so one that was to be tried again is dead.
     async fn record_outcome(
         &self,
         message: &RunMessage,
         claimed: Claimed,
-        outcome: &Outcome,
-        disposition: &Disposition,
-    ) -> Result<Option<RunRecord>, BrokerError> {
+        held: &Held,
+        (outcome, mut disposition): (&Outcome, Disposition),
+    ) -> Result<Option<(RunRecord, Disposition)>, BrokerError> {
         let now = clock::now();
-        let (mut record, mut revision) = (claimed.record, claimed.revision);
+        let (mut record, mut revision) = (claimed.record, Some(claimed.revision));
         let mut pause = Duration::from_millis(50);
-        let durability = match disposition {
-            Disposition::Final(_) => Durability::Power,
-            Disposition::Retry(_) | Disposition::Release => Durability::Crash,
-        };
         loop {
-            let wanted = closed(record.clone(), now, outcome, disposition);
-            let error = match self.write(&wanted, Some(revision), durability).await {
-                Ok(Cas::Done(_)) => return Ok(Some(wanted)),
+            let comes_again = !matches!(disposition, Disposition::Final(_));
+            if comes_again && held.lease.is_alone() {
+                disposition = Disposition::Final(RunState::Dead);
+            }
+            let durability = match disposition {
+                Disposition::Final(_) => Durability::Power,
+                Disposition::Retry(_) | Disposition::Release => Durability::Crash,
+            };
+            let mut wanted = closed(record.clone(), now, outcome, &disposition);
+            if held.lease.is_alone() && wanted.state == RunState::Dead {
+                let why = wanted.reason.map(|why| format!("; {why}"));
+                wanted.reason = Some(format!("{BROKER_LOST_IT}{}", why.unwrap_or_default()));
+            }
+            let error = match self.write(&wanted, revision, durability).await {
+                Ok(Cas::Done(_)) => return Ok(Some((wanted, disposition))),
                 Ok(Cas::Conflict) => match self.record(message).await {
                     // An earlier try was carried out, only its answer was lost.
-                    Ok(Some((current, _))) if current == wanted => return Ok(Some(wanted)),
-                    Ok(Some((current, newer))) if current.is_held_under(claimed.fence) => {
-                        (record, revision) = (current, newer);
+                    Ok(Some((current, _))) if current == wanted => {
+                        return Ok(Some((wanted, disposition)));
+                    }
+                    Ok(Some((current, newer)))
+                        if current.is_held_by(&self.options.id, claimed.fence) =>
+                    {
+                        (record, revision) = (current, Some(newer));
                         continue;
+                    }
+                    Ok(None) if revision.is_some() => {
+                        match self.broker.is_of_before(&held.lease.receipt()).await {
+                            Ok(true) => {
+                                held.lease.leave_alone();
+                                revision = None;
+                                continue;
+                            }
+                            Ok(false) => return Ok(None),
+                            Err(error) => error,
+                        }
                     }
                     Ok(_) => return Ok(None),
                     Err(error) => error,

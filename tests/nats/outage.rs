@@ -203,6 +203,49 @@ async fn an_ack_that_failed_is_not_sent_later() {
     assert!(broker.pending(0, 10).await.unwrap().is_empty());
 }
 
+/// A server that has lost its data takes what was delivered before for what it delivers now: it has the same numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_delivered_before_the_data_were_lost_settles_nothing_after_it() {
+    let mut server = NatsServer::start();
+    let (holder, other) = (
+        connect(server.url(), LONG).await,
+        connect(server.url(), LONG).await,
+    );
+    publish(&*holder, "high", 1).await;
+    let before = next(&*holder, "high").await;
+    assert_eq!(holder.begun_anew_at().await, Ok(None));
+    server.kill9();
+    server.wipe();
+    server.restart();
+    eventually("a run on the empty server", async || {
+        other.publish(outgoing("high", 2)).await.ok()
+    })
+    .await;
+    let after = next(&*other, "high").await;
+    assert_eq!(after.sequence, before.sequence, "they look alike");
+    let is_of_before = eventually("an answer", async || {
+        holder.is_of_before(&before.receipt).await.ok()
+    });
+    assert!(is_of_before.await);
+    for settled in [
+        holder.renew(&before.receipt).await,
+        holder.ack(&before.receipt).await,
+        holder.release(&before.receipt, Duration::ZERO).await,
+    ] {
+        let refused = settled.expect_err("it is somebody else's");
+        assert!(matches!(refused, BrokerError::Failed { .. }), "{refused}");
+    }
+    assert!(holder.begun_anew_at().await.unwrap().is_some());
+    assert!(!other.is_of_before(&after.receipt).await.unwrap());
+    assert_eq!(
+        other.pending(0, 10).await.unwrap().len(),
+        1,
+        "it is still there"
+    );
+    other.renew(&after.receipt).await.unwrap();
+    other.ack(&after.receipt).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_end_in_bounded_time_while_the_server_is_away() {
     let server = NatsServer::start();

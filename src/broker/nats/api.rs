@@ -289,6 +289,10 @@ impl NatsBroker {
             let reason = "not connected".to_owned();
             return Err(self.out_of_reach(operation, reason));
         }
+        if self.is_receipt_of_before(receipt).await? {
+            let reason = "the server has lost its data since the run was delivered";
+            return Err(self.failed(operation, reason.to_owned()));
+        }
         let asked = self.ask(operation, receipt.0.clone(), None, word.into_bytes());
         match asked.await {
             Ok(_) => Ok(()),

@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     NatsBroker, PATIENCE,
+    begun::Begun,
     burst::Burst,
     credentials::Credentials,
     disturbed::Disturbed,
@@ -144,6 +145,7 @@ impl NatsBroker {
             names,
             violations,
             disturbed,
+            begun: Begun::default(),
             authority: options.authority,
         });
         broker.check_jetstream().await?;

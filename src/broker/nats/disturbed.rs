@@ -54,6 +54,11 @@ impl Disturbed {
         })
     }
 
+    /// How often the connection was lost.
+    pub(super) fn count(&self) -> u64 {
+        *self.losses.borrow()
+    }
+
     /// Hears of losses from now on.
     pub(super) fn losses(&self) -> Losses {
         Losses(self.losses.subscribe())

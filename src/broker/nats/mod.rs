@@ -9,6 +9,7 @@
 
 mod api;
 mod asking;
+mod begun;
 mod burst;
 mod connect;
 mod consumer;
@@ -29,12 +30,16 @@ mod streams;
 mod values;
 mod violations;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::Client;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use begun::Begun;
 use burst::Burst;
 pub use connect::{
     NatsOptions, check_url, is_namespace, is_on_loopback, is_there, without_secrets,
@@ -70,6 +75,7 @@ pub struct NatsBroker {
     burst: Burst,
     violations: Arc<Violations>,
     disturbed: Arc<Disturbed>,
+    begun: Begun,
     authority: Option<Authority>,
 }
 
@@ -122,6 +128,14 @@ impl Broker for NatsBroker {
     async fn renew(&self, receipt: &Receipt) -> Result<(), BrokerError> {
         self.settle("renew a lease", receipt, "+WPI".to_owned())
             .await
+    }
+
+    async fn is_of_before(&self, receipt: &Receipt) -> Result<bool, BrokerError> {
+        self.is_receipt_of_before(receipt).await
+    }
+
+    async fn begun_anew_at(&self) -> Result<Option<Instant>, BrokerError> {
+        Self::begun_anew_at(self).await
     }
 
     async fn ack(&self, receipt: &Receipt) -> Result<(), BrokerError> {

@@ -28,13 +28,11 @@ pub(super) struct Setup {
     batches: Batches,
     missing: Missing,
     present: Mutex<HashSet<String>>,
-    /// When the stream of the runs was made, as the server says.
-    made: Mutex<Option<String>>,
     /// Those of which one message can be read by its subject: the subject is then part of what is permitted.
     direct: Mutex<HashSet<String>>,
     leases: Mutex<HashMap<QueueName, KnownLease>>,
     /// Held by the one that looks at streams, and by the one that makes a queue known: a burst of a thousand asks once.
-    looking: tokio::sync::Mutex<()>,
+    pub(super) looking: tokio::sync::Mutex<()>,
     queueing: tokio::sync::Mutex<()>,
 }
 
@@ -64,7 +62,6 @@ impl Setup {
             batches,
             missing,
             present: Mutex::default(),
-            made: Mutex::default(),
             direct: Mutex::default(),
             leases: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
@@ -88,14 +85,6 @@ impl Setup {
     pub(super) fn doubt(&self, name: &str) {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         present.remove(name);
-    }
-
-    /// Whether the stream of the runs, made at `made`, is another one than before.
-    fn is_another(&self, made: Option<String>) -> bool {
-        let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = made.is_some() && *known == made;
-        *known = made;
-        !same
     }
 
     /// Waits until nobody else makes a queue known.
@@ -259,7 +248,7 @@ impl NatsBroker {
             let takes_batches = self.let_batches_in(&name, config).await;
             self.burst.allow(takes_batches);
             let made = found["created"].as_str().map(str::to_owned);
-            if self.setup.is_another(made) {
+            if self.begun.note(made) {
                 self.setup.forget();
                 self.setup.note_direct(&name, &found["config"]);
             }
@@ -317,7 +306,7 @@ impl Turn<'_> {
 }
 
 /// Waits for the one that asks the same, as long as for an answer.
-async fn turn(of: &tokio::sync::Mutex<()>) -> Option<Turn<'_>> {
+pub(super) async fn turn(of: &tokio::sync::Mutex<()>) -> Option<Turn<'_>> {
     let begun = clock::monotonic();
     let held = tokio::time::timeout(PATIENCE, of.lock()).await.ok()?;
     Some(Turn {
