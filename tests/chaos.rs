@@ -55,6 +55,8 @@ mod half_written;
 mod messages;
 #[path = "chaos/nats_killed.rs"]
 mod nats_killed;
+#[path = "chaos/outlived.rs"]
+mod outlived;
 #[path = "chaos/output.rs"]
 mod output;
 #[path = "chaos/set_back.rs"]

@@ -8,6 +8,7 @@ mod news;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -30,6 +31,10 @@ use crate::{
     run::Past,
     schedules::JobSet,
 };
+
+/// How long a beat waits that goes on from its own copy: the copy may lack the last ticks before the broker lost its data,
+/// and workers put the records of what they execute back meanwhile, so that it is not executed beside itself.
+const WORKERS_FIRST: Duration = Duration::from_secs(1);
 
 /// What a look at the shared copy found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +146,8 @@ impl Memory {
         self.states.restore(broker, lost, is_older).await?;
         if is_lost {
             self.others.restore(broker).await?;
+            point!("beat-own-restored");
+            tokio::time::sleep(WORKERS_FIRST).await;
         }
         Ok(())
     }

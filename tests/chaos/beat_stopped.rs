@@ -16,7 +16,11 @@ use crate::{
 /// Those of runs that are stored together.
 pub const BATCH: [&str; 2] = ["nats-batch-sent", "nats-batch-stored"];
 /// Those of a beat that finds its broker wiped.
-pub const WIPED: [&str; 2] = ["beat-pause-restored", "beat-other-restored"];
+pub const WIPED: [&str; 3] = [
+    "beat-pause-restored",
+    "beat-other-restored",
+    "beat-own-restored",
+];
 /// Where a worker has recorded an outcome and has not said so.
 pub const WORKER: &str = "worker-recorded";
 /// Where a webhook's task knows what it has to tell; that it ends there is tried with webhooks.

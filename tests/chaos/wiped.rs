@@ -171,6 +171,7 @@ fn a_beat_that_dies_while_it_refills_does_so_again() {
     for point in [
         WIPED[0],
         WIPED[1],
+        WIPED[2],
         "beat-state-written",
         "beat-installation-named",
         "beat-watermark-moved",
