@@ -214,6 +214,9 @@ impl Memory {
                 return Err(error);
             }
         }
+        if is_another {
+            broker.make_everything().await?;
+        }
         if is_older || is_another {
             self.others.restore(broker).await?;
         }

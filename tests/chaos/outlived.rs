@@ -1,9 +1,9 @@
 //! A nats-server that loses all its data while runs are executed: what holds a lock ends before anybody else gets it,
 //! the rest goes on, is recorded, and is not executed a second time beside itself.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Installation, Service, nats::NatsServer, wait_for};
+use crate::support::{Installation, Service, listener::Listener, nats::NatsServer, wait_for};
 
 /// Each writes a line when it starts, and one when it ends; the first also as long as it lives.
 const JOBS: &str = r#"
@@ -167,4 +167,38 @@ fn a_tick_that_is_fired_again_is_not_executed_beside_itself() {
     );
     std::fs::write(here.path("end"), "").unwrap();
     assert!(third.stop().success());
+}
+
+/// Webhooks are told of what happens on the empty server, also if only the stream of dead letters is lost; and beat makes
+/// what is missing there.
+#[test]
+fn webhooks_are_told_on() {
+    let mut nats = NatsServer::start();
+    let here = Installation::on_nats(&nats.url());
+    let listener = Listener::start(|_, _| "200 OK");
+    let webhook = format!(
+        "[notify.ops]\nurl = \"{}\"\non = \"failed\"\nrepeat = \"1s\"\n",
+        listener.url
+    );
+    here.schedule(
+        "a.toml",
+        &format!("[job.fails]\nevery = \"1s\"\nshell = \"exit 3\"\n{webhook}"),
+    );
+    let beat = here.start("beat", &["beat"]);
+    let _worker = worker(&here, "worker", &DEFAULT);
+    let told = |when: &str| {
+        let before = listener.heard().len();
+        wait_for(&format!("messages {when}"), || {
+            (listener.heard().len() > before + 1).then_some(())
+        });
+    };
+    told("at first");
+    nats.api("STREAM.DELETE.ORCH_DEAD", &json!({}).to_string());
+    told("without the dead letters");
+    wipe(&mut nats);
+    told("on the empty server");
+    for stream in ["ORCH_DEAD", "ORCH_LOGS", "KV_ORCH_LOCKS"] {
+        wait_for(stream, || nats.has_stream(stream).then_some(()));
+    }
+    assert!(beat.stop().success());
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     NatsBroker,
-    api::{ApiError, CallError},
+    api::{ApiError, CallError, code},
 };
 
 /// Seen of servers 2.9 to 2.15: out of room, they are silent until they are started again.
@@ -80,10 +80,18 @@ impl NatsBroker {
             true => LOOK_AGAIN,
             false => CHANGE_AGAIN,
         };
-        self.until_answered(again, usize::MAX, || {
-            self.api_once(operation, subject, body)
-        })
-        .await
+        let answered = self
+            .until_answered(again, usize::MAX, || {
+                self.api_once(operation, subject, body)
+            })
+            .await;
+        if let Err(error) = &answered
+            && error.is(code::NO_STREAM)
+        {
+            // It is looked for again, and made, whoever needs it next.
+            subject.split('.').for_each(|name| self.setup.doubt(name));
+        }
+        answered
     }
 
     /// Asks again after each `again` without an answer, `most` times in all; the first answer that comes.

@@ -185,6 +185,7 @@ impl NatsBroker {
     /// Makes every stream and bucket that is missing, so that users need not be permitted to. A server, or a cluster,
     /// without the room for logs or dead letters carries runs all the same.
     pub(super) async fn make_everything(&self) -> Result<(), BrokerError> {
+        self.setup.forget();
         self.ensure(Stream::Jobs).await?;
         for stream in [Stream::Logs, Stream::Dead] {
             match self.ensure(stream).await {
