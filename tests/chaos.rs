@@ -47,6 +47,8 @@ mod clock;
 mod cut_off;
 #[path = "chaos/disk_full.rs"]
 mod disk_full;
+#[path = "chaos/disk_hangs.rs"]
+mod disk_hangs;
 #[path = "chaos/everything.rs"]
 mod everything;
 #[path = "chaos/half_written.rs"]

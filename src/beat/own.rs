@@ -8,13 +8,14 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use thiserror::Error;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::others::Others;
@@ -51,6 +52,8 @@ pub enum OwnError {
     },
 }
 
+/// How long ticks wait for a disk.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait between two tries to open a directory again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
@@ -67,7 +70,7 @@ enum Handle {
     /// Open again after a failure; what is in it may be old, or nothing.
     OpenAgain(Store),
     /// Closing the one that failed, and opening the directory again.
-    Opening(JoinHandle<Result<Store, StoreError>>),
+    Opening(oneshot::Receiver<Result<Store, StoreError>>),
     /// That failed too.
     Failed {
         try_at: Instant,
@@ -255,7 +258,8 @@ impl OwnState {
                 return false;
             }
         };
-        match store.commit(batch, Durability::Power).await {
+        let commit = tokio::time::timeout(PATIENCE, store.commit(batch, Durability::Power));
+        match commit.await.unwrap_or_else(|_| Err(self.hangs())) {
             Ok(()) => {
                 *self.handle() = Handle::Open(store);
                 true
@@ -264,6 +268,16 @@ impl OwnState {
                 self.fails(store, &error);
                 false
             }
+        }
+    }
+
+    fn hangs(&self) -> StoreError {
+        StoreError::Io {
+            directory: self.directory.display().to_string(),
+            operation: "write",
+            reason: format!(
+                "nothing is confirmed within {PATIENCE:?}: its disk or its network hangs"
+            ),
         }
     }
 
@@ -308,14 +322,22 @@ impl OwnState {
         *handle = self.open_again(Some(store));
     }
 
-    /// Off the runtime's threads: closing what failed may take its time.
+    /// On a thread of its own: closing what failed may take its time, or never end, and this process is to end all the
+    /// same.
     fn open_again(&self, failed: Option<Store>) -> Handle {
         let directory = self.directory.clone();
-        Handle::Opening(tokio::task::spawn_blocking(move || {
+        let (tell, told) = oneshot::channel();
+        let thread = thread::Builder::new().name("own copy".to_owned());
+        let opening = thread.spawn(move || {
             drop(failed);
-            let (store, _) = Store::open_or_set_aside(&directory)?;
-            Ok(store)
-        }))
+            let opened = Store::open_or_set_aside(&directory).map(|(store, _)| store);
+            // Beat may have ended.
+            let _ = tell.send(opened);
+        });
+        match opening {
+            Ok(_) => Handle::Opening(told),
+            Err(_) => Handle::failed(),
+        }
     }
 
     fn store(&self) -> Option<Store> {
