@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{RunMessage, RunRecord, RunState, latest};
+use super::{RunMessage, RunRecord, RunState, latest, outcome::LONGEST_WISH};
 use crate::job::RetryPolicy;
 
 impl RunMessage {
@@ -30,14 +30,15 @@ impl RunRecord {
     /// How long it is too early for the next attempt at `now`.
     ///
     /// An attempt that ends in a time to come was recorded by a clock that was ahead: of its pause the broker has kept
-    /// count. And no pause is longer than the job's own longest.
+    /// count. And no pause is longer than the job's own longest, or than what an attempt may ask for.
     pub fn put_off_for(&self, retry: &RetryPolicy, now: DateTime<Utc>) -> Option<Duration> {
         let at = self
             .next_attempt_at
             .filter(|_| self.state == RunState::Retrying)?;
         let ended = self.attempts.last().and_then(|last| last.finished_at);
         let is_ahead = ended.is_some_and(|ended| ended > latest(now));
-        let is_explained = until(at, latest(now)).is_none_or(|wait| wait <= retry.longest_delay());
+        let longest = retry.longest_delay().max(LONGEST_WISH);
+        let is_explained = until(at, latest(now)).is_none_or(|wait| wait <= longest);
         until(at, now).filter(|_| is_explained && !is_ahead)
     }
 }
@@ -57,6 +58,7 @@ mod tests {
     };
 
     const HOUR: i64 = 3600;
+    const DAY: u64 = 86_400;
 
     fn at(second: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_795_392_000 + second, 0).unwrap()
@@ -109,7 +111,7 @@ mod tests {
     fn a_pause_between_attempts_is_no_longer_than_the_job_says() {
         let run_id = RunId::for_tick("crawl".parse().unwrap(), at(0));
         let mut retry = RetryPolicy {
-            max: Seconds::from_secs(1000),
+            max: Seconds::from_secs(DAY),
             jitter: 0.0,
             ..RetryPolicy::default()
         };
@@ -137,15 +139,17 @@ mod tests {
             (61, 500, None),
             (8 * HOUR, 8 * HOUR + 10, None),
             // Further ahead than any pause.
-            (0, 1061, None),
+            (0, 24 * HOUR, waits(DAY)),
+            (0, 24 * HOUR + 61, None),
         ] {
             let found = failed(ended, next).put_off_for(&retry, at(0));
             assert_eq!(found, expected, "{ended} {next}");
         }
         retry.jitter = 0.5;
-        assert_eq!(failed(0, 1500).put_off_for(&retry, at(0)), waits(1500));
-        let mut unknown = fresh.clone();
-        unknown.put_off(RunState::Retrying, Some(at(8 * HOUR)));
-        assert_eq!(unknown.put_off_for(&retry, at(0)), None);
+        let long = failed(0, 36 * HOUR).put_off_for(&retry, at(0));
+        assert_eq!(long, waits(DAY * 3 / 2));
+        retry.max = Seconds::from_secs(60);
+        let asked_for = failed(0, 20 * HOUR).put_off_for(&retry, at(0));
+        assert_eq!(asked_for, waits(20 * 3600), "`retry_after` of a result");
     }
 }
