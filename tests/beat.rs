@@ -173,6 +173,7 @@ async fn announced_by(beat: &str) -> (World, JobSet, DateTime<Utc>) {
         at: before,
         next: Some(tick),
         beat: beat.to_owned(),
+        set_back_from: None,
     };
     world.put("watermark", &announced).await;
     let state = JobState::first_seen(job, before, before);
@@ -239,6 +240,7 @@ async fn a_job_that_is_gone_is_remembered_for_seven_days() {
         at: now,
         next: None,
         beat: "before".to_owned(),
+        set_back_from: None,
     };
     world.put("watermark", &watermark).await;
     for (name, days) in [("one", 6), ("two", 8)] {

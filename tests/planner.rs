@@ -66,6 +66,7 @@ impl Beat {
                 at: now,
                 next: None,
                 beat: "test".to_owned(),
+                set_back_from: None,
             },
             timeline: Timeline::default(),
             ledger: BTreeMap::new(),

@@ -6,61 +6,21 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use tracing::{info, warn};
 
-use super::{Beat, BeatError, shared::encode, telling::Told};
+use super::{
+    Beat, BeatError,
+    publish::{Became, Due, Tried, publish, was_published},
+    telling::Told,
+};
 use crate::{
-    broker::{
-        self, Broker, BrokerError, Bucket, Candidate, Cas, Durability, Published, SharedBroker,
-    },
+    broker::{Broker, SharedBroker},
     clock,
-    job::{Job, JobName, Overlap, QueueName},
-    plan::{JobState, JobStep, SkipReason, Span, Step, Verdict, VerdictNote, is_too_late},
-    run::{RunId, RunMessage, RunRecord, RunRequest},
+    job::{JobName, Overlap},
+    plan::{JobState, JobStep, Span, Step, Verdict, VerdictNote},
+    run::{RunId, RunMessage, RunRequest},
 };
 
 /// How many publishes are on their way at once.
 const IN_FLIGHT: usize = 1024;
-
-/// Whether an announced step may have been begun before, by whomever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tried {
-    Never,
-    /// What was asked for then may still be on its way to the broker.
-    Before,
-}
-
-/// Ticks of a job that are to become runs, one after the other.
-struct Due {
-    job: Arc<Job>,
-    /// Each with the start of its run.
-    ticks: Vec<(DateTime<Utc>, DateTime<Utc>)>,
-    last_success: Option<DateTime<Utc>>,
-    left_queues: Vec<QueueName>,
-    tried: Tried,
-    told: Arc<Told>,
-}
-
-impl Due {
-    /// Where its runs may be stored.
-    fn queues(&self) -> impl Iterator<Item = &QueueName> {
-        std::iter::once(&self.job.queue).chain(&self.left_queues)
-    }
-
-    /// Why a tick that was to be run when the step was announced is not to be run `now`.
-    fn is_over(
-        &self,
-        tick: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Option<(VerdictNote, &'static str)> {
-        let policy = &self.job.policy;
-        if is_too_late(policy, tick, now) {
-            return Some((note(Verdict::Missed, tick, None), "too late"));
-        }
-        // What is carried out at once was looked at just now.
-        let is_closed = policy.blackouts.iter().any(|one| one.covers(now));
-        let closed = VerdictNote::on(Verdict::Skipped, Some(SkipReason::Blackout), tick);
-        (self.tried == Tried::Before && is_closed).then_some((closed, "a blackout was in force"))
-    }
-}
 
 /// What became of them; a note for each that became none.
 struct Fate {
@@ -156,6 +116,7 @@ impl Beat {
             last_success: self.memory.last_success(name),
             left_queues: left_queues.to_vec(),
             tried,
+            set_back_from: self.memory.watermark().set_back_from,
             told: Arc::clone(&self.told),
         });
         groups.collect()
@@ -184,12 +145,14 @@ async fn fire(
     let now = clock::now();
     let late = (now - tick).to_std().unwrap_or_default();
     let message = message(due, (&run_id, tick, starts_at), now);
-    let note = match due.is_over(tick, now) {
+    let became = match due.is_over(tick, now) {
         Some((note, why)) => {
             // Only a step that was announced long ago comes here: its runs may be out already.
             point!("beat-too-late");
-            let was_published = was_published(broker, due, &message, why).await?;
-            (!was_published).then_some(note)
+            match was_published(broker, due, &message, why).await? {
+                true => Became::Run,
+                false => Became::NoRun(note),
+            }
         }
         None => {
             point!("beat-before-publish");
@@ -197,15 +160,20 @@ async fn fire(
         }
     };
     point!("beat-published");
-    match &note {
+    match &became {
         _ if !due.told.is_news(&run_id) => {}
-        None => info!(target: "orchestrator::beat", %run_id, job = %job.name, queue = %job.queue,
-            late_ms = late.as_millis() as u64, "run published"),
-        Some(note) => info!(target: "orchestrator::beat", %run_id, job = %job.name,
+        Became::Run => info!(target: "orchestrator::beat", %run_id, job = %job.name,
+            queue = %job.queue, late_ms = late.as_millis() as u64, "run published"),
+        Became::EarlyRun => info!(target: "orchestrator::beat", %run_id, job = %job.name,
+            "tick has a run already: a clock that was ahead had it start early"),
+        Became::NoRun(note) => info!(target: "orchestrator::beat", %run_id, job = %job.name,
             verdict = %note.verdict, live = note.run_id.as_ref().map(ToString::to_string),
             "tick not run"),
     }
-    Ok(note)
+    Ok(match became {
+        Became::Run | Became::EarlyRun => None,
+        Became::NoRun(note) => Some(note),
+    })
 }
 
 fn message(
@@ -224,151 +192,6 @@ fn message(
         parent: None,
     };
     RunMessage::for_job(&due.job, request)
-}
-
-async fn publish(
-    broker: &dyn Broker,
-    due: &Due,
-    message: &RunMessage,
-    now: DateTime<Utc>,
-) -> Result<Option<VerdictNote>, BeatError> {
-    let (run_id, tick) = (&message.run_id, message.scheduled_for);
-    if due.tried == Tried::Before {
-        // What was in its way may be gone by now.
-        let known = known(broker, run_id).await?;
-        point!("beat-asked");
-        match known {
-            // What its job was when it was published may have been edited since.
-            Known::Nothing if broker::is_stored_in(broker, run_id, due.queues()).await? => {
-                return stored(broker, message).await;
-            }
-            Known::Nothing => {}
-            Known::Begun => return Ok(None),
-            Known::CalledOff => return Ok(Some(note(Verdict::Skipped, tick, None))),
-        }
-    }
-    let payload = match message.encode() {
-        Ok(payload) => payload,
-        Err(error) => {
-            warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
-            return Ok(Some(note(Verdict::Missed, tick, None)));
-        }
-    };
-    let candidate = Candidate {
-        run_id: run_id.clone(),
-        queue: due.job.queue.clone(),
-        overlap: due.job.policy.overlap,
-        payload,
-    };
-    match broker::publish(broker, &candidate, &due.left_queues, now).await {
-        Ok(Published::Stored | Published::Duplicate) if due.tried == Tried::Never => Ok(None),
-        Ok(Published::Stored | Published::Duplicate) => stored(broker, message).await,
-        // A step that is repeated late may find its own run gone, and the next one in its place.
-        Ok(Published::Occupied(live)) => {
-            point!("beat-occupied");
-            let why = format!("{live} was live");
-            let was_published = was_published(broker, due, message, &why).await?;
-            point!("beat-looked-up");
-            Ok((!was_published).then(|| note(Verdict::Skipped, tick, Some(live))))
-        }
-        Err(error @ BrokerError::Failed { .. }) => {
-            warn!(target: "orchestrator::beat", %run_id, %error, "the run cannot be published");
-            Ok(Some(note(Verdict::Missed, tick, None)))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// A run is stored whose step was tried before: all who try it are to say the same of it.
-async fn stored(
-    broker: &dyn Broker,
-    message: &RunMessage,
-) -> Result<Option<VerdictNote>, BeatError> {
-    point!("beat-before-agreement");
-    let called_off = agree(broker, RunRecord::queued(message)).await? == Known::CalledOff;
-    point!("beat-agreed");
-    Ok(called_off.then(|| note(Verdict::Skipped, message.scheduled_for, None)))
-}
-
-/// What the record of a run tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
-    /// There is none.
-    Nothing,
-    /// The run was published.
-    Begun,
-    /// Its tick was decided on otherwise.
-    CalledOff,
-}
-
-async fn known(broker: &dyn Broker, run_id: &RunId) -> Result<Known, BeatError> {
-    let Some(entry) = broker.get(Bucket::Runs, &run_id.key()).await? else {
-        return Ok(Known::Nothing);
-    };
-    let record = serde_json::from_slice::<RunRecord>(&entry.value);
-    // One that is not understood is one all the same.
-    Ok(match record.is_ok_and(|record| record.is_called_off()) {
-        true => Known::CalledOff,
-        false => Known::Begun,
-    })
-}
-
-/// Whether the broker holds the run, or held it: then it has a record. If not, and somebody may have asked for it
-/// before, it is called off: that call may arrive yet, and whoever is given the run then drops it.
-async fn was_published(
-    broker: &dyn Broker,
-    due: &Due,
-    message: &RunMessage,
-    why: &str,
-) -> Result<bool, BeatError> {
-    let run_id = &message.run_id;
-    let known = known(broker, run_id).await?;
-    point!("beat-sought-record");
-    match known {
-        Known::Nothing => {}
-        Known::Begun => return Ok(true),
-        Known::CalledOff => return Ok(false),
-    }
-    if broker::is_stored_in(broker, run_id, due.queues()).await? {
-        return Ok(true);
-    }
-    if due.tried == Tried::Never {
-        return Ok(false);
-    }
-    let why = format!("its tick was not run: {why}");
-    let record = RunRecord::called_off(message, clock::now(), &why);
-    point!("beat-before-calling-off");
-    Ok(agree(broker, record).await? == Known::Begun)
-}
-
-/// Makes `record` the record of its run unless there is one, so that all who try to carry out a step come to the
-/// same verdict.
-async fn agree(broker: &dyn Broker, record: RunRecord) -> Result<Known, BeatError> {
-    let key = record.run_id.key();
-    let value = encode(&key, &record)?;
-    let written = broker
-        .compare_and_set(Bucket::Runs, &key, None, value, Durability::Power)
-        .await?;
-    point!("beat-record-written");
-    match written {
-        Cas::Done(_) if record.is_called_off() => Ok(Known::CalledOff),
-        Cas::Done(_) => Ok(Known::Begun),
-        Cas::Conflict => {
-            point!("beat-disagreed");
-            known(broker, &record.run_id).await
-        }
-    }
-}
-
-fn note(verdict: Verdict, tick: DateTime<Utc>, run_id: Option<RunId>) -> VerdictNote {
-    let reason = match verdict {
-        Verdict::Skipped => Some(SkipReason::Overlap),
-        Verdict::Fired | Verdict::Coalesced | Verdict::Missed => None,
-    };
-    VerdictNote {
-        run_id,
-        ..VerdictNote::on(verdict, reason, tick)
-    }
 }
 
 fn tell(step: &JobStep, told: &Told) {

@@ -334,6 +334,7 @@ mod tests {
             at: DateTime::from_timestamp(1_795_401_000 + second, 0).unwrap(),
             next: None,
             beat: "b".to_owned(),
+            set_back_from: None,
         }
     }
 

@@ -85,6 +85,7 @@ impl Memory {
             at: now,
             next: None,
             beat: options.id.clone(),
+            set_back_from: None,
         };
         let mut memory = Self {
             watermark: shared.clone().unwrap_or(fresh),

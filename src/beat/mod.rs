@@ -19,6 +19,7 @@ mod newcomer;
 mod others;
 mod outage;
 mod own;
+mod publish;
 mod reload;
 mod serve;
 mod shared;
@@ -45,15 +46,15 @@ use crate::{
     exec::{PingEvent, Pings},
     health::Pulse,
     job::{Job, QueueName},
-    plan::{Differing, Move, Timeline, Watermark, next_move},
+    plan::{Differing, Move, Timeline, next_move},
     schedules::JobSet,
 };
-use carry_out::Tried;
 pub use error::BeatError;
 use leader::{Candidate, Term};
 use memory::{Memory, Shared};
 use outage::Outage;
 pub use own::{OwnError, OwnState};
+use publish::Tried;
 use reload::InForce;
 pub use reload::ReloadCause;
 pub use serve::serve;
@@ -366,11 +367,7 @@ impl Beat {
 
     /// Says which step is to follow, before any of its effects.
     async fn announce(&mut self, to: DateTime<Utc>) -> Result<(), BeatError> {
-        let announced = Watermark {
-            at: self.memory.watermark().at,
-            next: Some(to),
-            beat: self.options.id.clone(),
-        };
+        let announced = self.memory.watermark().announced(to, &self.options.id);
         self.memory.move_watermark(&self.broker, announced).await?;
         debug!(target: "orchestrator::beat", %to, "step announced");
         point!("beat-announced");
@@ -379,11 +376,7 @@ impl Beat {
 
     async fn commit(&mut self, at: DateTime<Utc>) -> Result<(), BeatError> {
         point!("beat-before-commit");
-        let committed = Watermark {
-            at,
-            next: None,
-            beat: self.options.id.clone(),
-        };
+        let committed = self.memory.watermark().committed(at, &self.options.id);
         self.memory.move_watermark(&self.broker, committed).await?;
         point!("beat-committed");
         self.memory.keep_own(self.options.own.as_ref()).await;

@@ -85,6 +85,12 @@ impl RetryPolicy {
         }
     }
 
+    /// No delay is longer than this, jitter included.
+    pub fn longest_delay(&self) -> Duration {
+        let longest = self.max.get().as_secs_f64() * (1.0 + self.jitter);
+        Duration::try_from_secs_f64(longest).unwrap_or(Duration::MAX)
+    }
+
     /// The delay after failed attempt number `attempt` (from 1). `seed` in `0.0..1.0` places it
     /// within the jitter.
     pub fn delay(&self, attempt: u32, seed: f64) -> Duration {

@@ -4,6 +4,8 @@
 //! Hence a message may come twice, and of several runs that ended since the last message only the newest
 //! is told.
 
+mod bring_back;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -159,13 +161,7 @@ impl Standing<'_> {
     ) -> Option<Next> {
         let last = self.last.filter(|last| last.state.is_final())?;
         let at = last.finished_at?;
-        let is_new = match told.ended_at {
-            // Told by a clock that was ahead, or made up: what came since seems to be older.
-            Some(told) if told > now => at != told,
-            Some(told) => at > told,
-            None => at > since,
-        };
-        if !is_new {
+        if !is_new(at, told.ended_at, since, now) {
             return None;
         }
         let mut next = Told {
@@ -256,7 +252,7 @@ impl Standing<'_> {
 
     fn paused(&self, told: &Told, since: DateTime<Utc>, now: DateTime<Utc>) -> Option<Next> {
         let pause = self.pause?;
-        if pause.since <= told.paused_since.unwrap_or(since) || !pause.covers(now) {
+        if !is_new(pause.since, told.paused_since, since, now) || !pause.covers(now) {
             return None;
         }
         let name = &self.job.name;
@@ -325,6 +321,21 @@ impl Standing<'_> {
         let from = from.max(resumed.unwrap_or_default());
         let since = from.checked_add_signed(limit)?;
         (since <= now).then_some(since)
+    }
+}
+
+/// Whether something that happened `at` comes after what was told last, or else `since`.
+fn is_new(
+    at: DateTime<Utc>,
+    told: Option<DateTime<Utc>>,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> bool {
+    match told {
+        // Told by a clock that was ahead, or made up: what came since seems to be older.
+        Some(told) if told > now => at != told,
+        Some(told) => at > told,
+        None => at > since,
     }
 }
 

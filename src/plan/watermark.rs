@@ -24,6 +24,35 @@ pub struct Watermark {
     pub next: Option<DateTime<Utc>>,
     /// The beat that wrote this.
     pub beat: String,
+    /// Where it stood before it was set back, until it is past that again: ticks up to here may have become runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_back_from: Option<DateTime<Utc>>,
+}
+
+impl Watermark {
+    /// The same when `beat` begins a step to `to`.
+    #[must_use]
+    pub fn announced(&self, to: DateTime<Utc>, beat: &str) -> Self {
+        Self {
+            next: Some(to),
+            beat: beat.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The one that follows when `beat` has decided on all up to `at`, or sets it back to that.
+    #[must_use]
+    pub fn committed(&self, at: DateTime<Utc>, beat: &str) -> Self {
+        Self {
+            at,
+            next: None,
+            beat: beat.to_owned(),
+            set_back_from: self
+                .set_back_from
+                .max(Some(self.at))
+                .filter(|from| *from > at),
+        }
+    }
 }
 
 /// What a look at the clock means for the watermark.
@@ -79,6 +108,27 @@ mod tests {
             let now = at + chrono::Duration::seconds(shows);
             assert_eq!(next_move(at, now), expected, "{shows}");
         }
+    }
+
+    #[test]
+    fn where_it_was_set_back_from_is_known_until_it_is_past_that() {
+        let at = |hour: i64| DateTime::from_timestamp(1_795_392_000 + hour * 3600, 0).unwrap();
+        let ahead = Watermark {
+            at: at(8),
+            next: None,
+            beat: "ahead".to_owned(),
+            set_back_from: None,
+        };
+        let back = ahead.committed(at(0), "right");
+        assert_eq!((back.at, back.set_back_from), (at(0), Some(at(8))));
+        let further = back.announced(at(5), "right").committed(at(5), "right");
+        assert_eq!((further.at, further.set_back_from), (at(5), Some(at(8))));
+        // Once more, by less.
+        let again = further.committed(at(1), "right");
+        assert_eq!(again.set_back_from, Some(at(8)));
+        let over = again.announced(at(8), "right").committed(at(8), "right");
+        assert_eq!(over.set_back_from, None);
+        assert_eq!(over.committed(at(9), "right").set_back_from, None);
     }
 
     #[test]

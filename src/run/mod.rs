@@ -2,6 +2,7 @@
 //! Pure: no I/O, no clock, no async.
 
 mod claim;
+mod dates;
 mod depth;
 mod id;
 mod last;

@@ -59,7 +59,7 @@ pub struct Timing {
 }
 
 /// The longest delay that an attempt may ask for.
-const LONGEST_WISH: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST_WISH: Duration = Duration::from_secs(24 * 3600);
 
 /// The delay that a job asks for in its result: `{"retry_after": 90}` in seconds, or
 /// `{"retry_after": "1m 30s"}`. At most a day; anything else is no wish.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{RunId, RunRecord, RunState};
+use super::{RunId, RunRecord, RunState, latest};
 use crate::job::Rate;
 
 /// The shared value of a lock, or of the places behind a key.
@@ -203,6 +203,9 @@ pub fn is_gone(by: &By, record: Option<&RunRecord>, observed: Duration, lease: D
 pub struct Pace {
     /// In milliseconds of Unix time, with a fraction of microseconds.
     pub next_us: i64,
+    /// When it was asked last, likewise. If that is still to come, a clock that was ahead asked.
+    #[serde(default)]
+    pub asked_us: i64,
 }
 
 impl Pace {
@@ -212,6 +215,11 @@ impl Pace {
         let interval = microseconds(rate.interval()).max(1);
         let slack = interval.saturating_mul(i64::from(rate.burst.max(1)) - 1);
         let now_us = now.timestamp_micros();
+        if self.asked_us > latest(now).timestamp_micros() {
+            let ahead = self.asked_us.saturating_sub(now_us);
+            self.next_us = self.next_us.saturating_sub(ahead);
+        }
+        self.asked_us = now_us;
         let nominal = self.next_us.max(now_us);
         self.next_us = nominal.saturating_add(interval);
         let wait = nominal.saturating_sub(slack).saturating_sub(now_us).max(0);

@@ -64,7 +64,7 @@ async fn work(
     message: &RunMessage,
     slot: OwnedSemaphorePermit,
 ) -> Result<(), BrokerError> {
-    if let Some(wait) = too_early(message) {
+    if let Some(wait) = message.too_early(delivery.deliveries, clock::now()) {
         return shared.broker.release(&delivery.receipt, wait).await;
     }
     if let Some(held) = shared.registry.find(&message.run_id)
@@ -164,12 +164,6 @@ fn was_killed_for_its_lease(message: &RunMessage, held: &Held, exit: &Exit) -> b
     message.spec.lease_loss() == LeaseLoss::Stop
         && matches!(exit, Exit::Signal(SIGKILL) | Exit::NotStarted(_))
         && held.lease.has_lapsed()
-}
-
-/// How long a run that was asked for later has to wait.
-fn too_early(message: &RunMessage) -> Option<Duration> {
-    let wait = (message.not_before? - clock::now()).to_std().ok()?;
-    (wait > Duration::ZERO).then_some(wait)
 }
 
 /// How long a run has to wait for an older one of its job. The longer it has waited, the less often

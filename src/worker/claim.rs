@@ -1,7 +1,5 @@
 //! Claims a delivered run on its record, or finds out what else is to be done with it.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 
 use tracing::{debug, info, warn};
@@ -187,7 +185,7 @@ impl Shared {
         message: &RunMessage,
         record: &RunRecord,
     ) -> Result<bool, BrokerError> {
-        if let Some(wait) = put_off(record) {
+        if let Some(wait) = record.put_off_for(&message.spec.retry, clock::now()) {
             self.broker.release(&delivery.receipt, wait).await?;
             return Ok(true);
         }
@@ -370,13 +368,4 @@ fn mark(delivery: &Delivery) -> DeliveryMark {
         sequence: delivery.sequence,
         count: delivery.deliveries,
     }
-}
-
-/// A run that waits for its next attempt and was delivered before that.
-fn put_off(record: &RunRecord) -> Option<Duration> {
-    let at = record
-        .next_attempt_at
-        .filter(|_| record.state == RunState::Retrying)?;
-    let wait = (at - clock::now()).to_std().ok()?;
-    (wait > Duration::ZERO).then_some(wait)
 }

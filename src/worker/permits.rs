@@ -21,7 +21,7 @@ use crate::{
     chance, clock,
     exec::RunContext,
     job::{Seconds, Template, TemplateError},
-    run::{By, RunId, RunMessage, RunRecord, Waiting, Wish, grace},
+    run::{By, RunId, RunMessage, RunRecord, Waiting, Wish, grace, latest},
 };
 
 /// How far back the runs that led to one are looked for.
@@ -110,6 +110,8 @@ impl Applicant<'_> {
         let what = kind.word();
         let before = self.record.waiting.clone();
         let same = before.filter(|before| before.what == what && before.name == name);
+        // One of a time to come was noted by a clock that was ahead.
+        let same = same.filter(|before| before.since <= latest(clock::now()));
         same.unwrap_or_else(|| Waiting {
             what,
             name: name.to_owned(),
@@ -264,6 +266,8 @@ impl Shared {
             if (now - reserved).to_std().unwrap_or_default() <= grace(rate) {
                 return Ok(Permission::Granted);
             }
+            // Its turn is lost: it waits anew.
+            waiting.since = now;
         }
         // One at a time: the value would only be refused to the others.
         let start = {

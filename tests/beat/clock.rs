@@ -63,6 +63,31 @@ impl World {
         tokio::join!(run, led);
     }
 
+    /// Waits until a watermark of a time to come is set back.
+    async fn until_set_back(&self) {
+        let looking = async {
+            let limit = now() + TimeDelta::hours(1);
+            while self.get::<Watermark>("watermark").await.at > limit {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, looking).await;
+        found.expect("the watermark should be set back");
+    }
+
+    /// The run of a tick, which has ended, and of which no message is left.
+    async fn ran(&self, job: &Job, tick: DateTime<Utc>) -> RunId {
+        let run_id = RunId::for_tick(job.name.clone(), tick);
+        let message = RunMessage::new(run_id.clone(), job.queue.clone(), tick, job.spec.clone());
+        let mut record = RunRecord::queued(&message);
+        record.end(RunState::Succeeded, now(), None);
+        let value = serde_json::to_vec(&record).unwrap();
+        let key = run_id.key();
+        let put = self.broker.put(Bucket::Runs, &key, value);
+        put.await.unwrap();
+        run_id
+    }
+
     /// Waits until ticks of the next seconds have become runs, each of them.
     async fn goes_on_at_once(&self) {
         let from = now().timestamp() + 1;
@@ -131,6 +156,7 @@ async fn a_state_alone_that_lies_ahead_silences_no_job() {
         at: now(),
         next: None,
         beat: "ahead".to_owned(),
+        set_back_from: None,
     };
     world.put("watermark", &watermark).await;
     let _beating = world.beat("right", set).await;
@@ -173,5 +199,46 @@ async fn an_own_copy_of_a_time_to_come_is_not_believed() {
         }
         let moved: Watermark = serde_json::from_slice(&entry.value).unwrap();
         assert!(moved.at < now() + TimeDelta::hours(1), "{moved:?}");
+    }
+}
+
+/// Also by a beat that took over since: what ran stays so, and is not published again, which would be a copy of a signed
+/// message.
+#[tokio::test]
+async fn ticks_that_a_clock_which_was_ahead_had_run_are_not_published_again() {
+    let world = World::new();
+    let set = world.jobs(JOB);
+    let job = set.get(&"crawl".parse().unwrap()).unwrap();
+    let state = JobState::first_seen(job, now(), now());
+    world.put("job.crawl", &state).await;
+    let watermark = Watermark {
+        at: now() + AHEAD,
+        next: None,
+        beat: "ahead".to_owned(),
+        set_back_from: None,
+    };
+    world.put("watermark", &watermark).await;
+    let second = |n: i64| DateTime::from_timestamp(now().timestamp() + n, 0).unwrap();
+    let ticks = [second(3), second(4), second(5), second(6)];
+    let ran = [
+        world.ran(job, ticks[0]).await,
+        world.ran(job, ticks[1]).await,
+    ];
+    let waits = RunId::for_tick(job.name.clone(), ticks[2]);
+    world.publish(job, &waits, ticks[2]).await;
+    let beating = world.beat("right", set.clone()).await;
+    world.until_set_back().await;
+    drop(beating);
+    let _beating = world.beat("next", set.clone()).await;
+    world.until_committed(ticks[3]).await;
+    let fresh = RunId::for_tick(job.name.clone(), ticks[3]);
+    let mut found = Vec::new();
+    for run in [&ran[0], &ran[1], &waits, &fresh] {
+        found.push(world.messages(run).await);
+    }
+    assert_eq!(found, [0, 0, 1, 1]);
+    let state: JobState = world.get("job.crawl").await;
+    for tick in ticks {
+        assert_eq!(state.ledger.on(tick), None);
     }
 }

@@ -32,7 +32,7 @@ impl World {
     }
 
     /// How many messages of `run` there are.
-    async fn messages(&self, run: &RunId) -> usize {
+    pub(super) async fn messages(&self, run: &RunId) -> usize {
         let stored = self.broker.pending(0, 100).await.unwrap();
         let runs = stored.iter().map(|stored| &stored.payload);
         let runs = runs.map(|payload| RunMessage::decode(payload).unwrap().run_id);
@@ -48,6 +48,7 @@ impl World {
             at: before,
             next: Some(tick),
             beat: "dead".to_owned(),
+            set_back_from: None,
         };
         self.put("watermark", &announced).await;
         let state = JobState::first_seen(job, before, before);

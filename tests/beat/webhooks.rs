@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use orchestrator::{
     broker::Bucket,
     clock,
-    plan::Leader,
+    plan::{Briefing, Leader, Told},
     run::{LastRun, RunId, RunState},
 };
 
@@ -58,6 +58,37 @@ async fn a_failure_of_the_first_moment_is_told() {
     assert_eq!(heard.path, "/ops");
     assert!(heard.headers["webhook-id"].starts_with("msg_"), "{heard:?}");
     assert!(heard.body.contains("\"event\":\"failed\""), "{heard:?}");
+}
+
+/// What a clock that was ahead noted of a webhook does not silence it until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_was_briefed_by_a_clock_that_was_ahead_is_told() {
+    let listener = Listener::start(|_, _| "200 OK");
+    let world = World::new();
+    let set = world.jobs(&jobs(&listener.url));
+    let ahead = clock::now() + chrono::TimeDelta::hours(8);
+    let briefing = Briefing {
+        since: ahead,
+        last_letter: 0,
+    };
+    let told = Told {
+        missed_until: Some(ahead),
+        ..Told::default()
+    };
+    world.put("told.ops", &briefing).await;
+    world.put("told.ops.a", &told).await;
+    let beat = world.start("b", set).await;
+    world.put("last.a", &failed()).await;
+    let _beating = Beating::begin(beat);
+    let heard = until("a message", async || listener.heard().into_iter().next()).await;
+    assert!(heard.body.contains("\"event\":\"failed\""), "{heard:?}");
+    let limit = clock::now() + chrono::TimeDelta::minutes(1);
+    until("its briefing", async || {
+        let kept: Briefing = world.get("told.ops").await;
+        let told: Told = world.get("told.ops.a").await;
+        (kept.since < limit && told.missed_until < Some(limit)).then_some(())
+    })
+    .await;
 }
 
 /// Whether the receiver of the test below takes messages.

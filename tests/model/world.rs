@@ -96,6 +96,7 @@ impl World {
                 at: now,
                 next: None,
                 beat: "model".to_owned(),
+                set_back_from: None,
             },
             timeline: Timeline::default(),
             crash: None,

@@ -6,7 +6,10 @@ use orchestrator::{
     broker::{Broker, Bucket},
     job::Seconds,
     ops,
-    run::{AttemptEnd, CANCEL_PREFIX, Exit, LastRun, RunMessage, RunState},
+    run::{
+        AttemptEnd, CANCEL_PREFIX, Claimant, DeliveryMark, Exit, LastRun, RunId, RunMessage,
+        RunState,
+    },
 };
 use serde_json::json;
 
@@ -220,6 +223,40 @@ async fn a_retry_that_arrives_early_is_put_off() {
     let _working = bench.work("w1");
     let record = bench.ended(&run).await;
     assert!(record.attempts[0].started_at >= due);
+}
+
+/// A clock that was ahead published one, and recorded the failure of the other; then it was set right.
+#[tokio::test]
+async fn what_a_clock_that_was_ahead_put_off_does_not_wait_until_then() {
+    let bench = Bench::new(LONG);
+    let ahead = orchestrator::clock::now() + Duration::from_secs(8 * 3600);
+    let tick = RunId::for_tick("crawl".parse().unwrap(), ahead);
+    let early = RunMessage {
+        not_before: tick.tick().map(|tick| tick + Duration::from_millis(300)),
+        ..message(&tick.to_string(), "default", shell("true"))
+    };
+    let retried = message(BY_HAND, "default", retried(shell("true"), 3));
+    let by = Claimant {
+        worker: "ahead".to_owned(),
+        delivery: DeliveryMark {
+            sequence: 2,
+            count: 0,
+        },
+        at: ahead,
+    };
+    bench
+        .change(&retried, |record| {
+            *record = record.clone().claim(&by, None, 3).unwrap().record;
+            record.close_attempt(ahead, AttemptEnd::Failed, None);
+            record.put_off(RunState::Retrying, Some(ahead + Duration::from_secs(1)));
+        })
+        .await;
+    bench.publish(&early).await;
+    bench.publish(&retried).await;
+    let _working = bench.work("w1");
+    for run in [&early, &retried] {
+        assert_eq!(bench.ended(run).await.state, RunState::Succeeded);
+    }
 }
 
 #[tokio::test]

@@ -124,6 +124,7 @@ impl Courier {
         loop {
             if look_at <= Instant::now() {
                 look_at = Instant::now() + LOOK_EVERY;
+                self.bring_back().await?;
                 self.tell_of_letters().await?;
                 let limited = self.set.iter();
                 let limited = limited.filter(|job| job.policy.alert_if_no_success_for.is_some());
@@ -162,6 +163,29 @@ impl Courier {
             if let Some((name, told)) = read_job(&entry, &prefix) {
                 self.told.insert(name, told);
             }
+        }
+        Ok(())
+    }
+
+    /// Notices what was noted by a clock that was ahead: nothing would be told until then.
+    async fn bring_back(&mut self) -> Result<(), BeatError> {
+        let now = clock::now();
+        if let Some(briefing) = self.briefing.brought_back(now) {
+            self.briefing = briefing;
+            self.keep_briefing().await?;
+            let heard_of = self.lasts.keys().chain(self.pauses.keys());
+            let heard_of = heard_of.chain(self.states.keys()).cloned();
+            self.heard_of.extend(heard_of);
+        }
+        let told = self.told.iter().filter_map(|(name, told)| {
+            let told = told.brought_back(self.states.get(name), now)?;
+            Some((name.clone(), told))
+        });
+        let told: Vec<_> = told.collect();
+        for (name, told) in told {
+            self.keep_told(&name, &told).await?;
+            self.told.insert(name.clone(), told);
+            self.heard_of.insert(name);
         }
         Ok(())
     }

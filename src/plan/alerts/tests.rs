@@ -238,3 +238,67 @@ fn a_job_that_counts_from_its_starts_is_overdue_while_it_starts_and_fails() {
     world.state.defined_at = None;
     assert_eq!(world.state.defined_at(), world.state.counts_from);
 }
+
+/// All was told by a clock that was eight hours ahead and is set right, to minute 1.
+#[test]
+fn what_a_clock_that_was_ahead_told_silences_nothing() {
+    const AHEAD: i64 = 480;
+    let mut world = World::new();
+    let miss = |first: i64, noticed: i64| VerdictNote {
+        down_to: Some(at(noticed)),
+        ..VerdictNote::on(Verdict::Missed, None, at(first))
+    };
+    let pause = |since: i64| {
+        Some(Pause {
+            since: at(since),
+            until: None,
+            reason: None,
+            catch_up: false,
+        })
+    };
+    world.ends(AHEAD, RunState::Failed);
+    world.state.ledger.notes = vec![miss(AHEAD - 60, AHEAD)];
+    world.pause = pause(AHEAD - 1);
+    let events = [
+        (Event::Failed, AHEAD),
+        (Event::Missed, AHEAD),
+        (Event::Paused, AHEAD - 1),
+    ];
+    assert_eq!(world.told(AHEAD), events);
+    let back = |world: &World, now| world.told.brought_back(Some(&world.state), at(now));
+    assert_eq!(back(&world, AHEAD), None);
+    assert_eq!(back(&world, AHEAD - 1), None, "clocks differ a little");
+    // As long as the note is there it would be told again, and again.
+    world.told = back(&world, 1).unwrap();
+    assert_eq!(world.told.missed_until, Some(at(AHEAD)));
+    assert_eq!(world.told.failure_told_at, Some(at(1)));
+    assert_eq!(world.told(1), []);
+    world.state.ledger.notes = vec![miss(1, 1)];
+    world.told = back(&world, 1).unwrap();
+    assert_eq!(world.told(1), [(Event::Missed, 1)]);
+    assert_eq!(back(&world, 1), None);
+    world.pause = pause(2);
+    assert_eq!(world.told(3), [(Event::Paused, 2)]);
+    world.ends(5, RunState::Failed);
+    assert_eq!(world.told(5), [], "told four minutes ago");
+    world.ends(11, RunState::Failed);
+    assert_eq!(world.told(11), [(Event::Failed, 11)]);
+    world.state.ledger.notes.push(miss(11, 12));
+    assert_eq!(world.told(12), [(Event::Missed, 12)]);
+    assert_eq!(world.told(13), []);
+}
+
+#[test]
+fn a_webhook_hears_of_what_happens_from_when_the_clock_was_set_right() {
+    let briefed = |minute| Briefing {
+        since: at(minute),
+        last_letter: 7,
+    };
+    assert_eq!(briefed(0).brought_back(at(0)), None);
+    assert_eq!(
+        briefed(1).brought_back(at(0)),
+        None,
+        "clocks differ a little"
+    );
+    assert_eq!(briefed(480).brought_back(at(3)), Some(briefed(2)));
+}

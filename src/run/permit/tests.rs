@@ -153,6 +153,20 @@ fn rate(limit: &str, burst: u32) -> Rate {
 }
 
 #[test]
+fn starts_that_a_clock_which_was_ahead_reserved_put_off_nobody() {
+    let (mut pace, rate) = (Pace::default(), rate("1/s", 1));
+    let ahead = 8 * 3600;
+    for wait in 0..3 {
+        assert_eq!(pace.reserve(&rate, at(ahead)), at(ahead + wait));
+    }
+    // The same distance from now.
+    assert_eq!(pace.reserve(&rate, at(1)), at(4));
+    assert_eq!(pace.reserve(&rate, at(1)), at(5));
+    // Clocks differ a little.
+    assert_eq!(pace.reserve(&rate, at(-59)), at(6));
+}
+
+#[test]
 fn a_burst_then_the_rate_in_order() {
     let (mut pace, rate) = (Pace::default(), rate("2/s", 3));
     let waits: Vec<_> = (0..6)

@@ -7,6 +7,10 @@ use chrono::{DateTime, Utc};
 use super::{Context, HEADERS, Header, IDS, Index, QUEUES, Store, StoreError, clock, split_number};
 use crate::run::RunId;
 
+/// Who is given a run too early puts it off again. How long a delay was is not known: it may have been dated by a clock
+/// that was ahead.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+
 /// Fills an empty index. Leases of an earlier process are void.
 pub(super) fn index(
     store: &Store,
@@ -27,6 +31,7 @@ pub(super) fn index(
             serde_json::from_slice(&value).map_err(|e| context.damaged("a run", e))?;
         let left = header.not_before.map(|at| (at - wall).to_std());
         let delay = left.and_then(Result::ok).unwrap_or_default();
+        let delay = delay.min(LONGEST_DELAY);
         index.restore(sequence, header, delay, now);
     }
     for (age, run_id) in ids(store, context, wall)? {
