@@ -80,6 +80,11 @@ impl Lease {
         (fence > 0).then_some(fence)
     }
 
+    /// How long it is.
+    pub(super) fn length(&self) -> Duration {
+        self.length
+    }
+
     /// What renews and settles the run now.
     pub(super) fn receipt(&self) -> Receipt {
         self.hold().receipt.clone()
@@ -219,7 +224,8 @@ impl Shared {
             let asked = clock::monotonic();
             let receipt = lease.receipt();
             let renewed = self.broker.renew(&receipt).await;
-            doubtful |= !lease.is_safe();
+            // So it is where nobody can see that this worker is there: another message of the run may have been given out.
+            doubtful |= !lease.is_safe() || self.said.is_old(lease.length, clock::monotonic());
             let owned = match &renewed {
                 Ok(()) if !doubtful => Ok(true),
                 Ok(()) | Err(BrokerError::Failed { .. }) => self.owns(run_id, fence, held).await,

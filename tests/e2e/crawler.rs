@@ -29,10 +29,7 @@ fn shipped() -> Installation {
         text.contains("127.0.0.1:8321"),
         "the example has another port"
     );
-    here.schedule(
-        "crawler.toml",
-        &text.replace("127.0.0.1:8321", &free),
-    );
+    here.schedule("crawler.toml", &text.replace("127.0.0.1:8321", &free));
     here
 }
 
