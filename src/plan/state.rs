@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    JobStep, Ledger, MakeUp, Pause, Skipper, Verdict, VerdictNote, edited::ticks_in_common,
+    Gap, JobStep, Ledger, MakeUp, Pause, Skipper, Undecided, Verdict, VerdictNote,
+    edited::ticks_in_common,
 };
 use crate::{
     job::{Anchor, FirstRun, Job, QueueName},
@@ -58,6 +59,9 @@ pub struct JobState {
     /// The job is defined no longer: its ticks were decided on up to here. It may come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_since: Option<DateTime<Utc>>,
+    /// The ticks on which nobody decided, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
     /// The counters below include the ticks up to here, so that a repeated step adds nothing.
     pub as_of: DateTime<Utc>,
     /// What became of the ticks that were not run.
@@ -83,6 +87,7 @@ impl JobState {
             first_run_at: runs_now.then(|| whole_second_after(from)),
             carried: Vec::new(),
             gone_since: None,
+            gaps: Vec::new(),
             as_of: from,
             ledger: Ledger::default(),
         }
@@ -110,7 +115,10 @@ impl JobState {
             next.counts_from = whole_second(now).max(watermark);
             next.first_run_at = None;
             next.anchored_at = None;
-            next.to_make_up = None;
+            next.give_up_making_up();
+            if let Some(gone_since) = gone_since {
+                next.leave_out((gone_since, watermark), Undecided::Removed);
+            }
             let before = before.filter(|before| before.fingerprint() == self.fingerprint);
             let undecided = (watermark.max(self.counts_from), next.counts_from);
             next.carried =
@@ -186,7 +194,14 @@ impl JobState {
             .as_ref()
             .map(|pause| pause.until.unwrap_or(DateTime::<Utc>::MAX_UTC));
         let from = paused_until.map_or(gone_since, |until| until.max(gone_since));
-        match watermark - gone_since <= SLIP {
+        let is_slip = watermark - gone_since <= SLIP;
+        let made_up_from = if is_slip {
+            from.min(watermark)
+        } else {
+            watermark
+        };
+        self.leave_out((gone_since, made_up_from), Undecided::Removed);
+        match is_slip {
             true if from < watermark => {
                 let absence = MakeUp {
                     from,
@@ -203,7 +218,7 @@ impl JobState {
             true => {}
             false => {
                 self.counts_from = self.counts_from.max(watermark);
-                self.to_make_up = None;
+                self.give_up_making_up();
             }
         }
     }
