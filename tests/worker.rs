@@ -18,5 +18,7 @@ mod faulty;
 mod leases;
 #[path = "worker/outcomes.rs"]
 mod outcomes;
+#[path = "worker/second_messages.rs"]
+mod second_messages;
 #[path = "worker/slots.rs"]
 mod slots;

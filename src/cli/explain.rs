@@ -9,7 +9,7 @@ use crate::{
     clock,
     job::JobName,
     ops::{self, Account, Explanation, Obstacle},
-    plan::SkipReason,
+    plan::{SkipReason, Undecided},
     run::RunRecord,
     schedules::moment,
 };
@@ -56,6 +56,9 @@ fn verdict(account: &Account) -> &'static str {
         Account::Missed { .. } => "missed",
         Account::Pending { .. } => "pending",
         Account::BeforeItCounted { .. } => "before_it_counted",
+        Account::Undecided { .. } => "undecided",
+        Account::Disabled { .. } => "disabled",
+        Account::Unknown => "unknown",
     }
 }
 
@@ -143,7 +146,27 @@ impl Story {
                 "not run: the job was new, edited, enabled or anchored anew at {}, and counts from then",
                 self.at(*counts_from)
             ),
-            Account::Forgotten => "fired; its record is not kept any more (seven days)".to_owned(),
+            Account::Undecided { from, until, why } => {
+                let (from, until) = (self.at(*from), self.at(*until));
+                match why {
+                    Undecided::Removed => format!(
+                        "not decided: the job was not in the schedules from {from} to {until}"
+                    ),
+                    Undecided::Lost => format!(
+                        "not decided: what was known of the job was lost from {from} to {until}, and it was paused or \
+                         not in the schedules then"
+                    ),
+                }
+            }
+            Account::Disabled { since } => {
+                format!("skipped: the job is disabled since {}", self.at(*since))
+            }
+            Account::Forgotten => {
+                "fired, as no other verdict is noted; its record is not kept any more".to_owned()
+            }
+            Account::Unknown => {
+                "not known: neither a run nor a verdict of that time is kept any more".to_owned()
+            }
         };
         vec![line]
     }

@@ -1,5 +1,7 @@
 //! What became of a tick and why; what is to become of the next one.
 
+mod untold;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
@@ -11,10 +13,11 @@ use crate::{
     job::{BlackoutName, Job, JobName, Overlap},
     plan::{
         HeldUp, JOB_STATE_PREFIX, JobState, LEADER_KEY, Leader, PAUSE_PREFIX, Pause, Scheduled,
-        SkipReason, Verdict, VerdictNote, WATERMARK_KEY, Watermark,
+        SkipReason, Undecided, Verdict, VerdictNote, WATERMARK_KEY, Watermark,
     },
     run::{RunId, RunMessage, RunRecord, WorkerStatus},
 };
+use untold::without_a_trace;
 
 /// Everything there is to say about a tick, and about the next one.
 #[derive(Debug, Clone, Serialize)]
@@ -75,8 +78,24 @@ pub enum Account {
         /// That time.
         counts_from: DateTime<Utc>,
     },
-    /// It became a run, of which nothing is kept any more.
+    /// Nobody decided on it.
+    Undecided {
+        /// Nothing was decided after this.
+        from: DateTime<Utc>,
+        /// Ticks after this were decided on again.
+        until: DateTime<Utc>,
+        /// Why.
+        why: Undecided,
+    },
+    /// The job is disabled, and was so then.
+    Disabled {
+        /// Since this time.
+        since: DateTime<Utc>,
+    },
+    /// It became a run, of which nothing is kept any more: every other verdict of that time is kept.
     Forgotten,
+    /// Neither a run nor a verdict is kept, nor anything by which it could be told.
+    Unknown,
 }
 
 /// What would keep a job from running.
@@ -140,7 +159,7 @@ pub async fn explain(
         None => last_tick(broker, &job, state.as_ref(), now).await?,
     };
     let account = match tick {
-        Some(tick) => Some(account(broker, &job, state.as_ref(), watermark, tick).await?),
+        Some(tick) => Some(account(broker, &job, state.as_ref(), (watermark, now), tick).await?),
         None => None,
     };
     // By a clock that was ahead what is due until the watermark has been decided on.
@@ -248,11 +267,12 @@ async fn account(
     broker: &dyn Broker,
     job: &Job,
     state: Option<&JobState>,
-    watermark: Option<DateTime<Utc>>,
+    (watermark, now): (Option<DateTime<Utc>>, DateTime<Utc>),
     tick: DateTime<Utc>,
 ) -> Result<Account, OpsError> {
+    let mut called_off = false;
     match find_run(broker, &RunId::for_tick(job.name.clone(), tick)).await {
-        Ok(run) if run.is_called_off() => {}
+        Ok(run) if run.is_called_off() => called_off = true,
         Ok(run) => {
             let is_first_run = state.is_some_and(|state| state.first_run_at == Some(tick));
             let wished = match is_first_run {
@@ -270,14 +290,13 @@ async fn account(
     if let Some(note) = state.and_then(|state| state.ledger.on(tick)) {
         return Ok(told_by(job, tick, note));
     }
-    Ok(match (state, watermark) {
-        (Some(state), _) if tick <= state.counts_from && !state.carried.contains(&tick) => {
-            Account::BeforeItCounted {
-                counts_from: state.counts_from,
-            }
-        }
-        (Some(_), Some(watermark)) if tick <= watermark => Account::Forgotten,
-        (_, watermark) => Account::Pending { watermark },
+    if called_off {
+        return Ok(Account::Unknown);
+    }
+    let is_past = |state: &&JobState| Some(tick) <= watermark.max(Some(state.counts_from));
+    Ok(match state.filter(is_past) {
+        Some(state) => without_a_trace((job, state), tick, now),
+        None => Account::Pending { watermark },
     })
 }
 

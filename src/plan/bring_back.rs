@@ -60,6 +60,7 @@ impl JobState {
         next.carried.retain(|tick| *tick <= to);
         next.gone_since = self.gone_since.map(|at| at.min(to));
         next.paused = self.paused.clone().map(|pause| pause.begun_at(to));
+        next.close_gaps_after(to);
         next.ledger.take_back_after(to, scheduled);
         next
     }

@@ -212,7 +212,10 @@ mod tests {
             let back = gone.redefined((None, &job), at(watermark), at(watermark));
             back.unwrap()
         };
-        assert_eq!(back(&gone, 160), state);
+        let paused = back(&gone, 160);
+        assert!(paused.gap_at(at(120)).is_some(), "nobody decides on that");
+        let gaps = Vec::new();
+        assert_eq!(JobState { gaps, ..paused }, state);
         // Not paused: nobody has decided on its ticks meanwhile.
         let gone = JobState {
             paused: None,

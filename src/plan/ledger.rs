@@ -144,6 +144,16 @@ impl Ledger {
         notes.find(|note| note.first <= at && at <= note.last)
     }
 
+    /// Whether no note on the tick at `at` can have been forgotten: as many ticks are noted as were counted, or an older
+    /// note is kept, which would have been forgotten first.
+    pub fn is_complete_at(&self, at: DateTime<Utc>) -> bool {
+        let counted = self.missed.saturating_add(self.skipped);
+        let counted = counted.saturating_add(self.coalesced);
+        let noted = self.notes.iter().map(|note| note.count);
+        let noted = noted.fold(0_u64, u64::saturating_add);
+        noted >= counted || self.notes.first().is_some_and(|oldest| oldest.last < at)
+    }
+
     /// Adds a note; one that goes on with the last one, with no tick of `job` between the two, is
     /// joined to it.
     pub(super) fn add(&mut self, job: &Job, note: VerdictNote) {

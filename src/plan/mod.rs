@@ -17,6 +17,7 @@ mod simulate;
 mod state;
 mod succession;
 mod timeline;
+mod undecided;
 mod watermark;
 
 pub use alerts::{Alert, Briefing, Standing, TOLD_PREFIX, Told};
@@ -32,4 +33,5 @@ pub use shared::{
 pub use simulate::{Downtime, Scenario, SimulatedTick, simulate};
 pub use state::JobState;
 pub use timeline::{JobStep, Scheduled, Step, Timeline};
+pub use undecided::{Gap, Undecided};
 pub use watermark::{CLOCK_SLACK, CLOCK_STEP_LIMIT, Move, Watermark, next_move, outlives};

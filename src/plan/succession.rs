@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{JobState, MakeUp, Skipper};
+use super::{JobState, MakeUp, Skipper, Undecided};
 
 impl JobState {
     /// The state that `begun` would be, had the beat that began it known this one, which decided on all ticks up to
@@ -31,8 +31,12 @@ impl JobState {
             anchored_at: begun.anchored_at.max(self.anchored_at),
             to_make_up: is_undecided.then_some(made_up),
             ledger: self.ledger.followed_by(&begun.ledger),
+            gaps: self.gaps.clone(),
             ..begun.clone()
         };
+        if !is_undecided {
+            next.leave_out((kept_at, begun.counts_from), Undecided::Lost);
+        }
         next.left_queues.clone_from(&self.left_queues);
         if let (Some(queue), Some(before)) = (&begun.queue, &self.queue) {
             next.queue = Some(before.clone());

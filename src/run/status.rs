@@ -44,6 +44,10 @@ pub struct WorkerStatus {
     /// The lease that it was told; the queue may have another one.
     #[serde(default)]
     pub lease: Option<Seconds>,
+    /// How long it may say nothing before what it executes may be given to another worker, should it come by another
+    /// message.
+    #[serde(default)]
+    pub silence: Option<Seconds>,
 }
 
 /// What a worker knows of beat.

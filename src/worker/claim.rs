@@ -1,5 +1,7 @@
 //! Claims a delivered run on its record, or finds out what else is to be done with it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 
 use tracing::{debug, info, warn};
@@ -7,6 +9,7 @@ use tracing::{debug, info, warn};
 use super::{
     Shared,
     gate::NotTaken,
+    heartbeat::silence_of,
     permits::{Permission, Permits},
     record::Foreign,
     registry::{Cause, Held},
@@ -189,12 +192,10 @@ impl Shared {
             self.broker.release(&delivery.receipt, wait).await?;
             return Ok(true);
         }
-        if self.is_held_by_another(record, delivery).await? {
+        if let Some(wait) = self.is_held_by_another(record, delivery).await? {
             debug!(target: "orchestrator::worker", run_id = %message.run_id,
                 "another message of a run that is being executed waits for its end");
-            self.broker
-                .release(&delivery.receipt, delivery.lease)
-                .await?;
+            self.broker.release(&delivery.receipt, wait).await?;
             return Ok(true);
         }
         if self.may_be_early(record, delivery) {
@@ -219,29 +220,38 @@ impl Shared {
         Ok(false)
     }
 
-    /// Whether this is another message than the one by which the run is being executed: its lease says nothing of that
-    /// one's. The holder keeps the run for a lease at least, and as long as it says that it executes it; after that its
-    /// own message is gone, or would have come again.
+    /// Whether this is another message than the one by which the run is being executed, and for how long it is to wait: its
+    /// lease says nothing of that one's. The holder keeps the run for a lease at least, and as long as it says that it
+    /// executes it. Once it has been silent for longer than it may be, whatever it held has run out.
     async fn is_held_by_another(
         &self,
         record: &RunRecord,
         delivery: &Delivery,
-    ) -> Result<bool, BrokerError> {
+    ) -> Result<Option<Duration>, BrokerError> {
         let open = record.attempts.last();
         let Some(open) = open.filter(|open| {
             record.state == RunState::Running && open.delivery.sequence != delivery.sequence
         }) else {
-            return Ok(false);
+            return Ok(None);
         };
         if delivery.deliveries <= 1 {
-            return Ok(true);
+            return Ok(Some(delivery.lease));
         }
+        let asked = clock::monotonic();
         let told = match self.broker.get(Bucket::Workers, &open.worker).await {
             Err(BrokerError::NotPermitted { .. }) => None,
             told => told?,
         };
-        let status = told.and_then(|told| serde_json::from_slice::<WorkerStatus>(&told.value).ok());
-        Ok(status.is_some_and(|status| status.may_execute(&record.run_id, open.started_at)))
+        let Some(told) = told else { return Ok(None) };
+        let Ok(status) = serde_json::from_slice::<WorkerStatus>(&told.value) else {
+            return Ok(None);
+        };
+        if !status.may_execute(&record.run_id, open.started_at) {
+            return Ok(None);
+        }
+        let silence = silence_of(&status).max(delivery.lease);
+        let left = silence.saturating_sub(self.said.silence_since(told.revision, asked));
+        Ok((left > Duration::ZERO).then_some(left.min(delivery.lease)))
     }
 
     /// Whether a run that somebody else holds may have been delivered before its lease was over: the broker was away

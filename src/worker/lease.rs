@@ -93,6 +93,11 @@ impl Lease {
         self.alone.load(Ordering::Acquire)
     }
 
+    /// How long it is.
+    pub(super) fn length(&self) -> Duration {
+        self.length
+    }
+
     /// What renews and settles the run now.
     pub(super) fn receipt(&self) -> Receipt {
         self.hold().receipt.clone()
@@ -239,7 +244,8 @@ impl Shared {
                 tokio::time::sleep(pause).await;
                 continue;
             }
-            doubtful |= !lease.is_safe();
+            // So it is where nobody can see that this worker is there: another message of the run may have been given out.
+            doubtful |= !lease.is_safe() || self.said.is_old(lease.length, clock::monotonic());
             let owned = match &renewed {
                 Ok(()) if !doubtful => Ok(true),
                 Ok(()) | Err(BrokerError::Failed { .. }) => self.owns(run_id, fence, held).await,

@@ -44,6 +44,7 @@ use crate::{
     health,
 };
 pub use gate::Gate;
+use heartbeat::Said;
 pub use options::WorkerOptions;
 use outage::Outage;
 use pauses::Pauses;
@@ -85,6 +86,7 @@ struct Shared {
     recording: Arc<Semaphore>,
     pauses: watch::Sender<Pauses>,
     pulse: Pulse,
+    said: Said,
     watchman: Watchman,
     pings: Pings,
     observer: Observer,
@@ -136,6 +138,7 @@ impl Worker {
                 recording: Arc::new(recording),
                 pauses: watch::channel(None).0,
                 pulse,
+                said: Said::nothing(clock::monotonic()),
                 watchman: Watchman::default(),
                 pings: Pings::new(),
                 observer: Observer::default(),

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::{alone::Claim, lease::Lease};
@@ -105,6 +106,12 @@ impl Registry {
             }
             None => false,
         }
+    }
+
+    /// The longest lease of what is executed here.
+    pub(super) fn longest_lease(&self) -> Option<Duration> {
+        let runs = lock(&self.0);
+        runs.held.values().map(|held| held.lease.length()).max()
     }
 
     pub(super) fn hand_back_all(&self) {

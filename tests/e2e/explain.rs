@@ -106,3 +106,27 @@ fn what_is_no_tick_or_lies_before_the_job_is_told() {
     assert_eq!(here.run(&["explain", "craw"]).code, 4);
     assert_eq!(here.run(&["explain", "crawl", "--at", "soon"]).code, 2);
 }
+
+/// The first tick that comes after now, once beat has decided on it.
+fn next_tick(here: &Installation) -> Value {
+    let tick = DateTime::from_timestamp(orchestrator::clock::now().timestamp() + 1, 0).unwrap();
+    decided(here, tick)
+}
+
+#[test]
+fn a_tick_of_a_disabled_job_has_not_fired() {
+    let here = Installation::new();
+    // Without another job beat would say only now and then how far it has come.
+    let job = "[job.other]\nevery = \"1s\"\nshell = \"true\"\n[job.crawl]\nevery = \"1s\"\nshell = \"true\"\n";
+    here.schedule("a.toml", job);
+    let _up = here.up(&[]);
+    wait_for("a run", || here.runs("crawl").first().cloned());
+    here.schedule("a.toml", &format!("{job}enabled = false\n"));
+    wait_for("the job to be disabled", || {
+        let obstacles = here.json(&["explain", "crawl"])["in_the_way"].clone();
+        let mut obstacles = obstacles.as_array()?.clone().into_iter();
+        obstacles.find(|one| one["obstacle"] == "disabled")
+    });
+    let account = next_tick(&here);
+    assert_eq!(account["verdict"], "disabled", "{account}");
+}

@@ -33,6 +33,8 @@ pub(super) enum Op {
     DeadLetter,
     TrimLog,
     Watch,
+    /// What the worker `w1` says of itself.
+    Status,
 }
 
 #[derive(Debug)]
@@ -181,6 +183,9 @@ impl Broker for Faulty {
         key: &str,
         value: Vec<u8>,
     ) -> Result<Revision, BrokerError> {
+        if bucket == Bucket::Workers && key == "w1" {
+            self.attempt(Op::Status)?;
+        }
         self.inner.put(bucket, key, value).await
     }
 

@@ -5,25 +5,20 @@ use std::{
     time::Duration,
 };
 
-use orchestrator::{
-    broker::{Broker, Bucket},
-    clock,
-    run::{AttemptEnd, Claimant, DeliveryMark, RunMessage, RunRecord, RunState},
-    worker::WorkerOptions,
-};
+use orchestrator::run::{AttemptEnd, RunMessage, RunState};
 
 use super::{
     bench::{Bench, LONG, SHORT, Working, join, message, shell, until},
     faulty::Op,
 };
 
-const RUN: &str = "crawl@20261123T023000Z";
+pub(super) const RUN: &str = "crawl@20261123T023000Z";
 
 /// A lease that must not run out: a machine that stands still for two thirds of it is not to be taken for a mistake.
-const KEPT: Duration = Duration::from_millis(1_500);
+pub(super) const KEPT: Duration = Duration::from_millis(1_500);
 
 /// A run on a worker whose only slot it takes, so that this one cannot get its own run again.
-async fn held(bench: &Bench) -> (Working, RunMessage) {
+pub(super) async fn held(bench: &Bench) -> (Working, RunMessage) {
     let mut options = Bench::options("w1");
     options.concurrency = 1;
     let first = bench.work_as(options);
@@ -37,7 +32,7 @@ async fn held(bench: &Bench) -> (Working, RunMessage) {
 }
 
 /// Where the program that was started under `fence` is in /proc.
-async fn program(bench: &Bench, fence: u32) -> PathBuf {
+pub(super) async fn program(bench: &Bench, fence: u32) -> PathBuf {
     let name = format!("pid.{fence}");
     let pid = until("the program", || async {
         let text = bench.text(&name);
@@ -204,61 +199,4 @@ async fn a_run_that_waits_its_turn_is_not_handed_out_twice() {
         assert_eq!(bench.ended(run).await.fence, 1);
     }
     assert_eq!(bench.text("ran").lines().count(), 40);
-}
-
-/// Another message of `run`, in a queue of its own: its lease says nothing of the first one's.
-async fn published_again(bench: &Bench, run: &RunMessage) {
-    let again = RunMessage {
-        queue: "moved".parse().unwrap(),
-        ..run.clone()
-    };
-    let other = message("crawl@20261123T033000Z", "moved", run.spec.clone());
-    bench.publish_bytes(&other, again.encode().unwrap()).await;
-}
-
-fn serving_moved(id: &str) -> WorkerOptions {
-    WorkerOptions::new(id.to_owned(), vec!["moved".parse().unwrap()])
-}
-
-#[tokio::test]
-async fn another_message_of_a_run_waits_as_long_as_its_holder_lives() {
-    let bench = Bench::new(KEPT);
-    let _first = bench.work("w1");
-    let script = format!("echo x >> {}; sleep 5", bench.path("ran").display());
-    let run = message(RUN, "default", shell(&script));
-    bench.publish(&run).await;
-    until("the program", || async {
-        (bench.text("ran") == "x\n").then_some(())
-    })
-    .await;
-    let _second = bench.work_as(serving_moved("w2"));
-    published_again(&bench, &run).await;
-    let record = bench.ended(&run).await;
-    assert_eq!((record.state, record.fence), (RunState::Succeeded, 1));
-    bench.settled().await;
-    assert_eq!(bench.text("ran"), "x\n", "it was executed once");
-}
-
-#[tokio::test]
-async fn another_message_of_a_run_stands_for_one_that_is_gone() {
-    let bench = Bench::new(SHORT);
-    let script = format!("echo x >> {}", bench.path("ran").display());
-    let run = message(RUN, "default", shell(&script));
-    let by = Claimant {
-        worker: "gone".to_owned(),
-        delivery: DeliveryMark {
-            sequence: 77,
-            count: 1,
-        },
-        at: clock::now(),
-    };
-    let held = RunRecord::queued(&run).claim(&by, None, 3).unwrap().record;
-    let value = serde_json::to_vec(&held).unwrap();
-    let key = run.run_id.key();
-    bench.broker.put(Bucket::Runs, &key, value).await.unwrap();
-    let _second = bench.work_as(serving_moved("w2"));
-    published_again(&bench, &run).await;
-    let record = bench.ended(&run).await;
-    assert_eq!((record.state, record.fence), (RunState::Succeeded, 2));
-    assert_eq!(record.attempts[0].end, Some(AttemptEnd::Lost));
 }
