@@ -8,7 +8,6 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -322,22 +321,9 @@ impl OwnState {
         *handle = self.open_again(Some(store));
     }
 
-    /// On a thread of its own: closing what failed may take its time, or never end, and this process is to end all the
-    /// same.
     fn open_again(&self, failed: Option<Store>) -> Handle {
-        let directory = self.directory.clone();
-        let (tell, told) = oneshot::channel();
-        let thread = thread::Builder::new().name("own copy".to_owned());
-        let opening = thread.spawn(move || {
-            drop(failed);
-            let opened = Store::open_or_set_aside(&directory).map(|(store, _)| store);
-            // Beat may have ended.
-            let _ = tell.send(opened);
-        });
-        match opening {
-            Ok(_) => Handle::Opening(told),
-            Err(_) => Handle::failed(),
-        }
+        let opening = Store::open_again(self.directory.clone(), failed);
+        opening.map_or_else(Handle::failed, Handle::Opening)
     }
 
     fn store(&self) -> Option<Store> {

@@ -17,6 +17,7 @@
 //!
 //! An I/O error is final: everything queued and all that comes after is refused with it.
 
+mod again;
 mod batch;
 mod digest;
 mod durability;
