@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use orchestrator::clock;
+use orchestrator::{clock, run::RunId};
 use serde_json::{Value, json};
 
 use crate::support::{Installation, Service, nats::NatsServer, wait_for};
@@ -68,6 +68,16 @@ fn wait_until_it_waits(beat: &Service) {
     });
 }
 
+/// What beat has told of ticks, a run id each time.
+fn told_of_ticks(log: &str) -> Vec<RunId> {
+    let told = log.lines().filter_map(|line| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let of_a_tick = ["tick not run", "run published"].contains(&event["message"].as_str()?);
+        of_a_tick.then(|| event["run_id"].as_str().unwrap().parse().unwrap())
+    });
+    told.collect()
+}
+
 /// Lets a few more ticks be due: beat says nothing new of them.
 fn is_told_once(beat: &Service) {
     let start = clock::now();
@@ -76,14 +86,8 @@ fn is_told_once(beat: &Service) {
     });
     let log = beat.log();
     assert_eq!(log.matches(HELD).count(), 1, "{log}");
-    let told = log.lines().filter_map(|line| {
-        let event: Value = serde_json::from_str(line).ok()?;
-        let message = event["message"].as_str()?;
-        let of_a_tick = ["tick not run", "run published"].contains(&message);
-        of_a_tick.then(|| event["run_id"].to_string())
-    });
     let mut known = BTreeSet::new();
-    for run_id in told {
+    for run_id in told_of_ticks(&log) {
         assert!(known.insert(run_id.clone()), "{run_id} again: {log}");
     }
 }
@@ -158,6 +162,13 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     let reason = "maximum messages exceeded";
     assert!(refused.stderr.contains(reason), "{}", refused.stderr);
+    // Of the step that is tried again and again, something is told already: it could be told again.
+    let decided = server.state("watermark")["at"].clone();
+    let decided: DateTime<Utc> = decided.as_str().unwrap().parse().unwrap();
+    let told = told_of_ticks(&beat.log());
+    let is_repeated =
+        |run: &RunId| run.job().as_str() == "in-the-way" && run.tick() > Some(decided);
+    assert!(told.iter().any(is_repeated), "{decided}: {told:?}");
     is_told_once(&beat);
     server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": -1 }));
     every_tick_has_its_run(&here, beat);
