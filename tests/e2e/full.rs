@@ -6,7 +6,12 @@ use chrono::{DateTime, Utc};
 use orchestrator::{clock, run::RunId};
 use serde_json::{Value, json};
 
-use crate::support::{Installation, Service, nats::NatsServer, wait_for};
+use crate::support::{
+    Installation, Service,
+    nats::NatsServer,
+    probes::{ask, port},
+    wait_for,
+};
 
 /// `tick` is executed by nobody until somebody serves `ticks`.
 const JOBS: &str = r#"
@@ -142,6 +147,14 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
     here.schedule("a.toml", JOBS);
     here.schedule("b.toml", IN_THE_WAY);
     let beat = beat(&here);
+    let probe = port();
+    let (directory, listen) = (here.path("standby"), format!("127.0.0.1:{probe}"));
+    let directory = directory.display().to_string();
+    let args = ["beat", "--data-dir", &directory, "--listen", &listen];
+    let standby = here.start("standby", &args);
+    wait_for("a standby", || {
+        standby.log().contains("\"standing by\"").then_some(())
+    });
     server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": 4 }));
     wait_until_it_waits(&beat);
     wait_for("`jobs` to say so", || {
@@ -170,6 +183,13 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
         |run: &RunId| run.job().as_str() == "in-the-way" && run.tick() > Some(decided);
     assert!(told.iter().any(is_repeated), "{decided}: {told:?}");
     is_told_once(&beat);
+    // It could do no better, and says nothing that is not so of itself.
+    let (status, body) = ask(probe, "GET /readyz").unwrap();
+    assert!(status == 200 && body.contains("standing by"), "{body}");
+    assert!(standby.stop().success());
+    let log = here.read("standby.log");
+    let says = ["held up", HELD, "\"leading\""];
+    assert!(!says.iter().any(|it| log.contains(it)), "{log}");
     server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": -1 }));
     every_tick_has_its_run(&here, beat);
 }
