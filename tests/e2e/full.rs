@@ -3,10 +3,15 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use orchestrator::clock;
+use orchestrator::{clock, run::RunId};
 use serde_json::{Value, json};
 
-use crate::support::{Installation, Service, nats::NatsServer, wait_for};
+use crate::support::{
+    Installation, Service,
+    nats::NatsServer,
+    probes::{ask, port},
+    wait_for,
+};
 
 /// `tick` is executed by nobody until somebody serves `ticks`.
 const JOBS: &str = r#"
@@ -68,6 +73,16 @@ fn wait_until_it_waits(beat: &Service) {
     });
 }
 
+/// What beat has told of ticks, a run id each time.
+fn told_of_ticks(log: &str) -> Vec<RunId> {
+    let told = log.lines().filter_map(|line| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let of_a_tick = ["tick not run", "run published"].contains(&event["message"].as_str()?);
+        of_a_tick.then(|| event["run_id"].as_str().unwrap().parse().unwrap())
+    });
+    told.collect()
+}
+
 /// Lets a few more ticks be due: beat says nothing new of them.
 fn is_told_once(beat: &Service) {
     let start = clock::now();
@@ -76,14 +91,8 @@ fn is_told_once(beat: &Service) {
     });
     let log = beat.log();
     assert_eq!(log.matches(HELD).count(), 1, "{log}");
-    let told = log.lines().filter_map(|line| {
-        let event: Value = serde_json::from_str(line).ok()?;
-        let message = event["message"].as_str()?;
-        let of_a_tick = ["tick not run", "run published"].contains(&message);
-        of_a_tick.then(|| event["run_id"].to_string())
-    });
     let mut known = BTreeSet::new();
-    for run_id in told {
+    for run_id in told_of_ticks(&log) {
         assert!(known.insert(run_id.clone()), "{run_id} again: {log}");
     }
 }
@@ -138,6 +147,14 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
     here.schedule("a.toml", JOBS);
     here.schedule("b.toml", IN_THE_WAY);
     let beat = beat(&here);
+    let probe = port();
+    let (directory, listen) = (here.path("standby"), format!("127.0.0.1:{probe}"));
+    let directory = directory.display().to_string();
+    let args = ["beat", "--data-dir", &directory, "--listen", &listen];
+    let standby = here.start("standby", &args);
+    wait_for("a standby", || {
+        standby.log().contains("\"standing by\"").then_some(())
+    });
     server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": 4 }));
     wait_until_it_waits(&beat);
     wait_for("`jobs` to say so", || {
@@ -158,7 +175,21 @@ fn a_stream_that_is_full_holds_beat_up_and_costs_no_tick() {
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     let reason = "maximum messages exceeded";
     assert!(refused.stderr.contains(reason), "{}", refused.stderr);
+    // Of the step that is tried again and again, something is told already: it could be told again.
+    let decided = server.state("watermark")["at"].clone();
+    let decided: DateTime<Utc> = decided.as_str().unwrap().parse().unwrap();
+    let told = told_of_ticks(&beat.log());
+    let is_repeated =
+        |run: &RunId| run.job().as_str() == "in-the-way" && run.tick() > Some(decided);
+    assert!(told.iter().any(is_repeated), "{decided}: {told:?}");
     is_told_once(&beat);
+    // It could do no better, and says nothing that is not so of itself.
+    let (status, body) = ask(probe, "GET /readyz").unwrap();
+    assert!(status == 200 && body.contains("standing by"), "{body}");
+    assert!(standby.stop().success());
+    let log = here.read("standby.log");
+    let says = ["held up", HELD, "\"leading\""];
+    assert!(!says.iter().any(|it| log.contains(it)), "{log}");
     server.edit_stream("ORCH_JOBS", &json!({ "max_msgs": -1 }));
     every_tick_has_its_run(&here, beat);
 }
